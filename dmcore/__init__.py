@@ -1,0 +1,40 @@
+"""The dark-matter explorer: what sparse autoencoders miss, taken apart.
+
+`dmcore.decompose(acts, recon, groups=contexts)` splits an error that is in memory; `python -m dmcore --help` lists what
+can be computed for a whole study. Heavy libraries load when a name that needs them is first used, so that pages, which
+only read results, never import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmcore.errors import DarkMatterError
+    from dmcore.estimate import Estimate
+    from dmcore.math.decompose import LinearMap, Split, decompose
+    from dmcore.math.streaming_ridge import StreamingRidge
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DarkMatterError": "dmcore.errors",
+    "Estimate": "dmcore.estimate",
+    "LinearMap": "dmcore.math.decompose",
+    "Split": "dmcore.math.decompose",
+    "StreamingRidge": "dmcore.math.streaming_ridge",
+    "decompose": "dmcore.math.decompose",
+}
+
+__all__ = ["DarkMatterError", "Estimate", "LinearMap", "Split", "StreamingRidge", "decompose"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'dmcore' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,1 @@
+"""One file a question: inputs from the store, a typed result out."""

@@ -1,0 +1,1 @@
+"""Pure tensor maths of the decomposition: no files, no models, no pages."""

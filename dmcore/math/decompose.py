@@ -1,0 +1,218 @@
+"""`dmcore.decompose`: the split of an error that is in memory.
+
+1. Check the tensors; make folds of contexts.
+2. One pass over the tokens: moments of x and of [e, |e|^2] per fold.
+3. Solve one map per fold, and one on all tokens.
+4. A second pass: out-of-fold parts of every token, and their sums over contexts.
+5. Estimates with intervals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmcore.errors import DataError
+from dmcore.estimate import Estimate
+from dmcore.math.bootstrap import bootstrap_units
+from dmcore.math.folds import assign_folds
+from dmcore.math.linear_map import AffineMap
+from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, error_targets, product_dtype
+from dmcore.math.split import Centres, FoldedFit, SplitSums, estimates, fit_folds, split_tokens
+
+CHUNK = 8192
+"""Tokens worked on at once."""
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """`linear_error(x) = x @ weight + bias`, fitted on every token; arrays of the kind and dtype of the parts."""
+
+    weight: Any
+    """(d_model, d_model)."""
+    bias: Any
+    """(d_model,); zeros where no bias was fitted."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """An SAE's error taken apart. All numbers are held out by context; see `dmcore.math.split` for their formulas."""
+
+    fvu: Estimate
+    """Share of the activations' variance that the reconstruction misses, pooled, about the mean."""
+    fvu_nonlinear: Estimate
+    """The same for reconstruction plus linear error."""
+    r2_error: Estimate
+    """Held-out R2 of the error vector, pooled over tokens and dimensions."""
+    r2_error_mean_dims: Estimate
+    """Held-out R2 of the error vector, unweighted mean over dimensions: the paper's aggregate."""
+    r2_error_norm_sq: Estimate
+    """Held-out R2 of the squared norm of the error, predicted from x."""
+    linear_map: LinearMap
+    """Fitted on all tokens."""
+    linear_error: Any
+    """(n_tokens, d_model) out-of-fold prediction of the error."""
+    nonlinear_error: Any
+    """(n_tokens, d_model) the rest: `linear_error + nonlinear_error` is `acts - recon`."""
+    r2_dims: np.ndarray
+    """(d_model,) held-out R2 per dimension; nan where the error does not vary."""
+    folds: np.ndarray
+    """(n_tokens,) the fold in which each token was held out."""
+    n_tokens: int
+    n_contexts: int
+
+
+def decompose(
+    acts: Any,
+    recon: Any,
+    *,
+    groups: Any = None,
+    n_folds: int = 5,
+    ridge: float = 0.0,
+    fit_bias: bool = True,
+    seed: int = 0,
+) -> Split:
+    """Split `acts - recon` into the part that is linear in `acts` and the rest.
+
+    Args:
+        acts: (n_tokens, d_model) activations; float torch tensor or array, any device.
+        recon: (n_tokens, d_model) what the SAE made of them.
+        groups: (n_tokens,) context id of each token. Folds never cut a context and intervals draw whole contexts. None
+            treats tokens as independent: right for independent rows; too sure for tokens of running text.
+        n_folds: folds of contexts.
+        ridge: penalty on the squared weights, as `sklearn.linear_model.Ridge(alpha=ridge)` on each training set.
+        fit_bias: whether the map has a bias, which is never penalised.
+        seed: folds and bootstrap.
+
+    Returns:
+        The parts (same kind as `acts`; at least float32) and the numbers, each with a 95 % interval over contexts.
+
+    Raises:
+        DataError: shapes that differ, NaN or infinity, fewer training tokens than dimensions at ridge 0, a single
+            context, activations that do not vary.
+
+    Source: Engels et al. 2024, Decomposing The Dark Matter of Sparse Autoencoders, with folds of contexts.
+    """
+    acts_t, recon_t = _as_tensor(acts, "acts"), _as_tensor(recon, "recon")
+    contexts, n_contexts = _check(acts_t, recon_t, groups, ridge)
+    sizes = torch.bincount(contexts, minlength=n_contexts)
+    context_folds = assign_folds(sizes.cpu().numpy(), n_folds, seed)
+    folds = torch.from_numpy(context_folds).to(acts_t.device)[contexts]
+    _check_enough_tokens(folds, n_folds, acts_t.shape[1], ridge, fit_bias)
+
+    inputs, targets = _moments(acts_t, recon_t, folds, n_folds)
+    cells = list(range(n_folds))
+    if not float(inputs.scatter(cells).sum()) > 0:
+        raise DataError(
+            "The activations do not vary over tokens, so there is no variance to explain: give other tokens."
+        )
+    fit = fit_folds(inputs, targets, [[f] for f in cells], ridge=ridge, fit_bias=fit_bias)
+    sums = SplitSums(
+        int(bootstrap_units(n_contexts).max()) + 1, acts_t.shape[1], Centres.from_moments(inputs, targets, cells)
+    )
+    units = torch.from_numpy(bootstrap_units(n_contexts)).to(acts_t.device)[contexts]
+    linear, nonlinear = _parts(acts_t, recon_t, folds, units, fit, sums)
+    numbers = estimates(sums, seed).values
+    convert = _converter(acts)
+    return Split(
+        **numbers,
+        linear_map=_public_map(fit.full_map.columns(0, acts_t.shape[1]), linear.dtype, convert),
+        linear_error=convert(linear),
+        nonlinear_error=convert(nonlinear),
+        r2_dims=sums.r2_dims(),
+        folds=folds.cpu().numpy(),
+        n_tokens=acts_t.shape[0],
+        n_contexts=n_contexts,
+    )
+
+
+def _as_tensor(values: Any, name: str) -> Tensor:
+    tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    if not tensor.is_floating_point():
+        raise DataError(f"{name} holds {tensor.dtype}, not floating point numbers: convert it with .float().")
+    if tensor.ndim != 2:
+        raise DataError(
+            f"{name} has shape {tuple(tensor.shape)}, but (n_tokens, d_model) is needed: flatten batch and position."
+        )
+    return tensor
+
+
+def _check(acts: Tensor, recon: Tensor, groups: Any, ridge: float) -> tuple[Tensor, int]:
+    """Raise on what cannot be decomposed; return each token's context as 0, 1, ... and the number of contexts."""
+    if acts.shape != recon.shape:
+        raise DataError(
+            f"acts has shape {tuple(acts.shape)} and recon {tuple(recon.shape)}: give the reconstruction of these tokens."
+        )
+    if acts.device != recon.device:
+        raise DataError(f"acts is on {acts.device} and recon on {recon.device}: move them to one device.")
+    if not (np.isfinite(ridge) and ridge >= 0):
+        raise DataError(f"ridge is {ridge}, but a penalty is a finite number, 0 or above.")
+    for name, tensor in (("acts", acts), ("recon", recon)):
+        bad = sum(int((~torch.isfinite(chunk)).any(1).sum()) for chunk in tensor.split(CHUNK))
+        if bad:
+            raise DataError(
+                f"{name} has NaN or infinity on {bad:,} of {len(tensor):,} tokens: drop them, or mend the run."
+            )
+    if groups is None:
+        return torch.arange(acts.shape[0], device=acts.device), acts.shape[0]
+    ids = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+    if ids.shape != (acts.shape[0],):
+        raise DataError(f"groups has shape {ids.shape}, but one context id per token is needed: ({acts.shape[0]},).")
+    unique, inverse = np.unique(ids, return_inverse=True)
+    return torch.from_numpy(inverse.reshape(-1)).to(acts.device), len(unique)
+
+
+def _check_enough_tokens(folds: Tensor, n_folds: int, d_model: int, ridge: float, fit_bias: bool) -> None:
+    n_tokens = folds.numel()
+    n_train = n_tokens - int(torch.bincount(folds, minlength=n_folds).max())
+    n_weights = d_model + int(fit_bias)
+    if ridge == 0 and n_train < n_weights:
+        raise DataError(
+            f"The smallest training set has {n_train:,} of the {n_tokens:,} tokens for {n_weights:,} weights a dimension, "
+            "so least squares has no single answer: give more tokens, or set ridge above 0."
+        )
+
+
+def _moments(acts: Tensor, recon: Tensor, folds: Tensor, n_folds: int) -> tuple[InputMoments, TargetMoments]:
+    d_model = acts.shape[1]
+    dtype = product_dtype(acts.device)
+    shift = sum(chunk.to(dtype).sum(0) for chunk in acts.split(CHUNK)) / acts.shape[0]
+    inputs = InputMoments(n_folds, shift)
+    targets = TargetMoments(n_folds, d_model, d_model + 1, acts.device)
+    accumulator = MomentAccumulator(inputs, targets, shift)
+    for x, r, f in zip(acts.split(CHUNK), recon.split(CHUNK), folds.split(CHUNK), strict=True):
+        accumulator.add(x.to(dtype), error_targets(x.to(dtype) - r.to(dtype)), f)
+    accumulator.finish()
+    return inputs, targets
+
+
+def _parts(
+    acts: Tensor, recon: Tensor, folds: Tensor, units: Tensor, fit: FoldedFit, sums: SplitSums
+) -> tuple[Tensor, Tensor]:
+    """The out-of-fold parts of every token; fills `sums`."""
+    dtype = product_dtype(acts.device)
+    kept = acts.dtype if acts.dtype in {torch.float32, torch.float64} else torch.float32
+    linear = torch.empty(acts.shape, dtype=kept, device=acts.device)
+    nonlinear = torch.empty_like(linear)
+    for start in range(0, acts.shape[0], CHUNK):
+        rows = slice(start, start + CHUNK)
+        x = acts[rows].to(dtype)
+        error = x - recon[rows].to(dtype)
+        parts = split_tokens(fit, x, error, folds[rows])
+        sums.add(units[rows], x, error, parts)
+        nonlinear[rows] = parts.nonlinear
+        # Taken from the rounded nonlinear part, so that the two still add up to the error.
+        linear[rows] = error - nonlinear[rows].to(dtype)
+    return linear, nonlinear
+
+
+def _converter(like: Any) -> Any:
+    return (lambda tensor: tensor) if isinstance(like, Tensor) else (lambda tensor: tensor.cpu().numpy())
+
+
+def _public_map(fitted: AffineMap, dtype: torch.dtype, convert: Any) -> LinearMap:
+    return LinearMap(convert(fitted.weight.to(dtype)), convert(fitted.bias.to(dtype)))

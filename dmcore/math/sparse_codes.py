@@ -1,0 +1,224 @@
+"""Sparse codes: which latents of an SAE are active on each token, and how much; made block by block, decoded sparsely.
+
+1. Encoders with a threshold per latent (ReLU, JumpReLU, gated) go through blocks of latents: the product of a block lands
+   in one reused buffer and is thresholded while it is still in cache, so that nothing of size d_sae is ever written.
+2. TopK keeps the best k of each slab of latents and merges them: exact, whatever the width.
+3. Anything else (matching pursuit, ...) is encoded as its own code does, a few tokens at a time, and made sparse.
+4. `decode` gathers the decoder rows of the active latents: about L0 / d_sae of the cost of encoding.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+LATENTS_PER_BLOCK = 512
+"""Latents whose pre-activations are made at once; a block of tokens x latents fits in a core's cache."""
+
+TOKENS_PER_BLOCK = 1024
+"""Tokens whose pre-activations are made at once."""
+
+LATENTS_PER_SLAB = 65_536
+"""Latents whose dense pre-activations TopK holds at once."""
+
+DENSE_ELEMENTS = 2**24
+"""Most elements of a dense tokens x latents array that an encoder without blocks may make at once."""
+
+
+@dataclass(frozen=True)
+class SparseCodes:
+    """The active latents of some tokens, in compressed rows; latents ascend within a token."""
+
+    offsets: Int[Tensor, " n_tokens+1"]
+    """Where each token's latents begin in `latents` and `values`."""
+    latents: Int[Tensor, " n_active"]
+    """Index of each active latent, below d_sae."""
+    values: Float[Tensor, " n_active"]
+    """Its activation, above 0 for ReLU-like encoders, in the SAE's own units."""
+
+    @property
+    def l0(self) -> Int[Tensor, " n_tokens"]:
+        """Active latents per token."""
+        return self.offsets.diff()
+
+
+def codes_from_triplets(tokens: Tensor, latents: Tensor, values: Tensor, n_tokens: int) -> SparseCodes:
+    """Codes from unordered (token, latent, value) triplets; latents must already ascend among equal tokens."""
+    order = torch.argsort(tokens, stable=True)
+    counts = torch.bincount(tokens, minlength=n_tokens)
+    offsets = torch.zeros(n_tokens + 1, dtype=torch.int64, device=tokens.device)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    return SparseCodes(offsets, latents[order], values[order])
+
+
+def codes_from_dense(acts: Float[Tensor, "n_tokens d_sae"]) -> SparseCodes:
+    """Codes of a dense array of latent activations: its nonzero elements."""
+    tokens, latents = acts.nonzero(as_tuple=True)
+    return codes_from_triplets(tokens, latents, acts[tokens, latents], acts.shape[0])
+
+
+class Encoder(ABC):
+    """Makes sparse codes of activations that have already been prepared (normalised, b_dec removed if the SAE asks)."""
+
+    d_sae: int
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "n_tokens d_in"]) -> SparseCodes:
+        """The sparse code of each token."""
+
+
+@dataclass
+class ThresholdEncoder(Encoder):
+    """`relu(x @ W_enc + b_enc)` where the pre-activation is above `threshold`, else 0: ReLU and JumpReLU SAEs."""
+
+    W_enc: Float[Tensor, "d_in d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
+    threshold: Float[Tensor, " d_sae"]
+    """Smallest pre-activation that is *not* kept, at least 0; 0 for a ReLU SAE."""
+    _buffers: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.d_sae = self.W_enc.shape[1]
+        self.threshold = self.threshold.clamp_min(0.0)
+
+    def encode(self, x: Tensor) -> SparseCodes:
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for first_token in range(0, x.shape[0], TOKENS_PER_BLOCK):
+            tokens = x[first_token : first_token + TOKENS_PER_BLOCK]
+            for first in range(0, self.d_sae, LATENTS_PER_BLOCK):
+                found.append(self._encode_block(tokens, first_token, first))
+        tokens, latents, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return codes_from_triplets(tokens, latents, values, x.shape[0])
+
+    def _encode_block(self, x: Tensor, first_token: int, first_latent: int) -> tuple[Tensor, Tensor, Tensor]:
+        block = slice(first_latent, min(first_latent + LATENTS_PER_BLOCK, self.d_sae))
+        width = block.stop - block.start
+        pre, above = self._buffer("pre", x, width), self._buffer("above", x, width, torch.bool)
+        torch.addmm(self.b_enc[block], x, self.W_enc[:, block], out=pre)
+        values = self._fire(pre, above, block)
+        active = above.view(-1).nonzero().squeeze(1)
+        tokens = torch.div(active, width, rounding_mode="floor")
+        latents = active - tokens * width + first_latent
+        return tokens + first_token, latents.to(torch.int32), values.view(-1)[active]
+
+    def _fire(self, pre: Tensor, above: Tensor, block: slice) -> Tensor:
+        torch.gt(pre, self.threshold[block], out=above)
+        return pre
+
+    def _buffer(self, name: str, x: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
+        needed = x.shape[0] * width
+        held = self._buffers.get(name)
+        if held is None or held.numel() < needed or held.device != x.device:
+            held = torch.empty(TOKENS_PER_BLOCK * LATENTS_PER_BLOCK, dtype=dtype or x.dtype, device=x.device)
+            self._buffers[name] = held
+        return held[:needed].view(x.shape[0], width)
+
+
+@dataclass
+class GatedEncoder(ThresholdEncoder):
+    """A gate `x @ W_enc + b_gate > 0` and a magnitude `relu(exp(r_mag) (x @ W_enc) + b_mag)` (Rajamanoharan et al. 2024).
+
+    `b_enc` is zero here: the gate and the magnitude share the product and have a bias each.
+    """
+
+    b_gate: Float[Tensor, " d_sae"]
+    r_mag: Float[Tensor, " d_sae"]
+    b_mag: Float[Tensor, " d_sae"]
+
+    def __init__(self, W_enc: Tensor, b_gate: Tensor, r_mag: Tensor, b_mag: Tensor) -> None:
+        super().__init__(W_enc, torch.zeros_like(b_gate), torch.zeros_like(b_gate))
+        self.b_gate, self.r_mag, self.b_mag = b_gate, r_mag, b_mag
+
+    def _fire(self, pre: Tensor, above: Tensor, block: slice) -> Tensor:
+        torch.gt(pre, -self.b_gate[block], out=above)
+        magnitude = torch.addcmul(self.b_mag[block], pre, self.r_mag[block].exp())
+        above &= magnitude > 0
+        return magnitude
+
+
+@dataclass
+class TopKEncoder(Encoder):
+    """The k largest pre-activations of each token, those above 0 kept: TopK SAEs (Gao et al. 2024)."""
+
+    W_enc: Float[Tensor, "d_in d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
+    k: int
+    latent_scale: Float[Tensor, " d_sae"] | None = None
+    """Multiplies the pre-activations before they are compared (SAELens's `rescale_acts_by_decoder_norm`)."""
+
+    def __post_init__(self) -> None:
+        self.d_sae = self.W_enc.shape[1]
+
+    def encode(self, x: Tensor) -> SparseCodes:
+        slab = min(self.d_sae, LATENTS_PER_SLAB)
+        rows = max(1, DENSE_ELEMENTS // slab)
+        values, latents = zip(*(self._best(x[i : i + rows]) for i in range(0, x.shape[0], rows)), strict=True)
+        return _codes_from_best(torch.cat(values), torch.cat(latents))
+
+    def _best(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        best_values, best_latents = None, None
+        for first in range(0, self.d_sae, LATENTS_PER_SLAB):
+            block = slice(first, min(first + LATENTS_PER_SLAB, self.d_sae))
+            pre = torch.addmm(self.b_enc[block], x, self.W_enc[:, block])
+            if self.latent_scale is not None:
+                pre *= self.latent_scale[block]
+            values, latents = pre.topk(min(self.k, pre.shape[1]), dim=1, sorted=False)
+            latents = latents + first
+            if best_values is not None:
+                values, latents = torch.cat([best_values, values], 1), torch.cat([best_latents, latents], 1)
+                values, picked = values.topk(min(self.k, values.shape[1]), dim=1, sorted=False)
+                latents = latents.gather(1, picked)
+            best_values, best_latents = values, latents
+        return best_values, best_latents
+
+
+def _codes_from_best(values: Tensor, latents: Tensor) -> SparseCodes:
+    """Codes from (n_tokens, k) candidates, of which those above 0 are active."""
+    latents, order = latents.sort(dim=1)
+    values = values.gather(1, order)
+    active = values > 0
+    offsets = torch.zeros(values.shape[0] + 1, dtype=torch.int64, device=values.device)
+    torch.cumsum(active.sum(1), 0, out=offsets[1:])
+    return SparseCodes(offsets, latents[active].to(torch.int32), values[active])
+
+
+@dataclass
+class DenseEncoder(Encoder):
+    """Any encoder that maps (n_tokens, d_in) to dense latent activations: called as it is, a few tokens at a time."""
+
+    encode_dense: Callable[[Tensor], Tensor]
+    d_sae: int
+
+    def encode(self, x: Tensor) -> SparseCodes:
+        rows = max(1, DENSE_ELEMENTS // self.d_sae)
+        found = []
+        for first in range(0, x.shape[0], rows):
+            acts = self.encode_dense(x[first : first + rows])
+            tokens, latents = acts.nonzero(as_tuple=True)
+            found.append((tokens + first, latents.to(torch.int32), acts[tokens, latents]))
+        tokens, latents, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return codes_from_triplets(tokens, latents, values, x.shape[0])
+
+
+def decode(codes: SparseCodes, W_dec: Float[Tensor, "d_sae d_in"], b_dec: Float[Tensor, " d_in"]) -> Tensor:
+    """`sum_i values_i W_dec[latents_i] + b_dec` for each token, (n_tokens, d_in).
+
+    Equivalent to the dense `acts @ W_dec + b_dec`, to rounding.
+    """
+    if codes.latents.numel() == 0:
+        return b_dec.expand(codes.offsets.numel() - 1, -1).clone()
+    summed = F.embedding_bag(
+        codes.latents,
+        W_dec,
+        codes.offsets.to(codes.latents.dtype),
+        mode="sum",
+        per_sample_weights=codes.values.to(W_dec.dtype),
+        include_last_offset=True,
+    )
+    return summed.add_(b_dec)

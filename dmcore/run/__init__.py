@@ -1,0 +1,1 @@
+"""Doing the work: the pipeline of a study, and the command line."""

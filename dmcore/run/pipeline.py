@@ -1,0 +1,242 @@
+"""The pipeline of a study: everything that it asks for and the store does not hold.
+
+1. Plan: find and check all inputs; see which summaries are missing.
+2. Capture the sites that those need, in one run of the model.
+3. For each SAE: codes and moments in one pass, the split in a second, then the summary.
+4. Publish the index, after each site and at the end, so that pages show what is finished.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from dmcore.analysis.activations import ACTS, Activations
+from dmcore.analysis.capture import LOSS, CaptureRequest, capture
+from dmcore.analysis.encode import (
+    decoded,
+    encoded,
+    error_moments,
+    load_inputs,
+    load_targets,
+    save_inputs,
+    save_targets,
+    site_moments,
+)
+from dmcore.analysis.regression import ridge_bases, ridge_table, shrinkage_r2
+from dmcore.analysis.split_pass import SplitInputs, split_pass
+from dmcore.analysis.summarise import (
+    TokenFacts,
+    baselines,
+    save_full_map,
+    split_about,
+    summary_tables,
+    write_split,
+)
+from dmcore.errors import DarkMatterError
+from dmcore.math.linear_map import RidgeBasis
+from dmcore.math.moments import InputMoments
+from dmcore.progress import Reporter
+from dmcore.results import METRICS, RECORD, read_summary, write_summary
+from dmcore.run.plan import Plan, SaePlan, make_plan
+from dmcore.sources.models import load_model
+from dmcore.sources.saes import Dictionary, load_dictionary
+from dmcore.specs import Study
+from dmcore.store.fingerprint import content_key
+from dmcore.store.published import SUMMARY, publish
+from dmcore.store.store import Draft, Entry, Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Site:
+    """What the SAEs of one site share while they are worked on."""
+
+    hook: str
+    acts: Activations
+    inputs: InputMoments
+    cells_of_fold: list[list[int]]
+    _bases: list[RidgeBasis] = field(default_factory=list)
+
+    @property
+    def bases(self) -> list[RidgeBasis]:
+        """Eigenbases of the folds, made when first needed."""
+        if not self._bases:
+            self._bases = ridge_bases(self.inputs, self.cells_of_fold)
+        return self._bases
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep did."""
+
+    records: list[dict[str, Any]]
+    """One per finished SAE, in the order of the study."""
+    computed: int
+    """SAEs computed in this sweep; the others were in the cache."""
+    failures: dict[str, str]
+    """By SAE: why it has no result."""
+
+
+class Pipeline:
+    """Computes studies into a store, on one device."""
+
+    def __init__(self, store: Store, device: torch.device | str = "cpu", reporter: Reporter | None = None) -> None:
+        self.store, self.device, self.reporter = store, torch.device(device), reporter or Reporter()
+
+    def sweep(self, study: Study, only: Callable[[int], bool] = lambda index: True) -> Outcome:
+        """Compute what is missing; `only` chooses SAEs by their number in the study.
+
+        Raises:
+            SpecError: an input is missing or wrong; nothing was computed.
+        """
+        plan = make_plan(study, self.store)
+        wanted = [p for i, p in enumerate(plan.saes) if only(i) and self.store.find(SUMMARY, p.summary_key) is None]
+        failures: dict[str, str] = {}
+        if wanted:
+            entries = self._capture(plan, wanted)
+            for hook in dict.fromkeys(p.sae.hook for p in wanted):
+                self._site(plan, hook, [p for p in wanted if p.sae.hook == hook], entries, failures)
+                self.publish(plan)
+        records = self.publish(plan)
+        return Outcome(records, len(wanted) - len(failures), failures)
+
+    def publish(self, plan: Plan) -> list[dict[str, Any]]:
+        """Write the index of what is finished; returns its records."""
+        found = [self.store.find(SUMMARY, p.summary_key) for p in plan.saes]
+        records = [read_summary(entry.path).record for entry in found if entry is not None]
+        if records:
+            publish(self.store, plan.study, records)
+        return records
+
+    def _capture(self, plan: Plan, wanted: list[SaePlan]) -> dict[str, Entry]:
+        names = [LOSS, *dict.fromkeys(p.sae.hook for p in wanted)]
+        request = CaptureRequest(plan.contexts, {name: plan.sites[name] for name in names})
+        return capture(self.store, request, lambda: load_model(plan.study, self.device), self.reporter)
+
+    def _site(
+        self, plan: Plan, hook: str, saes: list[SaePlan], entries: dict[str, Entry], failures: dict[str, str]
+    ) -> None:
+        acts = Activations(entries[hook].path)
+        made = self.store.get_or_make(
+            "inputs",
+            plan.inputs[hook],
+            lambda folder: save_inputs(site_moments(acts, plan.partition, self.device, self.reporter, hook), folder),
+        )
+        cells = plan.partition.cells_of_fold(plan.study.settings.skip_positions)
+        site = Site(hook, acts, load_inputs(made.path, self.device), cells)
+        for sae in saes:
+            try:
+                self._sae(plan, site, sae, entries[LOSS])
+            except DarkMatterError as error:
+                log.error("%s: %s", sae.sae.name, error)
+                failures[sae.sae.name] = str(error)
+
+    def _sae(self, plan: Plan, site: Site, sae: SaePlan, losses: Entry) -> None:
+        dictionary = load_dictionary(plan.study, sae.sae, site.acts.d_model, self.device)
+        codes, targets = self._codes_and_targets(plan, site, sae, dictionary)
+        settings, partition = plan.study.settings, plan.partition
+        target_moments = load_targets(targets.path, self.device)
+
+        def make_split(folder: Path) -> None:
+            errors = decoded(site.acts, dictionary, codes.path, self.device)
+            given = SplitInputs(
+                site.inputs, target_moments, partition, settings, plan.study.seed, dictionary.d_sae, site.acts.n_tokens
+            )
+            found = split_pass(errors, given, folder, self.reporter, sae.sae.name)
+            write_split(found, site.inputs, partition, settings, folder)
+
+        split = self.store.get_or_make("split", sae.split, make_split)
+
+        def make_summary(folder: Path) -> None:
+            facts = token_facts(plan, losses, codes)
+            ridge = ridge_table(site.bases, site.inputs, target_moments, site.cells_of_fold)
+            baseline = baselines(split.path, facts, partition, settings, plan.study.seed)
+            shrinkage = shrinkage_r2(site.inputs, target_moments, site.cells_of_fold)
+            record = make_record(plan, sae, dictionary, split_about(split.path), shrinkage)
+            write_summary(folder, record, summary_tables(split.path, ridge, baseline))
+            save_full_map(split.path, folder)
+
+        self.store.get_or_make(SUMMARY, sae.summary, make_summary)
+
+    def _codes_and_targets(self, plan: Plan, site: Site, sae: SaePlan, dictionary: Dictionary) -> tuple[Entry, Entry]:
+        """Codes and moments, in one pass where both are missing."""
+        found = self.store.begin("codes", sae.codes)
+
+        def make_targets(folder: Path) -> None:
+            stream = encoded if isinstance(found, Draft) else decoded
+            errors = stream(site.acts, dictionary, found.path, self.device)
+            name, n_tokens = sae.sae.name, site.acts.n_tokens
+            save_targets(error_moments(errors, site.inputs, plan.partition, self.reporter, name, n_tokens), folder)
+
+        try:
+            if isinstance(found, Draft):
+                found.clear()
+                if self.store.find("targets", content_key(sae.targets)) is not None:
+                    with self.store.writing():
+                        for _ in encoded(site.acts, dictionary, found.path, self.device):
+                            pass
+            targets = self.store.get_or_make("targets", sae.targets, make_targets)
+            return (found.commit() if isinstance(found, Draft) else found), targets
+        finally:
+            if isinstance(found, Draft):
+                found.release()
+
+
+def token_facts(plan: Plan, losses: Entry, codes: Entry) -> TokenFacts:
+    """Token id, loss, entropy and L0 of every token, in order."""
+    both = np.load(losses.path / ACTS, mmap_mode="r", allow_pickle=False)
+    counts = np.load(codes.path / "counts.npy", mmap_mode="r", allow_pickle=False)
+    return TokenFacts(
+        token=np.asarray(plan.contexts.tokens).reshape(-1).astype(np.int64),
+        loss=np.asarray(both[:, 0], dtype=np.float64),
+        entropy=np.asarray(both[:, 1], dtype=np.float64),
+        l0=np.asarray(counts).sum(1).astype(np.float64),
+        length=plan.contexts.length,
+    )
+
+
+def make_record(
+    plan: Plan, sae: SaePlan, dictionary: Dictionary, about: dict[str, Any], shrinkage: float
+) -> dict[str, Any]:
+    """The row of an SAE in the study's table."""
+    study, settings, spec = plan.study, plan.study.settings, sae.sae
+    record = {
+        "sae": spec.name,
+        "site": spec.hook,
+        "stream": spec.stream,
+        "layer": spec.layer,
+        "architecture": dictionary.architecture,
+        "label": spec.label or dictionary.architecture,
+        "d_model": dictionary.d_in,
+        "d_sae": dictionary.d_sae,
+        "l0": about["l0"],
+        "dead_share": about["dead_share"],
+        **{f"{metric}{end}": about[f"{metric}{end}"] for metric in METRICS for end in ("", "_low", "_high")},
+        "shrinkage": shrinkage if np.isfinite(shrinkage) else None,
+        "n_tokens": about["n_tokens"],
+        "n_contexts": plan.contexts.n_contexts,
+        "skip_positions": settings.skip_positions,
+        "n_folds": settings.n_folds,
+        "ridge": settings.ridge,
+        "fit_bias": settings.fit_bias,
+        "seed": study.seed,
+        "summary_key": sae.summary_key,
+        "computed": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    assert record.keys() == RECORD.keys()
+    return record
+
+
+def records_frame(records: list[dict[str, Any]]) -> pl.DataFrame:
+    """Records as a table with the columns of `RECORD`."""
+    return pl.DataFrame(records, schema=RECORD)

@@ -1,0 +1,101 @@
+"""The plan of a study: the spec of every entry that it needs, so that each stage is found or made by its key.
+
+losses        model, contexts                          per study
+activations   model, contexts, hook                    per site
+inputs        activations, partition                   per site
+codes         activations, SAE                         per SAE
+targets       codes, partition                         per SAE
+split         targets, settings, seed                  per SAE
+summary       split, losses                            per SAE
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dmcore.analysis.capture import LOSS
+from dmcore.analysis.partition import Partition
+from dmcore.errors import DataError, SpecError
+from dmcore.sources.contexts import Contexts, load_contexts
+from dmcore.sources.models import check_layers, model_fingerprint
+from dmcore.sources.saes import read_config, sae_fingerprint
+from dmcore.specs import SaeSpec, Study
+from dmcore.store.fingerprint import content_key
+from dmcore.store.store import Store
+
+VERSIONS = {"losses": 1, "activations": 1, "inputs": 1, "codes": 1, "targets": 1, "split": 1, "summary": 1}
+"""Raised when what a stage computes changes, so that old entries are not taken for new ones."""
+
+
+@dataclass(frozen=True)
+class SaePlan:
+    """An SAE and the specs of its entries."""
+
+    sae: SaeSpec
+    codes: dict[str, Any]
+    targets: dict[str, Any]
+    split: dict[str, Any]
+    summary: dict[str, Any]
+
+    @property
+    def summary_key(self) -> str:
+        """Key of the summary entry."""
+        return content_key(self.summary)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study with its inputs found and checked, and the specs of all entries."""
+
+    study: Study
+    contexts: Contexts
+    partition: Partition
+    sites: dict[str, dict[str, Any]]
+    """Spec of the activations of each hook, and of the losses."""
+    inputs: dict[str, dict[str, Any]]
+    """Spec of the moments of x at each hook."""
+    saes: tuple[SaePlan, ...]
+
+
+def make_plan(study: Study, store: Store) -> Plan:
+    """Find and check all that a study names, before anything is computed.
+
+    Raises:
+        SpecError: something that the study names is missing or cannot be as it says.
+    """
+    contexts = load_contexts(study)
+    check_layers(study)
+    memory = store.root / "fingerprints"
+    model = model_fingerprint(study, memory)
+    settings = study.settings
+    try:
+        partition = Partition.of(settings, contexts.n_contexts, contexts.length, study.seed)
+    except DataError as error:
+        raise SpecError(f"[settings] {error}") from error
+
+    def spec(stage: str, **of: Any) -> dict[str, Any]:
+        return {"stage": stage, "version": VERSIONS[stage], **of}
+
+    made_of = {"model": model, "contexts": contexts.fingerprint}
+    sites = {hook: spec("activations", hook=hook, **made_of) for hook in study.hooks}
+    sites[LOSS] = spec("losses", **made_of)
+    inputs = {
+        hook: spec("inputs", activations=content_key(sites[hook]), partition=partition.spec()) for hook in study.hooks
+    }
+    saes = []
+    for sae in study.saes:
+        read_config(study, sae)
+        fingerprint = sae_fingerprint(study, sae, memory)
+        codes = spec("codes", activations=content_key(sites[sae.hook]), sae=fingerprint)
+        targets = spec("targets", codes=content_key(codes), inputs=content_key(inputs[sae.hook]))
+        split = spec("split", targets=content_key(targets), settings=_settings(study), seed=study.seed)
+        summary = spec("summary", split=content_key(split), losses=content_key(sites[LOSS]), sae=asdict(sae))
+        saes.append(SaePlan(sae, codes, targets, split, summary))
+    return Plan(study, contexts, partition, sites, inputs, tuple(saes))
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    content = asdict(study.settings)
+    content["compare_skips"] = list(content["compare_skips"])
+    return content

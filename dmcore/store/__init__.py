@@ -1,0 +1,1 @@
+"""The cache: content-addressed entries, their manifests and locks, and what pages may read of them."""

@@ -1,0 +1,111 @@
+"""What pages read: the index of each study that has been computed, and the summaries that it names. No torch here.
+
+The index of a study is an entry whose key is the hash of the study itself, so that a page finds results without hashing
+models or SAEs; a sweep writes it anew whenever a summary has been added.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dmcore.errors import StoreError
+from dmcore.results import RECORD, Summary, read_summary
+from dmcore.specs import NAME, Study
+from dmcore.store.store import Entry, Store
+
+INDEX = "index"
+SUMMARY = "summary"
+
+
+@dataclass(frozen=True)
+class Published:
+    """The results of one study."""
+
+    study_id: str
+    title: str
+    model: str
+    """The model in a word or two."""
+    records: pl.DataFrame
+    """One row per SAE, with the columns of `dmcore.results.RECORD`."""
+    computed: str
+    """UTC time of the newest result, ISO 8601."""
+    n_missing: int
+    """SAEs that the study names and that have no result yet."""
+    store: Store
+
+    def summary(self, summary_key: str) -> Summary:
+        """All tables of one SAE.
+
+        Raises:
+            StoreError: the entry is missing or was damaged.
+        """
+        entry = self.store.find(SUMMARY, summary_key)
+        if entry is None:
+            raise StoreError(
+                f"The results of this SAE are missing or damaged: `python -m dmcore sweep {self.study_id}` makes them again."
+            )
+        return read_summary(entry.path)
+
+
+def publish(store: Store, study: Study, records: Sequence[dict[str, Any]]) -> Entry:
+    """Write the index of a study: its finished records, in the order of the study."""
+
+    def make(folder: Path) -> None:
+        pl.DataFrame(list(records), schema=RECORD).write_parquet(folder / "records.parquet", compression="zstd")
+        about = {"name": study.name, "title": study.title, "model": study.model.name, "n_saes": len(study.saes)}
+        (folder / "study.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+    return store.replace(INDEX, study.to_dict(), make)
+
+
+def _indexes(store: Store) -> dict[str, Entry]:
+    """The newest index of each study, by the study's name."""
+    newest: dict[str, Entry] = {}
+    for folder in sorted((store.root / INDEX).glob("*")):
+        entry = store.find(INDEX, folder.name) if folder.is_dir() else None
+        if entry is None:
+            continue
+        name = str(entry.manifest.spec.get("name", ""))
+        if NAME.fullmatch(name) and (name not in newest or newest[name].manifest.created < entry.manifest.created):
+            newest[name] = entry
+    return newest
+
+
+def list_studies(store: Store | None = None) -> dict[str, str]:
+    """Titles of the studies that have results, by name; the demo first."""
+    found = {name: str(entry.manifest.spec.get("title") or name) for name, entry in _indexes(store or Store()).items()}
+    return dict(sorted(found.items(), key=lambda item: (item[0] != "demo", item[0])))
+
+
+def open_published(study_id: str, store: Store | None = None) -> Published:
+    """The results of a study, by its name.
+
+    Raises:
+        StoreError: the name is no study's, or nothing has been computed.
+    """
+    store = store or Store()
+    if not NAME.fullmatch(study_id):
+        raise StoreError("That is not the name of a study: choose one in the sidebar.")
+    entry = _indexes(store).get(study_id)
+    if entry is None:
+        command = "demo" if study_id == "demo" else "STUDY.toml"
+        raise StoreError(
+            f"Nothing has been computed for the study {study_id} yet: run `python -m dmcore sweep {command}`."
+        )
+    records = pl.read_parquet(entry.path / "records.parquet")
+    about = json.loads((entry.path / "study.json").read_text(encoding="utf-8"))
+    return Published(
+        study_id,
+        str(about["title"]),
+        str(about["model"]),
+        records,
+        str(records["computed"].max()) if len(records) else entry.manifest.created,
+        int(about["n_saes"]) - len(records),
+        store,
+    )

@@ -1,0 +1,251 @@
+"""The store: entries that are made once, whoever asks, and are either complete and checked or not there.
+
+1. An entry is a folder `<root>/<stage>/<key>`; its manifest, written last, makes it complete.
+2. It is made in `<root>/partial/<stage>-<key>`, under a lock that dies with its owner, and moved into place by one rename.
+   What a killed process left in `partial` is given to the next maker, who may go on from it.
+3. Before an entry is used its checksums are compared (once per process and state of its files); one that is damaged is
+   moved to `<root>/damaged`, the user is told, and it is made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dmcore.errors import StoreError
+from dmcore.store.fingerprint import content_key
+from dmcore.store.manifest import MANIFEST, Manifest, damage, read_manifest, write_manifest
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+"""What a stage or a key may look like: nothing that could leave the cache folder."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A complete entry."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def key(self) -> str:
+        """The hash of its spec."""
+        return self.manifest.key
+
+
+class Draft:
+    """An entry that is being made, locked against other makers. `commit` it, or leave it for the next maker."""
+
+    def __init__(self, store: Store, stage: str, spec: dict[str, Any], lock: FileLock) -> None:
+        self._store, self._lock = store, lock
+        self.stage, self.spec, self.key = stage, spec, content_key(spec)
+        self.path = store.root / "partial" / f"{stage}-{self.key}"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._started = time.monotonic()
+
+    def clear(self) -> None:
+        """Delete what an earlier maker left."""
+        shutil.rmtree(self.path)
+        self.path.mkdir()
+
+    def commit(self) -> Entry:
+        """Write the manifest and move the folder into place."""
+        manifest = write_manifest(self.path, self.stage, self.key, self.spec, time.monotonic() - self._started)
+        target = self._store.folder(self.stage, self.key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path.replace(target)
+        self._lock.release()
+        entry = Entry(target, manifest)
+        self._store.remember_as_sound(entry)
+        return entry
+
+    def release(self) -> None:
+        """Let go of the lock; the folder stays for the next maker."""
+        self._lock.release()
+
+
+def default_root() -> Path:
+    """`$DMCORE_CACHE`, or `cache/` beside the package."""
+    return Path(os.environ.get("DMCORE_CACHE") or Path(__file__).parents[2] / "cache").expanduser().absolute()
+
+
+class Store:
+    """The entries under one folder."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_root()
+        self._sound: dict[Path, tuple[Any, ...]] = {}
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where an entry is or would be.
+
+        Raises:
+            StoreError: the stage or key is not a plain name.
+        """
+        if not (NAME.fullmatch(stage) and NAME.fullmatch(key)):
+            raise StoreError(
+                "That is not the name of a cache entry: choose one that `python -m dmcore cache ls` lists."
+            )
+        return self.root / stage / key
+
+    def find(self, stage: str, key: str, *, checksums: bool = True) -> Entry | None:
+        """The entry if it is there and sound. One that is damaged is moved aside, with a warning."""
+        folder = self.folder(stage, key)
+        if not folder.is_dir():
+            return None
+        try:
+            manifest = read_manifest(folder)
+            if (manifest.stage, manifest.key) != (stage, key):
+                raise StoreError("the manifest is that of another entry")
+            entry = Entry(folder, manifest)
+            if self._sound.get(folder) != self._mark(entry):
+                found = damage(folder, manifest, checksums=checksums)
+                if found:
+                    raise StoreError(found)
+                if checksums:
+                    self.remember_as_sound(entry)
+        except StoreError as error:
+            self._move_aside(folder, str(error))
+            return None
+        return entry
+
+    def remember_as_sound(self, entry: Entry) -> None:
+        """Do not compare the checksums again until a file's size or time changes."""
+        self._sound[entry.path] = self._mark(entry)
+
+    def begin(self, stage: str, spec: dict[str, Any], *, wait: float = -1) -> Entry | Draft:
+        """The entry of this spec, or a locked draft of it; waits while another process makes it.
+
+        Raises:
+            StoreError: `wait` seconds (0 or above) have passed, or the cache folder cannot be written.
+        """
+        key = content_key(spec)
+        entry = self.find(stage, key)
+        if entry is not None:
+            return entry
+        with self.writing():
+            lock = FileLock(self._locks() / f"{stage}-{key}.lock", timeout=wait)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise StoreError(f"Another process is making {stage} {key}: wait for it, or cancel it.") from error
+            entry = self.find(stage, key)
+            if entry is not None:
+                lock.release()
+                return entry
+            try:
+                return Draft(self, stage, spec, lock)
+            except BaseException:
+                lock.release()
+                raise
+
+    def get_or_make(self, stage: str, spec: dict[str, Any], make: Callable[[Path], None]) -> Entry:
+        """The entry of this spec; if it is not there, `make` fills an empty folder with its files."""
+        found = self.begin(stage, spec)
+        if isinstance(found, Entry):
+            return found
+        try:
+            with self.writing():
+                found.clear()
+                make(found.path)
+                return found.commit()
+        finally:
+            found.release()
+
+    def replace(self, stage: str, spec: dict[str, Any], make: Callable[[Path], None]) -> Entry:
+        """Make an entry anew, in place of the one that is there: for pointers to results, not for results."""
+        with self.writing():
+            lock = FileLock(self._locks() / f"{stage}-{content_key(spec)}.lock")
+            with lock:
+                draft = Draft(self, stage, spec, lock)
+                draft.clear()
+                make(draft.path)
+                old = self.find(stage, draft.key)
+                if old is not None:
+                    self.remove(old)
+                return draft.commit()
+
+    def _locks(self) -> Path:
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn the failures of a disk into sentences."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                message = f"The disk of {self.root} is full: free space and run again; finished work is kept."
+            elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+                message = f"{self.root} cannot be written: set DMCORE_CACHE to a folder that can."
+            else:
+                raise
+            raise StoreError(message) from error
+
+    def entries(self) -> Iterator[Entry | Path]:
+        """Every entry, by stage and key; the folder alone where the manifest cannot be read."""
+        for folder in sorted(self.root.glob("*/*")):
+            if folder.parent.name in {"partial", "locks", "damaged", "fingerprints"} or not folder.is_dir():
+                continue
+            if not (folder / MANIFEST).exists() and not any(folder.iterdir()):
+                continue
+            try:
+                yield Entry(folder, read_manifest(folder))
+            except StoreError:
+                yield folder
+
+    def remove(self, entry: Entry) -> None:
+        """Delete an entry: out of sight by one rename first, so that no reader sees half of it."""
+        grave = self.root / "partial" / f"removed-{entry.manifest.stage}-{entry.key}-{os.getpid()}"
+        grave.parent.mkdir(parents=True, exist_ok=True)
+        entry.path.replace(grave)
+        shutil.rmtree(grave)
+
+    def sweep_partial(self) -> list[Path]:
+        """Delete what killed makers left and nobody holds; returns what was deleted."""
+        gone = []
+        for folder in sorted((self.root / "partial").glob("*")):
+            lock = FileLock(self.root / "locks" / f"{folder.name}.lock", timeout=0)
+            try:
+                with lock:
+                    shutil.rmtree(folder)
+                    gone.append(folder)
+            except Timeout:
+                continue
+        return gone
+
+    def _mark(self, entry: Entry) -> tuple[Any, ...]:
+        marks = []
+        for name in entry.manifest.files:
+            try:
+                stat = (entry.path / name).stat()
+            except OSError:
+                return ()
+            marks.append((name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+        return (entry.manifest.created, *marks)
+
+    def _move_aside(self, folder: Path, reason: str) -> None:
+        aside = self.root / "damaged" / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.replace(aside)
+        except FileNotFoundError:
+            return
+        log.warning(
+            "Cache entry %s/%s is damaged: %s. It was moved to %s.", folder.parent.name, folder.name, reason, aside
+        )
