@@ -70,7 +70,7 @@ class Reporter:
 
     def __init__(
         self,
-        sink: Callable[[Progress], None] = lambda progress: None,
+        sink: Callable[[Progress], None] = lambda _: None,
         should_cancel: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sink, self.should_cancel = sink, should_cancel

@@ -30,7 +30,7 @@ RECORD: dict[str, Any] = {
     "l0": pl.Float64,  # measured: mean active latents per kept token
     "dead_share": pl.Float64,  # share of latents never active on the study's kept tokens
     **_INTERVALS,
-    "shrinkage": pl.Float64,  # held-out R2 (pooled) of the error by one number: e ~ alpha (x - mean); part that is undone shrinkage
+    "shrinkage": pl.Float64,  # held-out R2 (pooled) of the error by one number: e ~ alpha (x - mean) + mean e
     "n_tokens": pl.Int64,
     "n_contexts": pl.Int64,
     "skip_positions": pl.Int64,

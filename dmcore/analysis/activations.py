@@ -99,7 +99,7 @@ class ActivationWriter:
             self._open(acts.shape[2], acts.dtype, resume=first_context > 0)
         host = acts.cpu()
         raw = host.view(torch.int16).numpy().view(np.uint16) if acts.dtype == torch.bfloat16 else host.numpy()
-        n_contexts, length = self._shape
+        length = self._shape[1]
         start = first_context * length
         self._mapped[start : start + acts.shape[0] * length] = raw.reshape(-1, acts.shape[2])
         self._mapped.flush()

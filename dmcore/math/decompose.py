@@ -205,8 +205,8 @@ def _parts(
         parts = split_tokens(fit, x, error, folds[rows])
         sums.add(units[rows], x, error, parts)
         nonlinear[rows] = parts.nonlinear
-        # Taken from the rounded nonlinear part, so that the two still add up to the error.
-        linear[rows] = error - nonlinear[rows].to(dtype)
+        # Taken from the rounded nonlinear part, so that the two add up to `acts - recon` as it is in this dtype.
+        linear[rows] = (acts[rows].to(kept) - recon[rows].to(kept)) - nonlinear[rows]
     return linear, nonlinear
 
 

@@ -4,6 +4,7 @@
    of positions). It does not know the SAE, and is shared by all SAEs of a site.
 2. `TargetMoments`: `C = sum [x - s, 1]^T y` and `sum y^2`, where `y = [e, |e|^2]` for an SAE's error `e`.
 3. Both merge by `+`, so that shards on many devices give what one device gives; the whole is the sum of its cells.
+   In shapes, `d_aug` is d_in + 1: the inputs and the constant.
 4. `MomentAccumulator` fills them from chunks of tokens; its memory does not depend on their number.
 
 The shift `s` (about the mean) keeps outlier dimensions, a thousand times the rest in Gemma, from cancelling. Products are
@@ -30,7 +31,7 @@ class InputMoments:
     def __init__(self, n_cells: int, shift: Float64[Tensor, " d_in"]) -> None:
         d_in = shift.shape[0]
         self.shift = shift.double()
-        self.gram: Float64[Tensor, "n_cells d_in+1 d_in+1"] = torch.zeros(
+        self.gram: Float64[Tensor, "n_cells d_aug d_aug"] = torch.zeros(
             n_cells, d_in + 1, d_in + 1, dtype=torch.float64, device=shift.device
         )
 
@@ -39,7 +40,7 @@ class InputMoments:
         """Tokens in each cell."""
         return self.gram[:, -1, -1]
 
-    def pooled(self, cells: Sequence[int]) -> Float64[Tensor, "d_in+1 d_in+1"]:
+    def pooled(self, cells: Sequence[int]) -> Float64[Tensor, "d_aug d_aug"]:
         """The Gram matrix of the tokens in `cells`, added in their order."""
         return self.gram[list(cells)].sum(0)
 
@@ -65,14 +66,14 @@ class TargetMoments:
     """`C = sum [x - shift, 1]^T y`, and `sum y^2`, per cell."""
 
     def __init__(self, n_cells: int, d_in: int, d_target: int, device: torch.device | str = "cpu") -> None:
-        self.cross: Float64[Tensor, "n_cells d_in+1 d_target"] = torch.zeros(
+        self.cross: Float64[Tensor, "n_cells d_aug d_target"] = torch.zeros(
             n_cells, d_in + 1, d_target, dtype=torch.float64, device=device
         )
         self.target_sq: Float64[Tensor, "n_cells d_target"] = torch.zeros(
             n_cells, d_target, dtype=torch.float64, device=device
         )
 
-    def pooled(self, cells: Sequence[int]) -> tuple[Float64[Tensor, "d_in+1 d_target"], Float64[Tensor, " d_target"]]:
+    def pooled(self, cells: Sequence[int]) -> tuple[Float64[Tensor, "d_aug d_target"], Float64[Tensor, " d_target"]]:
         """The cross moments and sums of squares of the tokens in `cells`, added in their order."""
         return self.cross[list(cells)].sum(0), self.target_sq[list(cells)].sum(0)
 

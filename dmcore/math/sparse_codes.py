@@ -35,7 +35,7 @@ DENSE_ELEMENTS = 2**24
 class SparseCodes:
     """The active latents of some tokens, in compressed rows; latents ascend within a token."""
 
-    offsets: Int[Tensor, " n_tokens+1"]
+    offsets: Int[Tensor, " n_offsets"]
     """Where each token's latents begin in `latents` and `values`."""
     latents: Int[Tensor, " n_active"]
     """Index of each active latent, below d_sae."""

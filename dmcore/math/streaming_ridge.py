@@ -48,7 +48,7 @@ class StreamingRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _update(self, X: Any, y: Any, reset: bool) -> StreamingRidge:
         X, y = validate_data(self, X, y, reset=reset, multi_output=True, y_numeric=True, dtype=np.float64)
-        rows, targets = torch.from_numpy(X), torch.from_numpy(np.asarray(y, dtype=np.float64))
+        rows, targets = torch.tensor(X), torch.tensor(np.asarray(y, dtype=np.float64))
         self._flat = targets.ndim == 1
         targets = targets.reshape(len(rows), -1)
         if reset:

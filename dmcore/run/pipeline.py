@@ -93,7 +93,7 @@ class Pipeline:
     def __init__(self, store: Store, device: torch.device | str = "cpu", reporter: Reporter | None = None) -> None:
         self.store, self.device, self.reporter = store, torch.device(device), reporter or Reporter()
 
-    def sweep(self, study: Study, only: Callable[[int], bool] = lambda index: True) -> Outcome:
+    def sweep(self, study: Study, only: Callable[[int], bool] = lambda _: True) -> Outcome:
         """Compute what is missing; `only` chooses SAEs by their number in the study.
 
         Raises:
