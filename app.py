@@ -1,0 +1,17 @@
+"""The dark-matter explorer: `streamlit run app.py`. Page list and navigation, nothing else."""
+
+from pathlib import Path
+
+import streamlit as st
+
+PAGES = Path(__file__).parent / "pages"
+
+st.set_page_config(
+    page_title="Dark-matter explorer", page_icon=str(PAGES.parent / "dmcore" / "ui" / "icon.svg"), layout="wide"
+)
+st.navigation(
+    [
+        st.Page(PAGES / "overview.py", title="Overview", icon=":material/donut_large:", default=True),
+        st.Page(PAGES / "regression.py", title="Regression", icon=":material/timeline:", url_path="regression"),
+    ]
+).run()

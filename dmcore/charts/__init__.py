@@ -1,0 +1,1 @@
+"""Tables in, charts out: pure polars to Altair, with no Streamlit, so that a notebook can draw what a page draws."""

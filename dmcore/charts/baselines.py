@@ -1,0 +1,104 @@
+"""What simple quantities predict of the squared norm of the error, beside a linear map of x."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from dmcore.charts.labels import spread
+from dmcore.charts.theme import NEUTRAL, TOTAL, as_part, part_colour
+
+PREDICTOR_NAMES = {
+    "x": "x (linear map)",
+    "token": "token identity",
+    "norm": "norm of x",
+    "loss": "model's loss",
+    "entropy": "entropy of prediction",
+    "position": "position",
+    "l0": "active latents (L0)",
+}
+"""Names of the predictors of the `baselines` table."""
+
+ROW = 32
+LAYERS_HEIGHT = 340
+
+
+def baselines_table(baselines: pl.DataFrame) -> pl.DataFrame:
+    """Best predictor first; `name` and `text` for people, `is_x` for the linear map."""
+    name = pl.col("predictor").replace_strict(PREDICTOR_NAMES, default=pl.col("predictor"))
+    return (
+        as_part(baselines, TOTAL)
+        .with_columns(name=name, is_x=pl.col("predictor") == "x", zero=0.0)
+        .sort("r2", descending=True)
+    )
+
+
+def baselines_chart(baselines: pl.DataFrame) -> alt.LayerChart:
+    """A row a predictor, with its interval and its number."""
+    table = baselines_table(baselines.filter(pl.col("r2").is_not_null() & pl.col("r2").is_not_nan()))
+    table = table.with_columns(text=pl.col("r2").map_elements(lambda v: f"{v:.2f}", return_dtype=pl.String))
+    order = table["name"].to_list()
+    y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, domain=False))
+    lowest = float(table["r2"].min() or 0)  # type: ignore[arg-type]
+    scale = alt.Scale(domain=[min(0.0, max(lowest, -0.3)), 1], clamp=True)
+    title = "held-out R² of |e|²"
+    x = alt.X("r2:Q", title=title, scale=scale)
+    tooltip = [
+        alt.Tooltip("name:N", title="predictor"),
+        *(alt.Tooltip(f"{c}:Q", format=".4f") for c in ("r2", "r2_low", "r2_high")),
+    ]
+
+    def marks(rows: pl.DataFrame, x_row: bool) -> list[alt.Chart]:
+        base = alt.Chart(rows)
+        look = {} if x_row else {"color": NEUTRAL}
+        dash = {} if x_row else {"strokeDash": [4, 3]}
+        drawn = [
+            base.mark_rule(strokeWidth=2.5, **look).encode(x=alt.X("r2_low:Q", title=title), x2="r2_high:Q", y=y),
+            base.mark_rule(strokeWidth=1, opacity=0.55, **dash, **look).encode(
+                x=alt.X("zero:Q", title=title), x2="r2:Q", y=y
+            ),
+            base.mark_point(filled=True, size=90, opacity=1, **look).encode(x=x, y=y, tooltip=tooltip),
+            base.mark_text(align="left", dx=14, fontWeight="bold", **look).encode(
+                x=alt.X("r2_high:Q", title=title), y=y, text="text:N"
+            ),
+        ]
+        return [mark.encode(color=part_colour()) for mark in drawn] if x_row else drawn
+
+    layers = [*marks(table.filter(~pl.col("is_x")), False), *marks(table.filter(pl.col("is_x")), True)]
+    return alt.layer(*layers).properties(height=ROW * len(order) + 20)
+
+
+def baselines_by_layer_chart(table: pl.DataFrame) -> alt.LayerChart:
+    """A line a predictor over layers, named at its end; the linear map of x solid, the others dashed.
+
+    Args:
+        table: the `baselines` tables of several SAEs, with their `layer`.
+    """
+    table = baselines_table(table.filter(pl.col("r2").is_not_null() & pl.col("r2").is_not_nan()))
+    layers = table["layer"].unique().sort().to_list()
+    low = max(min(float(table["r2"].min() or 0), 0.0), -0.3)  # type: ignore[arg-type]
+    high = min(1.0, float(table["r2"].max() or 1) * 1.1)  # type: ignore[arg-type]
+    last = layers[-1]
+    x = alt.X("layer:Q", title="layer", scale=alt.Scale(domain=[layers[0], last + 0.42 * (last - layers[0] or 1)], nice=False),
+              axis=alt.Axis(values=layers, format="d", grid=False))  # fmt: skip
+    y = alt.Y("r2:Q", title="held-out R² of |e|²", scale=alt.Scale(domain=[low, high], clamp=True))
+    tooltip = [alt.Tooltip("name:N", title="predictor"), "layer:O", alt.Tooltip("r2:Q", format=".3f")]
+    ends = table.filter(pl.col("layer") == last)
+    ends = ends.with_columns(r2=pl.Series(spread(ends["r2"].to_list(), (high - low) * 17 / LAYERS_HEIGHT)))
+
+    def marks(of_x: bool) -> list[alt.Chart]:
+        keep = pl.col("is_x") if of_x else ~pl.col("is_x")
+        look = {} if of_x else {"color": NEUTRAL}
+        dash = {"strokeWidth": 2.5} if of_x else {"strokeDash": [4, 3], "strokeWidth": 1.5}
+        lines = alt.Chart(table.filter(keep)).encode(x=x, y=y, detail="name:N", tooltip=tooltip)
+        text = alt.Chart(ends.filter(keep)).mark_text(
+            align="left", dx=9, fontWeight="bold" if of_x else "normal", **look
+        )
+        drawn = [
+            lines.mark_line(**dash, **look),
+            lines.mark_point(filled=True, size=40, opacity=1, **look),
+            text.encode(x="layer:Q", y="r2:Q", text="name:N"),
+        ]
+        return [mark.encode(color=part_colour()) for mark in drawn] if of_x else drawn
+
+    return alt.layer(*marks(False), *marks(True)).properties(height=LAYERS_HEIGHT)

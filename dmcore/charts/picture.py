@@ -1,0 +1,46 @@
+"""A chart as a picture file: on white, at a fixed size, with its title and caption, drawn only when it is asked for."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import altair as alt
+
+from dmcore.charts.theme import PICTURE_CONFIG
+
+WIDTH = 720
+"""Width of a picture's plotting area, in pixels."""
+
+
+def picture_spec(chart: alt.TopLevelMixin, title: str, caption: str) -> dict[str, Any]:
+    """The chart's Vega-Lite spec with everything that a page would have put around it."""
+    spec = chart.to_dict()
+    _fix_width(spec)
+    spec["title"] = {"text": title, "subtitle": textwrap.wrap(caption.replace("$", ""), 120)}
+    spec["config"] = PICTURE_CONFIG
+    return spec
+
+
+def svg(chart: alt.TopLevelMixin, title: str, caption: str) -> bytes:
+    """The chart as SVG."""
+    import vl_convert
+
+    return vl_convert.vegalite_to_svg(picture_spec(chart, title, caption)).encode()
+
+
+def png(chart: alt.TopLevelMixin, title: str, caption: str) -> bytes:
+    """The chart as PNG, at twice the size of the page's."""
+    import vl_convert
+
+    return vl_convert.vegalite_to_png(picture_spec(chart, title, caption), scale=2)
+
+
+def _fix_width(spec: dict[str, Any]) -> None:
+    """Give a width to a chart that would fill its page."""
+    columns = spec.get("hconcat")
+    if columns:
+        for column in columns:
+            column["width"] = WIDTH // len(columns)
+    else:
+        spec["width"] = WIDTH

@@ -1,0 +1,69 @@
+"""The same split under other settings: how much the choice of skipped positions and bias matters."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from dmcore.charts.ridge import METRIC_PARTS
+from dmcore.charts.theme import NEUTRAL, part_colour
+
+ROW = 30
+"""Height of a row, in pixels."""
+
+METRIC_NAMES = {"r2_error": "error vector (pooled)", "r2_error_norm_sq": "squared norm"}
+
+
+def setting_name(skip: int, fit_bias: bool) -> str:
+    """`skip 16, bias`."""
+    return f"skip {skip}, {'bias' if fit_bias else 'no bias'}"
+
+
+def variants_table(variants: pl.DataFrame) -> pl.DataFrame:
+    """One row per setting and metric: `setting`, `metric`, `part` (its colour), `r2`, `low`, `high`."""
+    ordered = variants.sort(["skip_positions", "fit_bias"], descending=[False, True])
+    rows = [
+        {
+            "setting": setting_name(row["skip_positions"], row["fit_bias"]),
+            "metric": METRIC_NAMES[metric],
+            "part": part,
+            "r2": row[metric],
+            "low": row[f"{metric}_low"],
+            "high": row[f"{metric}_high"],
+            "n_tokens": row["n_tokens"],
+        }
+        for row in ordered.to_dicts()
+        for metric, part in METRIC_PARTS.items()
+    ]
+    return pl.DataFrame(rows)
+
+
+def variants_chart(variants: pl.DataFrame, shown: str) -> alt.LayerChart:
+    """A row a setting, a dot a metric, with its interval.
+
+    Args:
+        variants: the table of a `Summary`.
+        shown: `setting_name` of the setting whose numbers the page shows.
+    """
+    table = variants_table(variants).with_columns(shown=pl.col("setting") == shown)
+    order = table["setting"].unique(maintain_order=True).to_list()
+    lows = table["low"].fill_nan(None).min()
+    start = min(0.0, float(lows) if lows is not None else 0.0)  # type: ignore[arg-type]
+    y = alt.Y("setting:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, domain=False))
+    x = alt.X("r2:Q", title="held-out R²", scale=alt.Scale(domainMin=start, nice=True))
+    base = alt.Chart(table).encode(y=y, color=part_colour())
+    tooltip = ["setting:N", "metric:N", alt.Tooltip("r2:Q", format=".4f", title="R²"),
+               alt.Tooltip("low:Q", format=".4f"), alt.Tooltip("high:Q", format=".4f"),
+               alt.Tooltip("n_tokens:Q", format=",d", title="tokens")]  # fmt: skip
+    dots = base.mark_point(filled=True, opacity=1).encode(
+        x=x, size=alt.condition("datum.shown", alt.value(130), alt.value(45)), tooltip=tooltip
+    )
+    heads = table.filter(pl.col("setting") == order[0])
+    row = alt.Chart(pl.DataFrame({"setting": [shown]})).mark_bar(color=NEUTRAL, opacity=0.13, height=ROW - 4)
+    return alt.layer(
+        row.encode(y=y),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title="held-out R²"), x2="high:Q"),
+        dots,
+        alt.Chart(heads).mark_text(dy=-15, fontWeight="bold", clip=False)
+        .encode(x="r2:Q", y=y, text="metric:N", color=part_colour()),
+    ).properties(height=ROW * len(order) + 24)  # fmt: skip

@@ -1,0 +1,41 @@
+"""The words that the pages use, each in a sentence or two, as popovers and as help on a card."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+TERMS: dict[str, str] = {
+    "SAE": "A sparse autoencoder rewrites an activation $x$ as a sum of a few learned features out of many: "
+    "$\\mathrm{Sae}(x)$. The number of features it can choose from is its *width* (its latents).",
+    "dark matter": "What an SAE misses: the error $e(x) = x - \\mathrm{Sae}(x)$. Named after the part of the universe that "
+    "is known only by what is missing.",
+    "FVU": "Fraction of variance unexplained: "
+    "$\\sum |x - \\mathrm{Sae}(x)|^2 \\,/\\, \\sum |x - \\bar x|^2$, pooled over tokens and dimensions. "
+    "0 is a perfect reconstruction, 1 is no better than the mean.",
+    "linear error": "The part of the error that a linear map of $x$ predicts, on contexts that the map was not fitted on.",
+    "nonlinear error": "The rest of the error: what no linear map of $x$ predicts.",
+    "nonlinear FVU": "The FVU that remains when the linear error is added back to the reconstruction: "
+    "$\\sum |e - \\hat e|^2 \\,/\\, \\sum |x - \\bar x|^2$.",
+    "L0": "How many features the SAE uses for a token, on average. Fewer is sparser.",
+    "R²": "Share of the variance of a quantity that a prediction explains, on held-out contexts. 1 is perfect, 0 is no better "
+    "than the mean, below 0 is worse.",
+    "pooled, mean over dimensions": "Two ways to make one R² of a vector. *Pooled* adds up the squares of all dimensions first, "
+    "so dimensions with more error count for more. *Mean over dimensions* counts every dimension the same; it is what the "
+    "paper reports.",
+    "held out by context": "The contexts (texts) are cut into folds. Each fold's tokens are predicted by a map fitted on the "
+    "other folds only, so no text is on both sides.",
+    "interval": "95 % interval from a bootstrap over contexts: how much the number would move with other texts of the same "
+    "kind. Two SAEs are compared on the same draws of contexts.",
+    "ridge": "A penalty on the size of the linear map. 0 is plain least squares.",
+    "attention sink": "A position, usually the first, to which attention heads go when they have nothing to look at. Its "
+    "activations are very unlike the others.",
+}
+
+
+def glossary(*terms: str) -> None:
+    """One quiet row of terms, each opening its explanation."""
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.caption("Words used here", width="content")
+        for term in terms:
+            with st.popover(term, type="tertiary"):
+                st.markdown(f"**{term}**  \n{TERMS[term]}")

@@ -1,0 +1,55 @@
+"""Cached reads of finished results: the only way in which pages reach the store.
+
+A page needs one read for the study's records and one for the chosen SAE. Both are kept in memory: records for as long as
+`FRESH_SECONDS`, so that a sweep that has just ended shows up; summaries by their content key, for good. Results are frozen
+objects over immutable polars tables, so they are shared between sessions and never copied.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from dmcore.errors import StoreError
+
+if TYPE_CHECKING:
+    from dmcore.results import Summary
+    from dmcore.store.published import Published
+
+FRESH_SECONDS = 20
+"""How long a study's records are shown before they are read again."""
+
+
+@st.cache_resource(ttl=FRESH_SECONDS, show_spinner=False)
+def studies() -> dict[str, str]:
+    """Title of every study that has results, by its name; raises `StoreError` with the remedy where there is none."""
+    from dmcore.store.published import list_studies
+
+    found = list_studies()
+    if not found:
+        raise StoreError("Nothing has been computed yet: run `python -m dmcore sweep demo`, then reload this page.")
+    return found
+
+
+@st.cache_resource(ttl=FRESH_SECONDS, max_entries=16, show_spinner="Reading the study's results")
+def published(study_id: str) -> Published:
+    """The finished results of a study; raises `StoreError` with the remedy where there are none."""
+    from dmcore.store.published import open_published
+
+    found = open_published(study_id)
+    if not len(found.records):
+        raise StoreError(f"The study {study_id} has no result yet: run `python -m dmcore sweep` on its file.")
+    return found
+
+
+@st.cache_resource(max_entries=256, show_spinner="Reading this SAE's results")
+def summary(study_id: str, summary_key: str) -> Summary:
+    """Everything that pages show of one SAE."""
+    return published(study_id).summary(summary_key)
+
+
+def forget() -> None:
+    """Drop what is kept in memory, so that the next read sees the disk."""
+    for cached in (studies, published, summary):
+        cached.clear()

@@ -1,0 +1,46 @@
+"""Pieces of a page that more than one page has: cards, the standard words of a caption, the finding sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from dmcore.charts.numbers import point, span
+from dmcore.ui.glossary import TERMS
+
+
+def finding(*sentences: str) -> None:
+    """The sentences a page opens with, larger than the rest."""
+    st.markdown(f"#### {' '.join(sentence for sentence in sentences if sentence)}")
+
+
+def cards(values: Mapping[str, Any], shown: Sequence[tuple[str, str, str]]) -> None:
+    """A row of numbers with their intervals.
+
+    Args:
+        values: holds `<metric>`, `<metric>_low`, `<metric>_high`.
+        shown: label, metric and glossary term of each card.
+    """
+    for column, (label, metric, term) in zip(st.columns(len(shown)), shown, strict=True):
+        triple = [values[f"{metric}{end}"] for end in ("", "_low", "_high")]
+        interval = span(*triple[1:])
+        column.metric(
+            label,
+            point(*triple),
+            delta=interval or None,
+            delta_color="off",
+            delta_arrow="off",
+            delta_description="95 %" if interval else None,
+            help=TERMS[term],
+            border=True,
+        )
+
+
+def sample_words(record: Mapping[str, Any]) -> str:
+    """n and split, as every caption ends: `n = 72,000 tokens in 300 contexts; 5 folds of whole contexts.`"""
+    return (
+        f"n = {record['n_tokens']:,} tokens in {record['n_contexts']:,} contexts, the first {record['skip_positions']} "
+        f"positions of each skipped; held out over {record['n_folds']} folds of whole contexts."
+    )

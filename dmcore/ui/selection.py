@@ -1,0 +1,172 @@
+"""The sidebar: which SAE is shown, the same on every page, kept in the URL.
+
+1. `pull`: the view is kept in the session. A new link in the address bar (a shared one, or the browser's back button)
+   overrides it, unless this run was caused by one of the controls, whose address is about to follow.
+2. `_draw_controls`: each control offers what exists at the choices before it (`grid.py`); a wish that does not exist snaps to
+   the nearest that does, with a notice.
+3. `push`: the address is made to say what is shown. Streamlit clears it on a change of page; this puts it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from dmcore.charts.numbers import compact
+from dmcore.ui import reads
+from dmcore.ui.grid import Choice, choose_nearest
+from dmcore.ui.link import SHARED, full_link, read_study, read_wish, write_params
+from dmcore.ui.words import FIELD_NAMES, architecture_name, distinct, listed, stream_name
+
+_VIEW = "view"
+_PUSHED = "view.pushed"
+_TOUCHED = "view.touched"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What every page starts from."""
+
+    study_id: str
+    published: Any
+    """The study's `Published` results."""
+    record: dict[str, Any]
+    """The chosen SAE's row of `RECORD`."""
+
+    @property
+    def summary(self) -> Any:
+        """The chosen SAE's `Summary`."""
+        return reads.summary(self.study_id, self.record["summary_key"])
+
+    def summary_of(self, record: dict[str, Any]) -> Any:
+        """The `Summary` of another SAE of the study."""
+        return reads.summary(self.study_id, record["summary_key"])
+
+
+def _view() -> dict[str, str]:
+    return st.session_state.setdefault(_VIEW, {})
+
+
+def _touch(field: str, widget: str, values: dict[str, str]) -> None:
+    chosen = st.session_state.get(widget)
+    if chosen in values:
+        _view()[field] = values[chosen]
+        st.session_state[_TOUCHED] = True
+
+
+def select(study_id: str, record: dict[str, Any]) -> None:
+    """Choose an SAE from a page, as a control would; for use in a widget's callback."""
+    _view().update(write_params(study_id, record))
+    st.session_state[_TOUCHED] = True
+
+
+def pull(own: Sequence[str]) -> bool:
+    """Take the address bar's wishes into the view; True if it had any that were not ours. `own`: the page's parameters."""
+    asked = {k: v for k, v in st.query_params.to_dict().items() if k in (*SHARED, *own)}
+    touched = st.session_state.pop(_TOUCHED, False)
+    if touched or not asked or asked == st.session_state.get(_PUSHED):
+        return False
+    _view().update(asked)
+    return True
+
+
+def choose(own: Sequence[str]) -> Selection:
+    """Draw the sidebar's controls and return what they chose."""
+    linked = pull(own)
+    view = _view()
+    studies = reads.studies()
+    study_id, study_known = read_study(view, studies)
+    view["study"] = study_id
+    with st.sidebar:
+        _control("study", "Study", list(studies), _unique(studies), study_id, kind=st.selectbox)
+        results = reads.published(study_id)
+        wish, unreadable = read_wish(view)
+        choice = choose_nearest(results.records, wish)
+        _draw_controls(choice)
+        missed = [*([] if study_known else ["study"]), *unreadable, *choice.snapped]
+        _notice(missed, linked)
+    view |= write_params(study_id, choice.record)
+    return Selection(study_id, results, choice.record)
+
+
+def option(field: str, label: str, values: Sequence[str], texts: Sequence[str], default: str, **widget: Any) -> str:
+    """A page's own choice, drawn where it is called and kept in the link like the sidebar's; returns one of `values`."""
+    view = _view()
+    asked = view.get(field, default)
+    chosen = asked if asked in values else default
+    if asked != chosen:
+        st.caption(f":material/info: The {FIELD_NAMES[field]} asked for is not in this study; showing its own.")
+    view[field] = chosen
+    _control(field, label, list(values), list(texts), chosen, kind=widget.pop("kind", st.radio), **widget)
+    return chosen
+
+
+def push(own: Sequence[str]) -> None:
+    """Make the address say what is shown, and offer it as a link to copy."""
+    view = _view()
+    params = {key: view[key] for key in (*SHARED, *own) if key in view}
+    foreign = {k: v for k, v in st.query_params.to_dict().items() if k not in params}
+    if {**foreign, **params} != st.query_params.to_dict():
+        st.query_params.from_dict({**foreign, **params})
+    st.session_state[_PUSHED] = params
+    with st.sidebar:
+        st.caption("Link to this view")
+        st.code(full_link(st.context.url or "", params), language=None, wrap_lines=True)
+
+
+def _draw_controls(choice: Choice) -> None:
+    record = choice.record
+    _control("stream", "Stream", list(choice.streams), [stream_name(s) for s in choice.streams], record["stream"],
+             kind=st.segmented_control, width="stretch")  # fmt: skip
+    layers = [str(layer) for layer in choice.layers]
+    _control("layer", "Layer", layers, layers, str(record["layer"]))
+    widths = [str(width) for width in choice.widths]
+    _control("width", "Width (latents)", widths, [compact(w) for w in choice.widths], str(record["d_sae"]))
+    l0s = distinct(step.l0 for step in choice.steps)
+    values = [f"{step.l0:.6g}" for step in choice.steps]
+    _control("l0", "L0 (active latents per token)", values, l0s, values[choice.step])
+    names = [architecture_name(label) for label in choice.archs]
+    _control("arch", "Architecture", list(choice.archs), names, record["label"], kind=st.selectbox)
+    st.caption("Showing this SAE")
+    st.code(record["sae"], language=None, wrap_lines=True)
+
+
+def _control(
+    field: str,
+    label: str,
+    values: list[str],
+    texts: list[str],
+    chosen: str,
+    *,
+    kind: Any = st.select_slider,
+    **more: Any,
+) -> None:
+    """A widget over `texts`, or plain text where there is nothing to choose."""
+    if len(values) == 1:
+        st.markdown(f"{label}: **{texts[0]}**")
+        return
+    widget = f"control.{field}"
+    shown = texts[values.index(chosen)]
+    if st.session_state.get(widget) != shown:
+        st.session_state[widget] = shown
+    if kind is st.segmented_control:
+        more["required"] = True
+    by_text = dict(zip(texts, values, strict=True))
+    kind(label, texts, key=widget, on_change=_touch, args=(field, widget, by_text), **more)
+
+
+def _unique(titles: Mapping[str, str]) -> list[str]:
+    """Titles, with the study's name where two are the same."""
+    return [t if list(titles.values()).count(t) == 1 else f"{t} ({name})" for name, t in titles.items()]
+
+
+def _notice(missed: list[str], linked: bool) -> None:
+    if not missed:
+        return
+    names = listed(FIELD_NAMES[field] for field in dict.fromkeys(missed))
+    where = "in the link" if linked else "chosen before"
+    verb = "is" if len(set(missed)) == 1 else "are"
+    st.caption(f":material/info: The {names} {where} {verb} not available here; showing the nearest.")

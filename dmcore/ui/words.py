@@ -1,0 +1,76 @@
+"""How the pages name things: streams, controls, predictors, widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dmcore.charts.numbers import compact
+
+STREAM_NAMES = {"residual": "Residual", "mlp": "MLP", "attention": "Attention"}
+
+STREAM_PHRASES = {
+    "residual": "the residual stream after layer {layer}",
+    "mlp": "the MLP output of layer {layer}",
+    "attention": "the attention output of layer {layer}",
+}
+
+FIELD_NAMES = {
+    "study": "study",
+    "stream": "stream",
+    "layer": "layer",
+    "width": "width",
+    "l0": "L0",
+    "arch": "architecture",
+    "skip": "number of skipped positions",
+    "bias": "bias setting",
+}
+"""Controls and link parameters, as a sentence says them."""
+
+ARCHITECTURE_NAMES = {
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "standard": "Standard (L1)",
+    "jumprelu": "JumpReLU",
+    "gated": "Gated",
+    "matryoshka": "Matryoshka",
+    "matching_pursuit": "Matching pursuit",
+}
+
+
+def stream_name(stream: str) -> str:
+    return STREAM_NAMES.get(stream, stream)
+
+
+def architecture_name(label: str) -> str:
+    return ARCHITECTURE_NAMES.get(label, label)
+
+
+def site_phrase(record: Mapping[str, Any]) -> str:
+    """`the residual stream after layer 2`."""
+    return STREAM_PHRASES.get(record["stream"], "{stream}, layer {layer}").format(**record)
+
+
+def sae_phrase(record: Mapping[str, Any]) -> str:
+    """`TopK, 1,024 latents, L0 16`."""
+    return f"{architecture_name(record['label'])}, {compact(record['d_sae'])} latents, L0 {l0_text(record['l0'])}"
+
+
+def l0_text(l0: float) -> str:
+    """`16`, `4.2`."""
+    return f"{l0:.0f}" if l0 >= 9.95 or abs(l0 - round(l0)) < 0.05 else f"{l0:.1f}"
+
+
+def distinct(values: Iterable[float]) -> list[str]:
+    """L0s as texts that differ from each other, with no more digits than that takes."""
+    values = list(values)
+    for texts in ([l0_text(v) for v in values], [f"{v:.4g}" for v in values], [f"{v:.6g}" for v in values]):
+        if len(set(texts)) == len(texts):
+            return texts
+    return [f"{value:.4g} ({k})" for k, value in enumerate(values, 1)]
+
+
+def listed(items: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    items = list(items)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -1,0 +1,182 @@
+"""Overview: how much of an activation an SAE misses, how much of that is linear, and what a wider one leaves."""
+
+from __future__ import annotations
+
+import polars as pl
+import streamlit as st
+
+from dmcore.charts.budget import budget_chart, budget_table
+from dmcore.charts.numbers import number, percent, times
+from dmcore.charts.schematic import schematic_chart
+from dmcore.estimate import Estimate
+from dmcore.ui.figure import Figure, draw
+from dmcore.ui.glossary import glossary
+from dmcore.ui.grid import over_widths
+from dmcore.ui.page import page
+from dmcore.ui.paired import paired_ratio
+from dmcore.ui.paper_claims import CLAIMS, MARKS, SUBJECTS
+from dmcore.ui.sae_table import draw_sae_table
+from dmcore.ui.sections import cards, finding, sample_words
+from dmcore.ui.selection import Selection
+from dmcore.ui.words import architecture_name, l0_text, site_phrase
+
+
+def width_ratio(selection: Selection, rows: pl.DataFrame) -> Estimate:
+    """Nonlinear FVU of the widest SAE over that of the narrowest."""
+    widest, narrowest = (selection.summary_of(rows.row(k, named=True)) for k in (-1, 0))
+    return paired_ratio(widest, narrowest, "fvu_nonlinear")
+
+
+def width_sentence(selection: Selection, rows: pl.DataFrame) -> str:
+    """What width does to the nonlinear error, seen from the chosen SAE."""
+    record = selection.record
+    if rows.height == 1:
+        return "This study has one width here, so what a wider dictionary would leave is not known yet."
+    narrowest, widest = rows.row(0, named=True), rows.row(-1, named=True)
+    if record["label"] != widest["label"]:
+        ratio = width_ratio(selection, rows)
+        return (
+            f"Among the {architecture_name(widest['label'])} SAEs here, {times(widest['d_sae'] / narrowest['d_sae'])} "
+            f"the width leaves {percent(ratio, ratio.low, ratio.high)} of the nonlinear error."
+        )
+    if record["d_sae"] < widest["d_sae"]:
+        ratio = paired_ratio(selection.summary_of(widest), selection.summary, "fvu_nonlinear")
+        factor = times(widest["d_sae"] / record["d_sae"])
+        return f"A dictionary {factor} wider leaves {percent(ratio, ratio.low, ratio.high)} of the nonlinear error."
+    ratio = paired_ratio(selection.summary, selection.summary_of(narrowest), "fvu_nonlinear")
+    factor = times(record["d_sae"] / narrowest["d_sae"])
+    return (
+        f"It is {factor} wider than the narrowest dictionary here, and leaves "
+        f"{percent(ratio, ratio.low, ratio.high)} of that one's nonlinear error."
+    )
+
+
+def draw_findings(selection: Selection, rows: pl.DataFrame) -> None:
+    record = selection.record
+    linear = percent(record["r2_error"], record["r2_error_low"], record["r2_error_high"])
+    finding(f"{linear} of this SAE's error is linear in x.", width_sentence(selection, rows))
+
+
+def draw_explanation(selection: Selection) -> None:
+    record = selection.record
+    words, picture = st.columns([2, 3], gap="large", vertical_alignment="center")
+    words.markdown(
+        "A sparse autoencoder (SAE) rewrites a language model's activation *x* as a sparse sum of features, *Sae(x)*. "
+        "What it misses, *x − Sae(x)*, is its **dark matter**. Part of that error is predictable by a linear map of *x*, "
+        "and part is not: the nonlinear part is what wider dictionaries have trouble removing."
+    )
+    with picture:
+        chart = schematic_chart(record["fvu"], record["fvu_nonlinear"])
+        st.altair_chart(chart, width="stretch", key="chart.schematic")
+        st.caption("The selected SAE, drawn to scale. All shares are of the activation's variance.")
+
+
+def budget_caption(selection: Selection, rows: pl.DataFrame) -> str:
+    record = selection.record
+    label = rows["label"][0]
+    parts = [
+        f"{architecture_name(label)} SAEs on {site_phrase(record)}, at the measured L0 nearest to {l0_text(record['l0'])}."
+    ]
+    off = rows.filter(((pl.col("l0") / record["l0"]).log().abs()) > 0.1)
+    if len(off):
+        there = ", ".join(f"{row['d_sae']:,} latents: L0 {l0_text(row['l0'])}" for row in off.to_dicts())
+        parts.append(f"Nearest L0 where it differs: {there}.")
+    if label != record["label"]:
+        parts.append(f"The diamonds are the selected {architecture_name(record['label'])} SAE.")
+    parts.append(
+        "Height of both areas: FVU = Σ|x − Sae(x)|² / Σ|x − mean x|². Lower area: the same with the linear error"
+    )
+    parts.append(f"added back to Sae(x). Bars: 95 % intervals over contexts. {sample_words(record)}")
+    return " ".join(parts)
+
+
+def draw_budget(selection: Selection, rows: pl.DataFrame) -> None:
+    draw(
+        Figure(
+            question="How much of the error does a wider dictionary remove, and which part?",
+            chart=budget_chart(rows, selection.record),
+            caption=budget_caption(selection, rows),
+            data=budget_table(rows),
+            name="error_budget",
+        )
+    )
+    if rows.height == 1:
+        st.caption(
+            ":material/info: This study has no other width here. Add SAEs of other widths to the study, and sweep it again."
+        )
+
+
+def draw_paper(selection: Selection, rows: pl.DataFrame) -> None:
+    record = selection.record
+    ours = {
+        metric: number(record[metric], record[f"{metric}_low"], record[f"{metric}_high"])
+        for metric in ("r2_error_mean_dims", "r2_error_norm_sq")
+    }
+    if rows.height > 1:
+        ratio = width_ratio(selection, rows)
+        low, high = rows["d_sae"][0], rows["d_sae"][-1]
+        ours["fvu_nonlinear_ratio"] = f"{number(ratio, ratio.low, ratio.high)} times, from {low:,} to {high:,} latents"
+    else:
+        ours["fvu_nonlinear_ratio"] = "one width only"
+    st.subheader("What does the paper say, and what does this study say?", anchor=False)
+    lines = ["| | The paper says | This SAE says |", "|---|---|---|"]
+    lines += [f"| {claim.quantity} | {claim.says} | **{ours[claim.metric]}** |" for claim in CLAIMS]
+    st.markdown("\n".join(lines))
+    marks = "; ".join(f"[{mark}] {meaning}" for mark, meaning in MARKS.items() if mark in _marks_used())
+    st.caption(
+        f"How we know the paper's values: {marks}. Its subjects are {SUBJECTS}; ours is {selection.published.model}."
+    )
+
+
+def _marks_used() -> str:
+    return SUBJECTS + "".join(claim.says for claim in CLAIMS)
+
+
+def draw_methods(selection: Selection) -> None:
+    record = selection.record
+    with st.expander("Methods and caveats", icon=":material/science:"):
+        st.markdown(
+            f"""
+- **Split.** The linear error is a least-squares prediction of x − Sae(x) from x (ridge {record["ridge"]:g},
+  {"with" if record["fit_bias"] else "without"} bias). {sample_words(record)} The nonlinear error is
+  the rest, so the two parts add up to the error of every token.
+- **Intervals** are 95 %, from a bootstrap over contexts; ratios of two SAEs use the same draws for both. They say how the
+  numbers vary with the text, not with the training of the SAE.
+- **Linear error is not one thing.** It holds features that the dictionary lacks, and undone shrinkage: predicting the error by
+  one number times x has R² {number(record["shrinkage"])} here. The nonlinear error still holds whatever better encoding would
+  recover.
+- **L0** is measured on the same tokens, and SAEs are compared at the nearest L0 that exists, which is not always the same.
+- **Results** computed {record["computed"][:16].replace("T", " ")} UTC, seed {record["seed"]}. This page
+  reads them; it runs no model.
+"""
+        )
+
+
+def main() -> None:
+    with page("What does a sparse autoencoder miss?") as selection:
+        if selection is None:
+            return
+        rows = over_widths(selection.published.records, selection.record)
+        draw_findings(selection, rows)
+        draw_explanation(selection)
+        glossary(
+            "SAE", "dark matter", "FVU", "nonlinear FVU", "linear error", "L0", "R²", "held out by context", "interval"
+        )
+        draw_budget(selection, rows)
+        cards(
+            selection.record,
+            [
+                ("FVU", "fvu", "FVU"),
+                ("Nonlinear FVU", "fvu_nonlinear", "nonlinear FVU"),
+                ("R² of vector, pooled", "r2_error", "pooled, mean over dimensions"),
+                ("R² of squared norm", "r2_error_norm_sq", "R²"),
+            ],
+        )
+        draw_paper(selection, rows)
+        st.subheader("Which SAEs does this study have?", anchor=False)
+        draw_sae_table(selection)
+        st.caption("Click on a row to show that SAE, on a column's name to sort.")
+        draw_methods(selection)
+
+
+main()
