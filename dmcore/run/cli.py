@@ -202,23 +202,22 @@ def _cache_rm(arguments: argparse.Namespace) -> int:
     import shutil
 
     store = Store()
-    freed, count = 0, 0
+    entries = [entry for entry in store.entries() if isinstance(entry, Entry)]
+    chosen: dict[Path, Entry] = {}
     for what in arguments.what:
-        if what == "damaged":
-            shutil.rmtree(store.root / "damaged", ignore_errors=True)
-            continue
-        found = [
-            e for e in store.entries() if isinstance(e, Entry) and (e.manifest.stage == what or e.key.startswith(what))
-        ]
-        if not found:
-            raise StoreError(f"No entry has the stage or key {what!r}: `python -m dmcore cache ls` lists them.")
-        for entry in found:
-            freed += entry.manifest.size
-            count += 1
-            store.remove(entry)
-    say(
-        json.dumps({"removed": count, "bytes": freed})
-        if arguments.json
-        else f"{count} entries removed, {freed / 2**20:.1f} MiB freed."
-    )
+        found = [e for e in entries if e.manifest.stage == what or e.key.startswith(what)]
+        if not found and what != "damaged":
+            raise StoreError(
+                f"No entry has the stage or key {what!r}, so nothing was deleted: `python -m dmcore cache ls` lists them."
+            )
+        chosen |= {entry.path: entry for entry in found}
+    for entry in chosen.values():
+        store.remove(entry)
+    if "damaged" in arguments.what:
+        shutil.rmtree(store.root / "damaged", ignore_errors=True)
+    freed = sum(entry.manifest.size for entry in chosen.values())
+    if arguments.json:
+        say(json.dumps({"removed": len(chosen), "bytes": freed}))
+    else:
+        say(f"{len(chosen)} entries removed, {freed / 2**20:.1f} MiB freed.")
     return 0
