@@ -7,7 +7,7 @@ import streamlit as st
 
 from dmcore.charts.budget import budget_chart, budget_table
 from dmcore.charts.numbers import number, percent, times
-from dmcore.charts.schematic import schematic_chart
+from dmcore.charts.schematic import schematic_chart, schematic_table
 from dmcore.estimate import Estimate
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.glossary import glossary
@@ -66,9 +66,16 @@ def draw_explanation(selection: Selection) -> None:
         "and part is not: the nonlinear part is what wider dictionaries have trouble removing."
     )
     with picture:
-        chart = schematic_chart(record["fvu"], record["fvu_nonlinear"])
-        st.altair_chart(chart, width="stretch", key="chart.schematic")
-        st.caption("The selected SAE, drawn to scale. All shares are of the activation's variance.")
+        draw(
+            Figure(
+                name="dark_matter",
+                key=(record["summary_key"],),
+                question="",
+                caption="The selected SAE, drawn to scale. All shares are of the activation's variance.",
+                chart=lambda: schematic_chart(record["fvu"], record["fvu_nonlinear"]),
+                data=lambda: schematic_table(record["fvu"], record["fvu_nonlinear"]),
+            )
+        )
 
 
 def budget_caption(selection: Selection, rows: pl.DataFrame) -> str:
@@ -93,11 +100,12 @@ def budget_caption(selection: Selection, rows: pl.DataFrame) -> str:
 def draw_budget(selection: Selection, rows: pl.DataFrame) -> None:
     draw(
         Figure(
-            question="How much of the error does a wider dictionary remove, and which part?",
-            chart=budget_chart(rows, selection.record),
-            caption=budget_caption(selection, rows),
-            data=budget_table(rows),
             name="error_budget",
+            key=(selection.record["summary_key"], *rows["summary_key"]),
+            question="How much of the error does a wider dictionary remove, and which part?",
+            caption=budget_caption(selection, rows),
+            chart=lambda: budget_chart(rows, selection.record),
+            data=lambda: budget_table(rows),
         )
     )
     if rows.height == 1:

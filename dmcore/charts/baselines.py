@@ -53,13 +53,15 @@ def baselines_chart(baselines: pl.DataFrame) -> alt.LayerChart:
         look = {} if x_row else {"color": NEUTRAL}
         dash = {} if x_row else {"strokeDash": [4, 3]}
         drawn = [
-            base.mark_rule(strokeWidth=2.5, **look).encode(x=alt.X("r2_low:Q", title=title), x2="r2_high:Q", y=y),
+            base.mark_rule(strokeWidth=2.5, **look).encode(
+                x=alt.X("r2_low:Q", title=title), x2=alt.X2("r2_high:Q"), y=y
+            ),
             base.mark_rule(strokeWidth=1, opacity=0.55, **dash, **look).encode(
-                x=alt.X("zero:Q", title=title), x2="r2:Q", y=y
+                x=alt.X("zero:Q", title=title), x2=alt.X2("r2:Q"), y=y
             ),
             base.mark_point(filled=True, size=90, opacity=1, **look).encode(x=x, y=y, tooltip=tooltip),
             base.mark_text(align="left", dx=14, fontWeight="bold", **look).encode(
-                x=alt.X("r2_high:Q", title=title), y=y, text="text:N"
+                x=alt.X("r2_high:Q", title=title), y=y, text=alt.Text("text:N")
             ),
         ]
         return [mark.encode(color=part_colour()) for mark in drawn] if x_row else drawn
@@ -82,7 +84,7 @@ def baselines_by_layer_chart(table: pl.DataFrame) -> alt.LayerChart:
     x = alt.X("layer:Q", title="layer", scale=alt.Scale(domain=[layers[0], last + 0.42 * (last - layers[0] or 1)], nice=False),
               axis=alt.Axis(values=layers, format="d", grid=False))  # fmt: skip
     y = alt.Y("r2:Q", title="held-out R² of |e|²", scale=alt.Scale(domain=[low, high], clamp=True))
-    tooltip = [alt.Tooltip("name:N", title="predictor"), "layer:O", alt.Tooltip("r2:Q", format=".3f")]
+    tooltip = [alt.Tooltip("name:N", title="predictor"), alt.Tooltip("layer:O"), alt.Tooltip("r2:Q", format=".3f")]
     ends = table.filter(pl.col("layer") == last)
     ends = ends.with_columns(r2=pl.Series(spread(ends["r2"].to_list(), (high - low) * 17 / LAYERS_HEIGHT)))
 
@@ -90,14 +92,14 @@ def baselines_by_layer_chart(table: pl.DataFrame) -> alt.LayerChart:
         keep = pl.col("is_x") if of_x else ~pl.col("is_x")
         look = {} if of_x else {"color": NEUTRAL}
         dash = {"strokeWidth": 2.5} if of_x else {"strokeDash": [4, 3], "strokeWidth": 1.5}
-        lines = alt.Chart(table.filter(keep)).encode(x=x, y=y, detail="name:N", tooltip=tooltip)
+        lines = alt.Chart(table.filter(keep)).encode(x=x, y=y, detail=alt.Detail("name:N"), tooltip=tooltip)
         text = alt.Chart(ends.filter(keep)).mark_text(
             align="left", dx=9, fontWeight="bold" if of_x else "normal", **look
         )
         drawn = [
             lines.mark_line(**dash, **look),
             lines.mark_point(filled=True, size=40, opacity=1, **look),
-            text.encode(x="layer:Q", y="r2:Q", text="name:N"),
+            text.encode(x=alt.X("layer:Q"), y=alt.Y("r2:Q"), text=alt.Text("name:N")),
         ]
         return [mark.encode(color=part_colour()) for mark in drawn] if of_x else drawn
 

@@ -51,7 +51,7 @@ def budget_chart(records: pl.DataFrame, selected: dict[str, Any]) -> alt.LayerCh
     x = x.axis(log2_axis("dictionary width (latents, log scale)", widths))
     top = max(records["fvu_high"].fill_nan(None).max() or 0, records["fvu"].max() or 0, selected["fvu"]) * 1.12
     y = alt.Y("y_low:Q", title=_Y_TITLE, scale=alt.Scale(domain=[0, top]), axis=alt.Axis(tickCount=6))
-    base = alt.Chart(table).encode(x=x, y=y, y2="y_high:Q", color=part_colour())
+    base = alt.Chart(table).encode(x=x, y=y, y2=alt.Y2("y_high:Q"), color=part_colour())
     areas = base.mark_bar(size=90, opacity=0.92) if lone else base.mark_area(opacity=0.92, line=False)
     layers = [areas, *_boundaries(records, x), *_area_labels(records), *_marker(selected, top)]
     return alt.layer(*layers).properties(height=HEIGHT)
@@ -81,9 +81,9 @@ def _boundaries(records: pl.DataFrame, x: alt.X) -> list[alt.Chart]:
     ]
     marks: list[alt.Chart] = []
     for metric in ("fvu", "fvu_nonlinear"):
-        marks.append(base.mark_line(strokeWidth=1.5).encode(y=f"{metric}:Q"))
-        marks.append(base.mark_rule(strokeWidth=2).encode(y=f"{metric}_low:Q", y2=f"{metric}_high:Q"))
-        marks.append(base.mark_point(filled=True, size=40, opacity=1).encode(y=f"{metric}:Q", tooltip=tooltip))
+        marks.append(base.mark_line(strokeWidth=1.5).encode(y=alt.Y(f"{metric}:Q")))
+        marks.append(base.mark_rule(strokeWidth=2).encode(y=alt.Y(f"{metric}_low:Q"), y2=alt.Y2(f"{metric}_high:Q")))
+        marks.append(base.mark_point(filled=True, size=40, opacity=1).encode(y=alt.Y(f"{metric}:Q"), tooltip=tooltip))
     return marks
 
 
@@ -104,7 +104,7 @@ def _area_labels(records: pl.DataFrame) -> list[alt.Chart]:
         }
     )
     label = alt.Chart(places).mark_text(color="white", fontSize=14, fontWeight="bold")
-    return [label.encode(x="d_sae:Q", y="y:Q", text="text:N")]
+    return [label.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("text:N"))]
 
 
 def _marker(selected: dict[str, Any], top: float) -> list[alt.Chart]:
@@ -119,15 +119,17 @@ def _marker(selected: dict[str, Any], top: float) -> list[alt.Chart]:
         }
         for metric, name in (("fvu", "total"), ("fvu_nonlinear", "nonlinear"))
     ]
-    base = alt.Chart(as_part(pl.DataFrame(rows), TOTAL)).encode(x="d_sae:Q")
-    rule = base.mark_rule(color=NEUTRAL, strokeDash=[2, 3]).encode(y="zero:Q", y2="top:Q")
+    base = alt.Chart(as_part(pl.DataFrame(rows), TOTAL)).encode(x=alt.X("d_sae:Q"))
+    rule = base.mark_rule(color=NEUTRAL, strokeDash=[2, 3]).encode(y=alt.Y("zero:Q"), y2=alt.Y2("top:Q"))
     dots = base.mark_point(filled=True, size=130, shape="diamond", opacity=1, stroke="white", strokeWidth=1.5)
     text = base.mark_text(align="left", dx=10, dy=-11, fontWeight="bold", fontSize=13)
     return [
         rule,
-        dots.encode(y="y:Q", color=part_colour()),
-        text.transform_filter(f"datum.y == {selected['fvu']!r}").encode(y="y:Q", text="text:N", color=part_colour()),
+        dots.encode(y=alt.Y("y:Q"), color=part_colour()),
+        text.transform_filter(f"datum.y == {selected['fvu']!r}").encode(
+            y=alt.Y("y:Q"), text=alt.Text("text:N"), color=part_colour()
+        ),
         text.transform_filter(f"datum.y != {selected['fvu']!r}").encode(
-            y="y:Q", text="text:N", color=alt.value("white")
+            y=alt.Y("y:Q"), text=alt.Text("text:N"), color=alt.value("white")
         ),
     ]

@@ -67,9 +67,9 @@ def density_chart(density: pl.DataFrame, panel: str) -> alt.LayerChart:
         .mark_rect()
         .encode(
             x=alt.X("predicted_low:Q", title=look.x_title, scale=scale, axis=alt.Axis(**axis)),
-            x2="predicted_high:Q",
+            x2=alt.X2("predicted_high:Q"),
             y=alt.Y("actual_low:Q", title=look.y_title, scale=scale, axis=alt.Axis(**axis)),
-            y2="actual_high:Q",
+            y2=alt.Y2("actual_high:Q"),
             color=alt.Color(
                 "count:Q",
                 scale=alt.Scale(type="log"),
@@ -79,14 +79,16 @@ def density_chart(density: pl.DataFrame, panel: str) -> alt.LayerChart:
         )
     )  # fmt: skip
     ends = pl.DataFrame({"predicted": [low, high], "actual": [low, high], "text": ["", "perfect"]})
-    perfect = alt.Chart(ends).encode(x="predicted:Q", y="actual:Q")
+    perfect = alt.Chart(ends).encode(x=alt.X("predicted:Q"), y=alt.Y("actual:Q"))
     means = alt.Chart(as_part(mean_actual(cells, look.log10), TOTAL)).mark_line(strokeWidth=2.5)
     return (
         alt.layer(
             rects,
             perfect.mark_line(color=NEUTRAL, strokeDash=[5, 4], strokeWidth=1.5),
-            perfect.mark_text(align="right", dx=-10, dy=2, baseline="top", color=NEUTRAL).encode(text="text:N"),
-            means.encode(x="predicted:Q", y="actual:Q", color=part_colour()),
+            perfect.mark_text(align="right", dx=-10, dy=2, baseline="top", color=NEUTRAL).encode(
+                text=alt.Text("text:N")
+            ),
+            means.encode(x=alt.X("predicted:Q"), y=alt.Y("actual:Q"), color=part_colour()),
         )
         .resolve_scale(color="independent")
         .properties(height=HEIGHT)

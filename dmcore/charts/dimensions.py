@@ -56,16 +56,16 @@ def dimensions_chart(dims: pl.DataFrame, pooled: float, mean_dims: float) -> alt
     return alt.layer(
         marks,
         base.mark_rule(strokeWidth=1.5, strokeDash=[5, 4], color=NEUTRAL).encode(
-            x=alt.X("start:Q", title=_X_TITLE), x2="end:Q", y="r2:Q"
+            x=alt.X("start:Q", title=_X_TITLE), x2=alt.X2("end:Q"), y=alt.Y("r2:Q")
         ),
         base.mark_text(align="left", dx=4, fontWeight="bold", color=NEUTRAL).encode(
-            x=alt.X("end:Q", title=_X_TITLE), y=alt.Y("label_at:Q", title=_Y_TITLE), text="text:N"
+            x=alt.X("end:Q", title=_X_TITLE), y=alt.Y("label_at:Q", title=_Y_TITLE), text=alt.Text("text:N")
         ),
     ).properties(height=HEIGHT)
 
 
 def _points(table: pl.DataFrame, x: alt.X, y: alt.Y) -> alt.Chart:
-    tooltip = ["dimension:Q", alt.Tooltip("r2:Q", title="R²", format=".3f"),
+    tooltip = [alt.Tooltip("dimension:Q"), alt.Tooltip("r2:Q", title="R²", format=".3f"),
                alt.Tooltip("share:Q", title="share of error variance", format=".2%")]  # fmt: skip
     dots = alt.Chart(as_part(table, LINEAR)).mark_circle(size=38, opacity=0.65)
     return dots.encode(x=x, y=y, color=part_colour(), tooltip=tooltip)

@@ -8,9 +8,8 @@ import altair as alt
 import polars as pl
 
 from dmcore.charts.labels import spread
-from dmcore.charts.ridge import METRIC_PARTS
+from dmcore.charts.ridge import METRIC_NAMES, METRIC_PARTS
 from dmcore.charts.theme import NEUTRAL, part_colour
-from dmcore.charts.variants import METRIC_NAMES
 
 HEIGHT = 340
 
@@ -48,15 +47,18 @@ def layers_chart(records: pl.DataFrame, selected: dict[str, Any]) -> alt.LayerCh
     top = min(1.0, tops * 1.12)
     y = alt.Y("r2:Q", title="held-out R²", scale=alt.Scale(domain=[bottom, top], nice=False))
     base = alt.Chart(table).encode(x=x, color=part_colour())
-    tooltip = ["layer:O", "metric:N", "sae:N", *(alt.Tooltip(f"{c}:Q", format=".4f") for c in ("r2", "low", "high"))]
+    tooltip = [
+        *(alt.Tooltip(f) for f in ("layer:O", "metric:N", "sae:N")),
+        *(alt.Tooltip(f"{c}:Q", format=".4f") for c in ("r2", "low", "high")),
+    ]
     ends = table.filter(pl.col("layer") == last)
     ends = ends.with_columns(r2=pl.Series(spread(ends["r2"].to_list(), (top - bottom) * 18 / HEIGHT)))
     here = alt.Chart(pl.DataFrame({"layer": [selected["layer"]]}))
     return alt.layer(
         here.mark_rule(color=NEUTRAL, strokeDash=[2, 3]).encode(x=x),
         base.mark_line(strokeWidth=2.5).encode(y=y),
-        base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="held-out R²"), y2="high:Q"),
+        base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="held-out R²"), y2=alt.Y2("high:Q")),
         base.mark_point(filled=True, size=55, opacity=1).encode(y=y, tooltip=tooltip),
-        alt.Chart(ends).mark_text(align="left", dx=9, fontWeight="bold")
-        .encode(x="layer:Q", y="r2:Q", text="metric:N", color=part_colour()),
+        alt.Chart(ends).mark_text(align="left", dx=9, fontWeight="bold", fontSize=12)
+        .encode(x=alt.X("layer:Q"), y=alt.Y("r2:Q"), text=alt.Text("metric:N"), color=part_colour()),
     ).properties(height=HEIGHT)  # fmt: skip

@@ -69,19 +69,21 @@ def positions_chart(positions: pl.DataFrame, skip: int) -> alt.LayerChart:
     last = int(table["position"].max() or 1)  # type: ignore[arg-type]
     ticks = [t for t in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192) if t <= last]
     x = alt.X("position:Q", title="position in the context (log scale)",
-              scale=alt.Scale(type="symlog", domain=[0, last * 3.6], nice=False),
+              scale=alt.Scale(type="symlog", domain=[0, last * 5], nice=False),
               axis=alt.Axis(values=ticks, grid=False))  # fmt: skip
     low, high = (float(v) for v in long.select(pl.col("mean").min(), b=pl.col("mean").max()).row(0))
     y = alt.Y("mean:Q", title="mean squared norm (log scale)",
               scale=alt.Scale(type="log", domain=[low / 1.3, high * 1.3], nice=False),
               axis=alt.Axis(format="~s", values=decade_ticks(low / 1.3, high * 1.3)))  # fmt: skip
-    tooltip = [alt.Tooltip("part:N", title="of"), "position:Q", alt.Tooltip("mean:Q", format=".3s")]
+    tooltip = [alt.Tooltip("part:N", title="of"), alt.Tooltip("position:Q"), alt.Tooltip("mean:Q", format=".3s")]
     errors = alt.Chart(long.filter(pl.col("series") != "act_norm_sq"))
     acts = alt.Chart(long.filter(pl.col("series") == "act_norm_sq"))
     layers: list[alt.Chart] = []
     if skip > 0:
         band = pl.DataFrame({"start": [0], "end": [skip - 0.5], "text": ["skipped"]})
-        layers.append(alt.Chart(band).mark_rect(color=NEUTRAL, opacity=0.14).encode(x=alt.X("start:Q"), x2="end:Q"))
+        layers.append(
+            alt.Chart(band).mark_rect(color=NEUTRAL, opacity=0.14).encode(x=alt.X("start:Q"), x2=alt.X2("end:Q"))
+        )
     layers += [
         acts.mark_line(color=NEUTRAL, strokeWidth=2, point={"color": NEUTRAL, "size": 14}).encode(
             x=x, y=y, tooltip=tooltip
@@ -100,12 +102,12 @@ def _end_labels(long: pl.DataFrame, last: int) -> list[alt.Chart]:
     decades = (long["mean"].log10().max() or 1) - (long["mean"].log10().min() or 0)  # type: ignore[operator]
     moved = spread(ends["mean"].log10().to_list(), float(decades) * 16 / HEIGHT)  # type: ignore[arg-type]
     ends = ends.with_columns(mean=10.0 ** pl.Series(moved))
-    text = {"align": "left", "dx": 7, "fontWeight": "bold"}
+    text = {"align": "left", "dx": 7, "fontWeight": "bold", "fontSize": 12}
     return [
         alt.Chart(ends.filter(pl.col("series") != "act_norm_sq"))
         .mark_text(**text)
-        .encode(x="position:Q", y="mean:Q", text="part:N", color=part_colour()),
+        .encode(x=alt.X("position:Q"), y=alt.Y("mean:Q"), text=alt.Text("part:N"), color=part_colour()),
         alt.Chart(ends.filter(pl.col("series") == "act_norm_sq"))
         .mark_text(color=NEUTRAL, **text)
-        .encode(x="position:Q", y="mean:Q", text="part:N"),
+        .encode(x=alt.X("position:Q"), y=alt.Y("mean:Q"), text=alt.Text("part:N")),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, part_colour
+from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, as_part, part_colour
 
 HEIGHT = 210
 
@@ -55,18 +55,18 @@ def schematic_chart(fvu: float, fvu_nonlinear: float) -> alt.LayerChart:
     edge = float(kept["end"][0])
     wedge = pl.DataFrame({"y": [_UPPER[1], _LOWER[0]], "start": [edge, 0.0], "end": [1.0, 1.0]})
     label = {"fontSize": 14, "fontWeight": "bold"}
-    texts = {"x": _x("middle"), "y": _y("height"), "text": "text:N"}
+    texts = {"x": _x("middle"), "y": _y("height"), "text": alt.Text("text:N")}
     return alt.layer(
         alt.Chart(wedge)
         .mark_area(orient="horizontal", color=NEUTRAL, opacity=0.13)
-        .encode(x=_x("start"), x2="end:Q", y=_y("y")),
+        .encode(x=_x("start"), x2=alt.X2("end:Q"), y=_y("y")),
         alt.Chart(kept)
         .mark_rect(color=NEUTRAL, opacity=0.28)
-        .encode(x=_x("start"), x2="end:Q", y=_y("bottom"), y2="top:Q"),
+        .encode(x=_x("start"), x2=alt.X2("end:Q"), y=_y("bottom"), y2=alt.Y2("top:Q")),
         alt.Chart(errors)
         .mark_rect()
-        .encode(x=_x("start"), x2="end:Q", y=_y("bottom"), y2="top:Q", color=part_colour()),
-        alt.Chart(kept).mark_text(**label).encode(**texts),
+        .encode(x=_x("start"), x2=alt.X2("end:Q"), y=_y("bottom"), y2=alt.Y2("top:Q"), color=part_colour()),
+        alt.Chart(as_part(kept, TOTAL)).mark_text(**label).encode(**texts, color=part_colour()),
         alt.Chart(errors).mark_text(color="white", **label).encode(**texts),
         *_notes(1 - edge),
     ).properties(height=HEIGHT)
@@ -89,8 +89,8 @@ def _notes(missed: float) -> list[alt.Chart]:
         (1.0, 7.0, "right", "no linear map of x predicts it"),
     ]
     return [
-        alt.Chart(pl.DataFrame({"x": [x], "y": [y], "text": [text]}))
+        alt.Chart(as_part(pl.DataFrame({"x": [x], "y": [y], "text": [text]}), TOTAL))
         .mark_text(align=align, fontSize=13)
-        .encode(x=_x("x"), y=_y("y"), text="text:N")
+        .encode(x=_x("x"), y=_y("y"), text=alt.Text("text:N"), color=part_colour())
         for x, y, align, text in notes
     ]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from dmcore.charts.ridge import METRIC_PARTS
+from dmcore.charts.ridge import METRIC_NAMES, METRIC_PARTS
 from dmcore.charts.theme import NEUTRAL, part_colour
 
 ROW = 30
 """Height of a row, in pixels."""
-
-METRIC_NAMES = {"r2_error": "error vector (pooled)", "r2_error_norm_sq": "squared norm"}
 
 
 def setting_name(skip: int, fit_bias: bool) -> str:
@@ -52,7 +50,7 @@ def variants_chart(variants: pl.DataFrame, shown: str) -> alt.LayerChart:
     y = alt.Y("setting:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, domain=False))
     x = alt.X("r2:Q", title="held-out R²", scale=alt.Scale(domainMin=start, nice=True))
     base = alt.Chart(table).encode(y=y, color=part_colour())
-    tooltip = ["setting:N", "metric:N", alt.Tooltip("r2:Q", format=".4f", title="R²"),
+    tooltip = [alt.Tooltip("setting:N"), alt.Tooltip("metric:N"), alt.Tooltip("r2:Q", format=".4f", title="R²"),
                alt.Tooltip("low:Q", format=".4f"), alt.Tooltip("high:Q", format=".4f"),
                alt.Tooltip("n_tokens:Q", format=",d", title="tokens")]  # fmt: skip
     dots = base.mark_point(filled=True, opacity=1).encode(
@@ -62,8 +60,8 @@ def variants_chart(variants: pl.DataFrame, shown: str) -> alt.LayerChart:
     row = alt.Chart(pl.DataFrame({"setting": [shown]})).mark_bar(color=NEUTRAL, opacity=0.13, height=ROW - 4)
     return alt.layer(
         row.encode(y=y),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title="held-out R²"), x2="high:Q"),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title="held-out R²"), x2=alt.X2("high:Q")),
         dots,
         alt.Chart(heads).mark_text(dy=-15, fontWeight="bold", clip=False)
-        .encode(x="r2:Q", y=y, text="metric:N", color=part_colour()),
+        .encode(x=alt.X("r2:Q"), y=y, text=alt.Text("metric:N"), color=part_colour()),
     ).properties(height=ROW * len(order) + 24)  # fmt: skip

@@ -1,12 +1,18 @@
-"""A chart on a page: the question it answers, the chart, a caption, and a menu that downloads data and picture."""
+"""A chart on a page: the question it answers, the chart, a caption, and a menu that downloads data and picture.
+
+Charts are built once per result and kept as finished specs: results never change under their key, and building a chart
+costs more than everything else on a page together. Pictures and data files are made when they are clicked, not before.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import polars as pl
+import pyarrow as pa
 import streamlit as st
 
 from dmcore.charts import picture
@@ -16,34 +22,55 @@ from dmcore.charts import picture
 class Figure:
     """Everything that a chart is shown with."""
 
-    question: str
-    """Title: the question that the chart answers."""
-    chart: alt.TopLevelMixin
-    caption: str
-    """Formula, n and split, in plain text, so that the page and the picture can both have it."""
-    data: pl.DataFrame
-    """What the chart draws, for download."""
     name: str
     """File name of the downloads, without its ending; also the chart's key on the page."""
+    key: tuple[str, ...]
+    """What the chart is made of: keys of summaries, and choices. The same key must always mean the same chart."""
+    question: str
+    """Title: the question that the chart answers."""
+    caption: str
+    """Formula, n and split, in plain text, so that the page and the picture can both have it."""
+    chart: Callable[[], alt.LayerChart]
+    """Builds the chart."""
+    data: Callable[[], pl.DataFrame]
+    """Builds the table that the chart draws, for download."""
 
 
 def draw(figure: Figure, *, level: int = 3) -> None:
     """Draw a figure where it is called, its question as a heading of `level` (3, or 4 under another heading)."""
-    with st.container(horizontal=True, wrap=False, vertical_alignment="center", gap="small"):
-        st.markdown(f"{'#' * level} {figure.question}")
-        download_menu(figure)
-    st.altair_chart(figure.chart, width="stretch", key=f"chart.{figure.name}", alt=figure.question)
+    if figure.question:
+        with st.container(horizontal=True, wrap=False, horizontal_alignment="distribute", vertical_alignment="center"):
+            st.markdown(f"{'#' * level} {figure.question}", width="content")
+            _download_menu(figure)
+    spec = _finished_spec(figure.name, figure.key, figure)
+    if spec is None:
+        st.info(
+            "This SAE's results have no rows for this chart: sweep the study again to make them.",
+            icon=":material/inbox:",
+        )
+        return
+    st.vega_lite_chart(None, spec, width="stretch", key=f"chart.{figure.name}", alt=figure.question or figure.caption)
     st.caption(figure.caption)
 
 
-def download_menu(figure: Figure) -> None:
-    """Data and picture of a figure. Pictures are drawn when they are clicked, not before."""
+@st.cache_resource(max_entries=2000, show_spinner=False)
+def _finished_spec(name: str, key: tuple[str, ...], _figure: Figure) -> dict[str, Any] | None:
+    """The chart's spec, its data as Arrow tables; None if it has none. Not validated here: the tests validate every chart."""
+    del name, key
+    if not len(_figure.data()):
+        return None
+    spec = _figure.chart().to_dict(validate=False)
+    spec["datasets"] = {data: pa.Table.from_pylist(rows) for data, rows in spec.get("datasets", {}).items()}
+    return spec
+
+
+def _download_menu(figure: Figure) -> None:
     kinds: list[tuple[str, str, str, Callable[[], bytes]]] = [
-        ("Data (CSV)", "csv", "text/csv", lambda: figure.data.write_csv().encode()),
-        ("Picture (SVG)", "svg", "image/svg+xml", lambda: picture.svg(figure.chart, figure.question, figure.caption)),
-        ("Picture (PNG)", "png", "image/png", lambda: picture.png(figure.chart, figure.question, figure.caption)),
+        ("Data (CSV)", "csv", "text/csv", lambda: figure.data().write_csv().encode()),
+        ("Picture (SVG)", "svg", "image/svg+xml", lambda: picture.svg(figure.chart(), figure.question, figure.caption)),
+        ("Picture (PNG)", "png", "image/png", lambda: picture.png(figure.chart(), figure.question, figure.caption)),
     ]
-    with st.popover("", icon=":material/download:", type="tertiary", help="Download the data or the picture"):
+    with st.popover("", icon=":material/download:", type="tertiary", help="Download the data or the picture", key=f"menu-{figure.name}"):
         for label, ending, mime, make in kinds:
             st.download_button(
                 label,

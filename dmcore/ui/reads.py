@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import polars as pl
 import streamlit as st
 
-from dmcore.errors import StoreError
+from dmcore.errors import DarkMatterError, StoreError
 
 if TYPE_CHECKING:
     from dmcore.results import Summary
@@ -46,7 +47,12 @@ def published(study_id: str) -> Published:
 @st.cache_resource(max_entries=256, show_spinner="Reading this SAE's results")
 def summary(study_id: str, summary_key: str) -> Summary:
     """Everything that pages show of one SAE."""
-    return published(study_id).summary(summary_key)
+    try:
+        return published(study_id).summary(summary_key)
+    except (OSError, KeyError, ValueError, pl.exceptions.PolarsError) as error:
+        if isinstance(error, DarkMatterError):
+            raise
+        raise StoreError("The results of this SAE cannot be read: sweep the study again to make them anew.") from error
 
 
 def forget() -> None:

@@ -13,7 +13,8 @@ from dmcore.ui.glossary import TERMS
 
 def finding(*sentences: str) -> None:
     """The sentences a page opens with, larger than the rest."""
-    st.markdown(f"#### {' '.join(sentence for sentence in sentences if sentence)}")
+    text = " ".join(sentence for sentence in sentences if sentence)
+    st.markdown(f"### {text.replace(' %', chr(160) + '%')}")
 
 
 def cards(values: Mapping[str, Any], shown: Sequence[tuple[str, str, str]]) -> None:
@@ -39,8 +40,8 @@ def cards(values: Mapping[str, Any], shown: Sequence[tuple[str, str, str]]) -> N
 
 
 def sample_words(record: Mapping[str, Any]) -> str:
-    """n and split, as every caption ends: `n = 72,000 tokens in 300 contexts; 5 folds of whole contexts.`"""
+    """n and split, as captions end: `n = 72,000 tokens in 300 contexts (first 16 skipped); 5 folds of whole contexts.`"""
     return (
-        f"n = {record['n_tokens']:,} tokens in {record['n_contexts']:,} contexts, the first {record['skip_positions']} "
-        f"positions of each skipped; held out over {record['n_folds']} folds of whole contexts."
+        f"n = {record['n_tokens']:,} tokens in {record['n_contexts']:,} contexts (first {record['skip_positions']} positions "
+        f"skipped); held out over {record['n_folds']} folds of whole contexts."
     )

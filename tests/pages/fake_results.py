@@ -9,13 +9,16 @@ import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from dmcore.results import METRICS, RECORD, TABLES, Summary
+from dmcore.results import METRICS, RECORD, TABLES, Summary, write_summary
 from dmcore.store.fingerprint import content_key
+from dmcore.store.published import SUMMARY, publish
+from dmcore.store.store import Store
 
 D_MODEL = 192
 N_CONTEXTS = 300
@@ -174,8 +177,7 @@ def _tables(values: dict[str, float], replicates: dict[str, np.ndarray], seed: i
             }
         ),
         "contexts": pl.DataFrame(
-            {"unit": np.arange(N_CONTEXTS), "n_tokens": n_units}
-            | dict.fromkeys(list(TABLES["contexts"])[2:], n_units)
+            {"unit": np.arange(N_CONTEXTS), "n_tokens": n_units} | dict.fromkeys(list(TABLES["contexts"])[2:], n_units)
         ),
     }
     return {name: frame.cast(TABLES[name], strict=False) for name, frame in tables.items()}
@@ -224,12 +226,6 @@ def fake_published(n_saes: int | None = None) -> FakePublished:
 
 def write_fake_study(root: Path, study_id: str = "demo", n_saes: int | None = None) -> None:
     """Write the made-up study to a cache folder, as a sweep would."""
-    from types import SimpleNamespace
-
-    from dmcore.results import write_summary
-    from dmcore.store.published import SUMMARY, publish
-    from dmcore.store.store import Store
-
     store, published = Store(root), fake_published(n_saes)
     records = []
     for record in published.records.to_dicts():

@@ -1,0 +1,92 @@
+"""A made-up study in a cache folder, the real app on it, and a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pages.fake_results import write_fake_study
+
+ROOT = Path(__file__).parents[2]
+
+CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+                 "--disable-sync", "--no-first-run"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def fake_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the made-up study."""
+    root = tmp_path_factory.mktemp("cache")
+    write_fake_study(root)
+    return root
+
+
+@pytest.fixture
+def in_fake_cache(fake_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The made-up study as the only one that pages find."""
+    from dmcore.ui import reads
+
+    monkeypatch.setenv("DMCORE_CACHE", str(fake_cache))
+    reads.forget()
+    yield fake_cache
+    reads.forget()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def app_url(fake_cache: Path) -> Iterator[str]:
+    """Address of `streamlit run app.py` on the made-up study."""
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true"],
+        cwd=ROOT,
+        env={**os.environ, "DMCORE_CACHE": str(fake_cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{url}/_stcore/health", timeout=1)
+                break
+            except OSError:
+                assert server.poll() is None, "streamlit ended at once"
+                time.sleep(0.1)
+        else:
+            raise AssertionError("streamlit did not answer in 30 s")
+        yield url
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    """A headless Chromium: the system's, or Playwright's own. Without one: skip, or fail where CI=true."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            chromium = playwright.chromium.launch(executable_path=system, args=CHROMIUM_ARGS)
+        except sync_api.Error as error:
+            reason = f"no Chromium: install the system's, or run `playwright install chromium` ({str(error).splitlines()[0]})"
+            if os.environ.get("CI") == "true":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        yield chromium
+        chromium.close()
