@@ -224,14 +224,16 @@ def fake_published(n_saes: int | None = None) -> FakePublished:
     return FakePublished(records, {summary.record["summary_key"]: summary for summary in summaries})
 
 
-def write_fake_study(root: Path, study_id: str = "demo", n_saes: int | None = None) -> None:
-    """Write the made-up study to a cache folder, as a sweep would."""
+def write_fake_study(
+    root: Path, study_id: str = "demo", n_saes: int | None = None, emptied: tuple[str, ...] = ()
+) -> None:
+    """Write the made-up study to a cache folder, as a sweep would; tables named in `emptied` have no rows."""
     store, published = Store(root), fake_published(n_saes)
     records = []
     for record in published.records.to_dicts():
         summary = published.summaries[record["summary_key"]]
-        tables = {name: getattr(summary, name) for name in TABLES}
-        spec = {"made_up": record["sae"], "study": study_id}
+        tables = {name: getattr(summary, name).filter(name not in emptied) for name in TABLES}
+        spec = {"made_up": record["sae"], "study": study_id, "emptied": list(emptied)}
         key = content_key(spec)
         record["summary_key"] = key
         store.replace(SUMMARY, spec, lambda folder, r=record, t=tables: write_summary(folder, r, t))

@@ -1,0 +1,159 @@
+"""How long a person waits for the pages, in a real browser.
+
+1. `streamlit run app.py` from nothing to a drawn Overview.
+2. A change of page: Overview to Regression, and back.
+3. A slider of the sidebar on each page: key pressed to charts drawn with the new SAE's numbers.
+
+Run: `python benchmarks/pages.py [--repeats 7]`. Needs a Chromium (the system's, or Playwright's own). Prints medians, and
+ends with status 1 if one is over its limit. It serves the study of `$DMCORE_CACHE`, or of `cache/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+LIMITS = {"start": 5.0, "page": 1.0, "slider": 0.5}
+"""Seconds, by the first word of a measurement's name."""
+
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--no-first-run"]  # fmt: skip
+
+# Drawn: the heading is the page's, as many charts as it has hold marks, and the script has ended.
+DRAWN = """([heading, n]) => {
+  const title = document.querySelector('h1');
+  const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')]
+    .filter(c => c.querySelector('svg .role-mark, canvas') && !c.closest('[data-stale=true]'));
+  const running = document.querySelector('[data-testid=stApp][data-test-script-state=running]');
+  return title && title.innerText === heading && charts.length >= n && !running;
+}"""
+OVERVIEW = ["What does a sparse autoencoder miss?", 2]
+REGRESSION = ["How linear is the error?", 9]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_app(port: int) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        "app.py",
+        "--server.port",
+        str(port),
+        "--server.headless",
+        "true",
+    ]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_port(port: int) -> None:
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+
+
+def time_start(chromium: Any) -> float:
+    """Seconds from `streamlit run` to a drawn Overview, server and page both cold."""
+    port = free_port()
+    page = chromium.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+    started = time.perf_counter()
+    server = start_app(port)
+    try:
+        wait_for_port(port)
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_function(DRAWN, arg=OVERVIEW, polling=20, timeout=60_000)
+        return time.perf_counter() - started
+    finally:
+        page.context.close()
+        server.terminate()
+        server.wait(10)
+
+
+def time_switch(page: Any, link: str, target: list[Any]) -> float:
+    started = time.perf_counter()
+    page.get_by_role("link", name=link).click()
+    page.wait_for_function(DRAWN, arg=target, polling=20, timeout=60_000)
+    return time.perf_counter() - started
+
+
+def time_slide(page: Any, label: str, key: str, target: list[Any]) -> float:
+    """Seconds from a key on a slider to a page drawn for another SAE."""
+    address, finding = page.url, page.locator("h3").first.inner_text()
+    started = time.perf_counter()
+    page.get_by_role("slider", name=label).press(key)
+    page.wait_for_function(
+        f"([url, text, drawn]) => location.href !== url && document.querySelector('h3').innerText !== text && ({DRAWN})(drawn)",
+        arg=[address, finding, target],
+        polling=20,
+        timeout=60_000,
+    )
+    return time.perf_counter() - started
+
+
+def measure(repeats: int) -> dict[str, list[float]]:
+    """Seconds of every measurement, by name."""
+    times: dict[str, list[float]] = {}
+    system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=system, args=ARGS)
+        times["start: streamlit run to a drawn Overview"] = [time_start(chromium) for _ in range(max(3, repeats // 2))]
+        port = free_port()
+        server = start_app(port)
+        try:
+            wait_for_port(port)
+            page = chromium.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.wait_for_function(DRAWN, arg=OVERVIEW, polling=20, timeout=60_000)
+            for name, link, target in (("Overview", "Overview", OVERVIEW), ("Regression", "Regression", REGRESSION)):
+                slider = times.setdefault(f"slider: width and layer on {name}", [])
+                time_switch(page, link, target)
+                for _ in range(repeats):
+                    for label, key in (("Width (latents)", "ArrowRight"), ("Layer", "ArrowLeft"),
+                                       ("Width (latents)", "ArrowLeft"), ("Layer", "ArrowRight")):  # fmt: skip
+                        slider.append(time_slide(page, label, key, target))
+                        page.wait_for_timeout(300)
+            for _ in range(repeats):
+                for link, target in (("Overview", OVERVIEW), ("Regression", REGRESSION)):
+                    times.setdefault(f"page: to {link}", []).append(time_switch(page, link, target))
+                    page.wait_for_timeout(300)
+        finally:
+            server.terminate()
+            server.wait(10)
+        chromium.close()
+    return times
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7, help="rounds of each measurement (default 7)")
+    times = measure(parser.parse_args().repeats)
+    slow = False
+    for name, seconds in times.items():
+        median, limit = statistics.median(seconds), LIMITS[name.split(":")[0]]
+        slow |= median > limit
+        print(
+            f"{name:45} median {median:5.2f} s  (limit {limit} s; {min(seconds):.2f} to {max(seconds):.2f}, n {len(seconds)})"
+        )
+    return int(slow)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
