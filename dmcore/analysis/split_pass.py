@@ -32,6 +32,7 @@ from dmcore.math.split import (
     TokenParts,
     estimates,
     fit_folds,
+    row_norm_sq,
     split_tokens,
 )
 from dmcore.progress import Reporter
@@ -45,7 +46,7 @@ NORM_RANGE = (-2.5, 2.5)
 """Of log10(|e|^2 / mean)."""
 VECTOR_RANGE = (-4.0, 4.0)
 """Of coordinates of the error, in standard deviations."""
-VECTOR_COORDINATES = 20_000_000
+VECTOR_COORDINATES = 4_000_000
 """About how many coordinates the histogram of the vector is made of; tokens are taken at equal steps."""
 
 
@@ -110,15 +111,8 @@ class TokenTable:
 
     def add(self, part: ErrorChunk, parts: TokenParts) -> Tensor:
         """Write a chunk; returns its columns, (5, n_tokens)."""
-        columns = torch.stack(
-            [
-                part.x.square().sum(1),
-                part.error.square().sum(1),
-                parts.linear.square().sum(1),
-                parts.nonlinear.square().sum(1),
-                parts.predicted_norm_sq,
-            ]
-        ).float()
+        norms = [row_norm_sq(v) for v in (part.x, part.error, parts.linear, parts.nonlinear)]
+        columns = torch.stack([*norms, parts.predicted_norm_sq.double()]).float()
         host = columns.cpu().numpy()
         self._writer.write_table(pa.table(dict(zip(TOKEN_COLUMNS, host, strict=True))))
         return columns
@@ -136,12 +130,16 @@ class Density:
         self._step = max(1, n_tokens * error_sd.numel() // VECTOR_COORDINATES)
         self._counts = {name: np.zeros(N_BINS * N_BINS, dtype=np.int64) for name in ("norm_sq", "vector")}
 
-    def add(self, error: Tensor, parts: TokenParts, mean: Tensor) -> None:
-        """Count some kept tokens."""
-        actual = (error.square().sum(1) / self._norm_sq).clamp_min(1e-30).log10()
-        predicted = (parts.predicted_norm_sq / self._norm_sq).clamp_min(1e-30).log10()
-        self._count("norm_sq", actual, predicted, NORM_RANGE)
-        centred = [(v[:: self._step] - mean) / self._sd for v in (error, parts.linear)]
+    def add_norms(self, columns: Tensor, kept: Tensor) -> None:
+        """Count kept tokens, given the columns of the table of tokens."""
+        relative = columns[:, kept] / self._norm_sq
+        actual, predicted = (relative[TOKEN_COLUMNS.index(c)] for c in ("error_sq", "predicted_norm_sq"))
+        self._count("norm_sq", *(v.clamp_min(1e-30).log10() for v in (actual, predicted)), NORM_RANGE)
+
+    def add_vectors(self, error: Tensor, linear: Tensor, mean: Tensor, kept: Tensor) -> None:
+        """Count the coordinates of every so many kept tokens."""
+        rows = kept.nonzero().squeeze(1)[:: self._step]
+        centred = [(v[rows] - mean) / self._sd for v in (error, linear)]
         self._count("vector", *(v.flatten() for v in centred), VECTOR_RANGE)
 
     def _count(self, panel: str, actual: Tensor, predicted: Tensor, limits: tuple[float, float]) -> None:
@@ -215,9 +213,9 @@ class _VariantSums:
         self.sums = SplitSums(int(self.units.max()) + 1, inputs.shift.shape[0], self.centres)
 
     def add(self, part: ErrorChunk, kept: Tensor, parts: TokenParts) -> None:
-        """Add the kept tokens of a chunk; `parts` are of those alone."""
+        """Add the kept tokens of a chunk."""
         units = torch.from_numpy(self.units).to(kept.device)[part.chunk.contexts(kept.device)]
-        self.sums.add(units[kept], part.x[kept], part.error[kept], parts)
+        self.sums.add(units, kept, part.x, part.error, parts)
 
 
 @dataclass(frozen=True)
@@ -255,11 +253,12 @@ def split_pass(
             for collector in collectors:
                 parts = split_tokens(collector.fit, part.x, part.error, folds)
                 kept = positions >= collector.variant.skip_positions
-                some = TokenParts(parts.linear[kept], parts.nonlinear[kept], parts.predicted_norm_sq[kept])
-                collector.add(part, kept, some)
+                collector.add(part, kept, parts)
                 if collector is main:
-                    profile.add(table.add(part, parts), part)
-                    density.add(part.error[kept], some, main.centres.error.float())
+                    columns = table.add(part, parts)
+                    profile.add(columns, part)
+                    density.add_norms(columns, kept)
+                    density.add_vectors(part.error, parts.linear, main.centres.error.float(), kept)
                     use.add(part.codes, kept)
             stage.advance(part.x.shape[0])
     table.close()

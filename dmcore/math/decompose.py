@@ -203,7 +203,7 @@ def _parts(
         x = acts[rows].to(dtype)
         error = x - recon[rows].to(dtype)
         parts = split_tokens(fit, x, error, folds[rows])
-        sums.add(units[rows], x, error, parts)
+        sums.add(units[rows], torch.ones_like(units[rows], dtype=torch.bool), x, error, parts)
         nonlinear[rows] = parts.nonlinear
         # Taken from the rounded nonlinear part, so that the two add up to `acts - recon` as it is in this dtype.
         linear[rows] = (acts[rows].to(kept) - recon[rows].to(kept)) - nonlinear[rows]

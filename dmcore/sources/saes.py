@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dmcore.errors import SpecError
+from dmcore.math.screened import threshold_encoder
 from dmcore.math.sparse_codes import (
     DenseEncoder,
     Encoder,
     GatedEncoder,
     SparseCodes,
-    ThresholdEncoder,
     TopKEncoder,
     decode,
 )
@@ -113,9 +113,9 @@ def _block_encoder(sae: Any) -> Encoder | None:
     """The blocked encoder that equals this SAE's own, or None where encoding is not per latent."""
     kind = type(sae).__name__
     if kind == "StandardSAE":
-        return ThresholdEncoder(sae.W_enc.data, sae.b_enc.data, torch.zeros_like(sae.b_enc.data))
+        return threshold_encoder(sae.W_enc.data, sae.b_enc.data, torch.zeros_like(sae.b_enc.data))
     if kind == "JumpReLUSAE":
-        return ThresholdEncoder(sae.W_enc.data, sae.b_enc.data, sae.threshold.data)
+        return threshold_encoder(sae.W_enc.data, sae.b_enc.data, sae.threshold.data)
     if kind == "GatedSAE":
         return GatedEncoder(sae.W_enc.data, sae.b_gate.data, sae.r_mag.data, sae.b_mag.data)
     if kind == "TopKSAE":
