@@ -14,6 +14,9 @@ from dmcore.charts.theme import NEUTRAL, TOTAL, as_part, part_colour
 
 HEIGHT = 420
 
+CANVAS = {"embedOptions": {"renderer": "canvas"}}
+"""Thousands of cells are drawn several times faster on a canvas than as SVG."""
+
 
 @dataclass(frozen=True)
 class Panel:

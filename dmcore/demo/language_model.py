@@ -186,7 +186,7 @@ def _restore(model: LlamaForCausalLM, optimizer: torch.optim.AdamW, work: Path) 
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"w.{name}"])
             optimizer.state[parameter] = {
-                "step": torch.tensor(float(state["step"])),
+                "step": torch.tensor(float(state["step"]), device=parameter.device),
                 "exp_avg": tensors[f"m.{name}"].to(parameter.device),
                 "exp_avg_sq": tensors[f"v.{name}"].to(parameter.device),
             }

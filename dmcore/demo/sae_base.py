@@ -22,6 +22,8 @@ DEAD_AFTER = 200_000
 """Tokens without firing after which a latent gets the auxiliary loss."""
 _AUX_LATENTS, _AUX_WEIGHT, _AUX_SHARE = 64, 1 / 32, 0.25
 _BETAS, _EPS = (0.9, 0.999), 1e-8
+# Below 1, since the k random rows that fire together overlap and would overshoot.
+_FIRST_ENCODER_NORM = 0.6
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class SaeTraining:
         dec = torch.randn(spec.width, len(stats.mean), generator=generator)
         dec = dec / dec.norm(dim=1, keepdim=True)
         b_enc, b_dec = torch.zeros(spec.width), torch.zeros(len(stats.mean))
-        parameters = {"enc": dec.clone(), "dec": dec, self.bias_name: b_enc, "b_dec": b_dec}
+        parameters = {"enc": _FIRST_ENCODER_NORM * dec, "dec": dec, self.bias_name: b_enc, "b_dec": b_dec}
         parameters |= self.extra_parameters(parameters)
         self.parameters = {name: torch.nn.Parameter(value.to(device)) for name, value in parameters.items()}
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=peak_rate, betas=_BETAS, eps=_EPS, fused=True)
@@ -154,7 +156,7 @@ class SaeTraining:
                 value.copy_(tensors[f"p.{name}"])
                 if f"m.{name}" in tensors:
                     self.optimizer.state[value] = {
-                        "step": tensors[f"t.{name}"].clone(),
+                        "step": tensors[f"t.{name}"].to(self.device).clone(),
                         "exp_avg": tensors[f"m.{name}"].to(self.device).clone(),
                         "exp_avg_sq": tensors[f"v.{name}"].to(self.device).clone(),
                     }

@@ -42,8 +42,8 @@ def middle_layer(scale: Scale) -> int:
 def sae_groups(scale: Scale) -> tuple[tuple[SaeSpec, ...], ...]:
     """Groups of SAEs that train side by side on one stream, the most important group first.
 
-    1. The middle layer's residual stream: the TopK grid and the other architectures.
-    2. The residual streams of the other layers, and the MLP output and attention z of the middle layer.
+    1. The middle layer's residual stream: the TopK grid.
+    2. The other architectures there; the residual streams of the other layers; MLP output and attention z of the middle.
     """
     saes, middle = scale.saes, middle_layer(scale)
     hook = f"blocks.{middle}.hook_resid_post"
@@ -52,4 +52,4 @@ def sae_groups(scale: Scale) -> tuple[tuple[SaeSpec, ...], ...]:
     hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(scale.model.n_layers) if layer != middle]
     hooks += [f"blocks.{middle}.hook_mlp_out", f"blocks.{middle}.attn.hook_z"]
     sites = [SaeSpec(site, "topk", width, saes.site_l0) for site in hooks for width in saes.site_widths]
-    return tuple(grid + others), tuple(sites)
+    return tuple(grid), tuple(others + sites)

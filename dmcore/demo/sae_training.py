@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _QUICK_STRIDE = 4
 _CHECKPOINT_SECONDS = 150.0
+_TOPK_RATE = 8e-3
+_PEAK_RATES = {"standard": 3e-3, "gated": 3e-3, "jumprelu": 3e-3}
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,12 @@ def new_training(spec: SaeSpec, stats: ActivationStats, device: str) -> SaeTrain
         "jumprelu": JumpReLUTraining,
     }
     seed = zlib.crc32(f"{SEED} {spec.path}".encode())
-    return classes[spec.architecture](spec, stats, peak_rate(spec.width), seed, device)
+    return classes[spec.architecture](spec, stats, peak_rate(spec), seed, device)
 
 
-def peak_rate(width: int) -> float:
-    """Peak learning rate: falls with the square root of the width, as in Gao et al. 2024, appendix A.3."""
-    return 1e-3 * (1024 / width) ** 0.5
+def peak_rate(spec: SaeSpec) -> float:
+    """Peak learning rate: tried at width 1024, and lower for wider dictionaries (Gao et al. 2024, appendix A.3)."""
+    return _PEAK_RATES.get(spec.architecture, _TOPK_RATE) * (1024 / spec.width) ** 0.25
 
 
 def plateau_rule(scale: SaeScale) -> PlateauRule:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_CACHED_PRE_ACTIVATIONS = 2**19
+
+
 @dataclass(frozen=True)
 class SparseCodes:
     """Active latents of a batch of tokens."""
@@ -57,6 +60,18 @@ def top_k_codes(pre: torch.Tensor, k: int) -> SparseCodes:
     values, columns = torch.topk(pre, k, dim=1, sorted=False)
     rows = torch.arange(len(pre), device=pre.device).repeat_interleave(k)
     return SparseCodes(rows, columns.reshape(-1), values.reshape(-1).float().relu(), len(pre))
+
+
+def encode_top_k(x: torch.Tensor, enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype) -> SparseCodes:
+    """`top_k_codes(pre_activations(...))`, in pieces whose pre-activations stay in the cache of a core."""
+    import torch
+
+    n_rows = max(64, _CACHED_PRE_ACTIVATIONS // len(enc)) if x.device.type == "cpu" else len(x)
+    enc, b_enc = enc.to(dtype), b_enc.to(dtype)
+    pieces = [top_k_codes(pre_activations(part, enc, b_enc, dtype), k) for part in x.split(n_rows)]
+    rows = torch.arange(len(x), device=x.device).repeat_interleave(k)
+    columns, values = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("columns", "values"))
+    return SparseCodes(rows, columns, values, len(x))
 
 
 def batch_top_k_codes(pre: torch.Tensor, k: int) -> tuple[SparseCodes, float]:

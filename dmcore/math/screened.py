@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dmcore.math.sparse_codes import SparseCodes, ThresholdEncoder
+from dmcore.math.sparse_codes import SparseCodes, ThresholdEncoder, where_true
 
 LATENTS_PER_BLOCK = 1024
 TOKENS_PER_BLOCK = 2048
@@ -130,15 +130,15 @@ class ScreenedEncoder(ThresholdEncoder):
             pre = self._screen_buffer("screen", screened.shape[0], width, torch.bfloat16)
             above = self._screen_buffer("passed", screened.shape[0], width, torch.bool)
             torch.mm(screened, packed, out=pre)
-            torch.gt(pre, 0, out=above)
-            flat = above.view(-1).nonzero().squeeze(1)
+            torch.gt(pre.view(torch.int16), 0, out=above)  # the sign bit tells the same, twice as fast
+            flat = where_true(above.view(-1))
             tokens = torch.div(flat, width, rounding_mode="floor")
             found.append((tokens, (flat - tokens * width + number * LATENTS_PER_BLOCK).to(torch.int32)))
         tokens, latents = (torch.cat(part) for part in zip(*found, strict=True))
         return tokens, latents
 
     def _decide(self, x: Tensor, tokens: Tensor, latents: Tensor) -> SparseCodes:
-        order = torch.argsort(tokens, stable=True)
+        order = torch.argsort(tokens.to(torch.int16), stable=True)
         tokens, latents = tokens[order], latents[order]
         offsets = torch.zeros(x.shape[0] + 1, dtype=torch.int32)
         torch.cumsum(torch.bincount(tokens, minlength=x.shape[0]), 0, out=offsets[1:])

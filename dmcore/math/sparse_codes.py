@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -73,6 +73,18 @@ class Encoder(ABC):
         """The sparse code of each token."""
 
 
+def where_true(mask: Bool[Tensor, " n"]) -> Int64[Tensor, " n_true"]:
+    """Indices of the true elements, ascending: `mask.nonzero()`, several times faster where few are true.
+
+    Eight at a time are looked at as one integer; only those that are not all false are taken apart.
+    """
+    if mask.numel() % 8 or mask.storage_offset() % 8 or not mask.is_contiguous():
+        return mask.nonzero().squeeze(1)
+    words = mask.view(torch.int64).nonzero().squeeze(1)
+    rows, columns = mask.view(-1, 8)[words].nonzero(as_tuple=True)
+    return words[rows] * 8 + columns
+
+
 @dataclass
 class ThresholdEncoder(Encoder):
     """`relu(x @ W_enc + b_enc)` where the pre-activation is above `threshold`, else 0: ReLU and JumpReLU SAEs."""
@@ -102,7 +114,7 @@ class ThresholdEncoder(Encoder):
         pre, above = self._buffer("pre", x, width), self._buffer("above", x, width, torch.bool)
         torch.addmm(self.b_enc[block], x, self.W_enc[:, block], out=pre)
         values = self._fire(pre, above, block)
-        active = above.view(-1).nonzero().squeeze(1)
+        active = where_true(above.view(-1))
         tokens = torch.div(active, width, rounding_mode="floor")
         latents = active - tokens * width + first_latent
         return tokens + first_token, latents.to(torch.int32), values.view(-1)[active]

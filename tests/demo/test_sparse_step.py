@@ -87,3 +87,13 @@ def test_a_token_without_active_latents_decodes_to_nothing_and_gets_no_gradient(
     found = sparse_step.gradients(codes, torch.ones(3, 4), torch.ones(3, 4), dec)
     assert found.dec[2].tolist() == [0.5] * 4
     assert found.dec[[0, 1, 3]].abs().sum() == 0
+
+
+def test_encoding_in_pieces_equals_encoding_at_once(monkeypatch):
+    monkeypatch.setattr(sparse_step, "_CACHED_PRE_ACTIVATIONS", 40)
+    x, (enc, _, b_enc, _) = problem(n_tokens=150)
+    pieces = sparse_step.encode_top_k(x, enc.detach(), b_enc.detach(), 4, torch.float32)
+    whole = sparse_step.top_k_codes(sparse_step.pre_activations(x, enc, b_enc, torch.float32).detach(), 4)
+    assert torch.equal(pieces.rows, whole.rows)
+    assert torch.equal(pieces.columns, whole.columns)
+    torch.testing.assert_close(pieces.values, whole.values)

@@ -15,6 +15,7 @@ from dmcore.math.sparse_codes import (
     TopKEncoder,
     codes_from_dense,
     decode,
+    where_true,
 )
 
 N, D, WIDTH = 70, 12, 210
@@ -48,6 +49,14 @@ def check(encoder: Encoder, expected: torch.Tensor, x: torch.Tensor) -> None:
     assert codes.latents.numel() == int((expected != 0).sum())
     for start, stop in zip(codes.offsets[:-1].tolist(), codes.offsets[1:].tolist(), strict=True):
         assert bool((codes.latents[start:stop].diff() > 0).all())
+
+
+@pytest.mark.parametrize("n", [0, 7, 64, 1000, 1001])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_where_true_is_nonzero(n: int, share: float) -> None:
+    mask = torch.rand(n, generator=torch.Generator().manual_seed(n)) < share
+    assert torch.equal(where_true(mask), mask.nonzero().squeeze(1))
+    assert torch.equal(where_true(mask[1:]), mask[1:].nonzero().squeeze(1))
 
 
 def test_relu_and_jumprelu() -> None:
