@@ -156,7 +156,7 @@ def main() -> None:
                  "ridge", "attention sink")  # fmt: skip
         summary = selection.summary
         st.subheader("How close are the predictions, token by token?", anchor=False)
-        pass  # draw_pair(density_figure(summary, "norm_sq"), density_figure(summary, "vector"))
+        draw_pair(density_figure(summary, "norm_sq"), density_figure(summary, "vector"))
         draw_pair(dimensions_figure(summary), ridge_figure(summary))
         draw_pair(settings_figure(summary, shown), positions_figure(summary))
         st.markdown(sink_sentence(summary.positions))

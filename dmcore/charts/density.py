@@ -94,7 +94,7 @@ def density_chart(density: pl.DataFrame, panel: str) -> alt.LayerChart:
             means.encode(x=alt.X("predicted:Q"), y=alt.Y("actual:Q"), color=part_colour()),
         )
         .resolve_scale(color="independent")
-        .properties(height=HEIGHT)
+        .properties(height=HEIGHT, usermeta=CANVAS)
     )
 
 
