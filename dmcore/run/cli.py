@@ -134,11 +134,20 @@ def _run_workers(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from dmcore.store.published import open_published
+    from dmcore.run.pipeline import finished_records
+    from dmcore.run.plan import make_plan
 
-    study = resolve_study(arguments.study)
-    records = open_published(study.name).records.to_dicts()
+    study, store = resolve_study(arguments.study), Store()
+    # By the keys of the files as they are now: results of an SAE that has been replaced since are not shown.
+    records = finished_records(make_plan(study, store), store)
+    if not records:
+        raise StoreError(
+            f"Nothing has been computed for {arguments.study}: run `python -m dmcore sweep {arguments.study}`."
+        )
     say(json.dumps(records, indent=1) if arguments.json else _table(records))
+    if len(records) < len(study.saes):
+        missing = len(study.saes) - len(records)
+        sys.stderr.write(f"{missing} of {len(study.saes)} SAEs have no result yet: sweep the study to compute them.\n")
     return 0
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from dmcore.analysis.activations import ACTS, Activations
@@ -112,8 +111,7 @@ class Pipeline:
 
     def publish(self, plan: Plan) -> list[dict[str, Any]]:
         """Write the index of what is finished; returns its records."""
-        found = [self.store.find(SUMMARY, p.summary_key) for p in plan.saes]
-        records = [read_summary(entry.path).record for entry in found if entry is not None]
+        records = finished_records(plan, self.store)
         if records:
             publish(self.store, plan.study, records)
         return records
@@ -192,6 +190,12 @@ class Pipeline:
                 found.release()
 
 
+def finished_records(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """The records of the SAEs whose summaries are there, in the order of the study."""
+    found = [store.find(SUMMARY, p.summary_key) for p in plan.saes]
+    return [read_summary(entry.path).record for entry in found if entry is not None]
+
+
 def token_facts(plan: Plan, losses: Entry, codes: Entry) -> TokenFacts:
     """Token id, loss, entropy and L0 of every token, in order."""
     both = np.load(losses.path / ACTS, mmap_mode="r", allow_pickle=False)
@@ -235,8 +239,3 @@ def make_record(
     }
     assert record.keys() == RECORD.keys()
     return record
-
-
-def records_frame(records: list[dict[str, Any]]) -> pl.DataFrame:
-    """Records as a table with the columns of `RECORD`."""
-    return pl.DataFrame(records, schema=RECORD)

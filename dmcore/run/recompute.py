@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from dmcore.errors import StoreError
 from dmcore.progress import Reporter
 from dmcore.results import METRICS
-from dmcore.run.pipeline import Pipeline
+from dmcore.run.pipeline import Pipeline, finished_records
+from dmcore.run.plan import make_plan
 from dmcore.specs import Study
-from dmcore.store.published import open_published
 from dmcore.store.store import Store
 
 TOLERANCE = 1e-5
@@ -22,7 +23,10 @@ TOLERANCE = 1e-5
 
 def recompute(study: Study, device: torch.device, reporter: Reporter, say: Callable[[str], None]) -> int:
     """Compute from the model and the SAEs, compare, and say the largest difference of each metric; 0 if all agree."""
-    published = {record["sae"]: record for record in open_published(study.name).records.to_dicts()}
+    store = Store()
+    published = {record["sae"]: record for record in finished_records(make_plan(study, store), store)}
+    if not published:
+        raise StoreError("There is nothing in the cache to compare with: sweep the study without --recompute first.")
     with tempfile.TemporaryDirectory(prefix="dmcore-recompute-") as folder:
         outcome = Pipeline(Store(Path(folder)), device, reporter).sweep(study)
     pairs = [(published[r["sae"]], r) for r in outcome.records if r["sae"] in published]

@@ -55,7 +55,7 @@ def test_values_at_the_edge_of_the_margin_are_not_missed() -> None:
     x = torch.full((8, D), 1.0 + 2.0**-8 - 2.0**-12)  # rounds down by almost half a unit in the last place
     w = torch.full((D, WIDTH), 1.0 + 2.0**-8 - 2.0**-12)
     x[0] = 0.0  # keeps the centre from absorbing the rest
-    exact = float((x[1].double() @ w[:, 0].double()))
+    exact = float(x[1].double() @ w[:, 0].double())
     threshold = torch.full((WIDTH,), exact * (1 - 2e-5))  # float32 sums are that exact; bfloat16 products are off by 7e-3
     encoder = ScreenedEncoder(w, torch.zeros(WIDTH), threshold)
     encoder._centre = torch.zeros(D)
