@@ -87,8 +87,11 @@ def draw_baselines(selection: Selection, layers: pl.DataFrame) -> None:
     if layers.height > 1:
         draw_pair(left, baselines_by_layer_figure(selection, layers))
         draw(layers_figure(selection, layers))
-    else:
-        draw(left)
+        return
+    column, beside = st.columns(2, gap="large", vertical_alignment="center")
+    with column:
+        draw(left, level=4)
+    with beside:
         st.info(
             "This study has one layer of this stream: add SAEs at other layers to compare.", icon=":material/layers:"
         )

@@ -39,9 +39,7 @@ class Figure:
 def draw(figure: Figure, *, level: int = 3) -> None:
     """Draw a figure where it is called, its question as a heading of `level` (3, or 4 under another heading)."""
     if figure.question:
-        with st.container(horizontal=True, wrap=False, horizontal_alignment="distribute", vertical_alignment="center"):
-            st.markdown(f"{'#' * level} {figure.question}", width="content")
-            _download_menu(figure)
+        st.markdown(f"{'#' * level} {figure.question}")
     spec = _finished_spec(figure.name, figure.key, figure)
     if spec is None:
         st.info(
@@ -50,7 +48,10 @@ def draw(figure: Figure, *, level: int = 3) -> None:
         )
         return
     st.vega_lite_chart(None, spec, width="stretch", key=f"chart.{figure.name}", alt=figure.question or figure.caption)
-    st.caption(figure.caption)
+    # The menu is below the chart: above it, Streamlit's own toolbar would cover it.
+    with st.container(horizontal=True, wrap=False, vertical_alignment="top"):
+        st.caption(figure.caption)
+        _download_menu(figure)
 
 
 @st.cache_resource(max_entries=2000, show_spinner=False)
@@ -70,7 +71,13 @@ def _download_menu(figure: Figure) -> None:
         ("Picture (SVG)", "svg", "image/svg+xml", lambda: picture.svg(figure.chart(), figure.question, figure.caption)),
         ("Picture (PNG)", "png", "image/png", lambda: picture.png(figure.chart(), figure.question, figure.caption)),
     ]
-    with st.popover("", icon=":material/download:", type="tertiary", help="Download the data or the picture", key=f"menu-{figure.name}"):
+    with st.popover(
+        "",
+        icon=":material/download:",
+        type="tertiary",
+        help="Download the data or the picture",
+        key=f"menu-{figure.name}",
+    ):
         for label, ending, mime, make in kinds:
             st.download_button(
                 label,

@@ -44,7 +44,10 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
 def _missing(selection: Selection) -> None:
     n_missing = getattr(selection.published, "n_missing", 0)
     if n_missing > 0:
-        st.caption(f":material/hourglass: {n_missing} of the study's SAEs have no result yet.")
+        remedy = f"`python -m dmcore sweep {selection.study_id if selection.study_id == 'demo' else 'STUDY.toml'}`"
+        st.caption(
+            f":material/hourglass: {n_missing} of the study's SAEs have no result yet: run {remedy} to add them."
+        )
 
 
 def _explain(error: DarkMatterError) -> None:

@@ -187,3 +187,14 @@ def test_data_and_picture_of_the_main_chart_can_be_downloaded(
     with light.page.expect_download(timeout=TIMEOUT) as download:
         light.page.get_by_role("button", name=label).click()
     assert download.value.path().read_bytes().startswith(start)
+
+
+def test_a_click_on_a_row_of_the_table_shows_that_sae(app_url: str, light: Watched) -> None:
+    light.open(app_url, 2)
+    table = light.page.locator("[data-testid=stDataFrame]")
+    table.scroll_into_view_if_needed()
+    table.click(position={"x": 20, "y": 36 + 17})
+    light.page.wait_for_url("**layer=0&width=256*", timeout=TIMEOUT)
+    light.page.wait_for_function(
+        "document.querySelector('[data-testid=stMetricValue]').innerText === '0.134'", timeout=TIMEOUT
+    )

@@ -50,7 +50,7 @@ def drawn(page: str, in_fake_cache: Path, record: dict) -> AppTest:
 
 
 @pytest.mark.parametrize("page", [OVERVIEW, REGRESSION])
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["sae"])
+@pytest.mark.parametrize("record", [*RECORDS[::4], *RECORDS[-4:]], ids=lambda record: record["sae"])
 def test_the_cards_show_the_numbers_of_the_record(in_fake_cache: Path, page: str, record: dict) -> None:
     at = drawn(page, in_fake_cache, record)
     for card, metric in zip(at.metric, CARDS[page], strict=True):
