@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-_CACHED_PRE_ACTIVATIONS = 2**19
+_GROUP, _GROUPED_WIDTH, _GROUPED_RATIO = 8, 1024, 32
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,27 @@ def top_k_codes(pre: torch.Tensor, k: int) -> SparseCodes:
     """The k largest pre-activations of each token, passed through a ReLU."""
     import torch
 
-    values, columns = torch.topk(pre, k, dim=1, sorted=False)
+    width = pre.shape[1]
+    grouped = width % _GROUP == 0 and width >= max(_GROUPED_WIDTH, _GROUPED_RATIO * k)
+    values, columns = grouped_top_k(pre, k, _GROUP) if grouped else torch.topk(pre, k, dim=1, sorted=False)
     rows = torch.arange(len(pre), device=pre.device).repeat_interleave(k)
     return SparseCodes(rows, columns.reshape(-1), values.reshape(-1).float().relu(), len(pre))
 
 
-def encode_top_k(x: torch.Tensor, enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype) -> SparseCodes:
-    """`top_k_codes(pre_activations(...))`, in pieces whose pre-activations stay in the cache of a core."""
+def grouped_top_k(pre: torch.Tensor, k: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Equivalent to `torch.topk(pre, k, dim=1)` up to order, and up to twice as fast on a CPU where k is small.
+
+    Latents are put in groups of `size`, strided over the width. The k largest values lie in the k groups with the
+    largest maxima, so a top-k over the maxima and one over the members of k groups find them.
+    """
     import torch
 
-    n_rows = max(64, _CACHED_PRE_ACTIVATIONS // len(enc)) if x.device.type == "cpu" else len(x)
-    enc, b_enc = enc.to(dtype), b_enc.to(dtype)
-    pieces = [top_k_codes(pre_activations(part, enc, b_enc, dtype), k) for part in x.split(n_rows)]
-    rows = torch.arange(len(x), device=x.device).repeat_interleave(k)
-    columns, values = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("columns", "values"))
-    return SparseCodes(rows, columns, values, len(x))
+    n_groups = pre.shape[1] // size
+    members = pre.view(len(pre), size, n_groups)
+    groups = torch.topk(members.amax(1), k, dim=1, sorted=False).indices
+    candidates = torch.gather(members, 2, groups[:, None, :].expand(-1, size, -1)).reshape(len(pre), size * k)
+    values, found = torch.topk(candidates, k, dim=1, sorted=False)
+    return values, torch.gather(groups, 1, found % k) + (found // k) * n_groups
 
 
 def batch_top_k_codes(pre: torch.Tensor, k: int) -> tuple[SparseCodes, float]:

@@ -9,9 +9,9 @@ from dmcore.demo.sparse_step import (
     SparseCodes,
     batch_top_k_codes,
     decode,
-    encode_top_k,
     gradients,
     pre_activations,
+    top_k_codes,
 )
 
 if TYPE_CHECKING:
@@ -25,10 +25,14 @@ class TopKTraining(SaeTraining):
 
     def codes(self, x: torch.Tensor) -> SparseCodes:
         """The active latents of normalised `x` during training."""
+        return top_k_codes(self.pre(x), self.spec.l0)
+
+    def pre(self, x: torch.Tensor) -> torch.Tensor:
+        """Pre-activations of normalised `x`."""
         import torch
 
         p = self.parameters
-        return encode_top_k(x, p["enc"].detach(), p["b_enc"].detach(), self.spec.l0, torch.bfloat16)
+        return pre_activations(x, p["enc"].detach(), p["b_enc"].detach(), torch.bfloat16)
 
     def backward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradients of the mean squared error, by hand."""
@@ -53,13 +57,6 @@ class BatchTopKTraining(TopKTraining):
 
     threshold = 0.0
     """Running mean, for normalised activations."""
-
-    def pre(self, x: torch.Tensor) -> torch.Tensor:
-        """Pre-activations of normalised `x`."""
-        import torch
-
-        p = self.parameters
-        return pre_activations(x, p["enc"].detach(), p["b_enc"].detach(), torch.bfloat16)
 
     def codes(self, x: torch.Tensor) -> SparseCodes:
         """The active latents of a batch; moves the threshold."""

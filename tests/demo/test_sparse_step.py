@@ -89,11 +89,10 @@ def test_a_token_without_active_latents_decodes_to_nothing_and_gets_no_gradient(
     assert found.dec[[0, 1, 3]].abs().sum() == 0
 
 
-def test_encoding_in_pieces_equals_encoding_at_once(monkeypatch):
-    monkeypatch.setattr(sparse_step, "_CACHED_PRE_ACTIVATIONS", 40)
-    x, (enc, _, b_enc, _) = problem(n_tokens=150)
-    pieces = sparse_step.encode_top_k(x, enc.detach(), b_enc.detach(), 4, torch.float32)
-    whole = sparse_step.top_k_codes(sparse_step.pre_activations(x, enc, b_enc, torch.float32).detach(), 4)
-    assert torch.equal(pieces.rows, whole.rows)
-    assert torch.equal(pieces.columns, whole.columns)
-    torch.testing.assert_close(pieces.values, whole.values)
+@pytest.mark.parametrize(("width", "k", "size"), [(64, 3, 8), (64, 8, 8), (1024, 16, 8), (32, 1, 2)])
+def test_grouped_top_k_finds_what_top_k_finds(width, k, size):
+    pre = torch.randn(50, width, generator=torch.Generator().manual_seed(width))
+    values, columns = sparse_step.grouped_top_k(pre, k, size)
+    torch.testing.assert_close(values.sort(1).values, pre.topk(k, dim=1).values.sort(1).values)
+    assert torch.equal(pre.gather(1, columns), values)
+    assert all(len(set(row.tolist())) == k for row in columns)
