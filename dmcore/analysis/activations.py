@@ -83,7 +83,6 @@ class ActivationWriter:
     def __init__(self, folder: Path, n_contexts: int, length: int) -> None:
         self._folder, self._shape = folder, (n_contexts, length)
         self._mapped: np.memmap | None = None
-        self.dtype: torch.dtype | None = None
 
     @staticmethod
     def contexts_done(folder: Path) -> int:
@@ -96,7 +95,7 @@ class ActivationWriter:
     def write(self, first_context: int, acts: Float[Tensor, "n_contexts length d_model"]) -> None:
         """Write the next contexts, then note that they are there."""
         if self._mapped is None:
-            self._open(acts.shape[2], acts.dtype, resume=first_context > 0)
+            self._mapped = self._open(acts.shape[2], acts.dtype, resume=first_context > 0)
         host = acts.cpu()
         raw = host.view(torch.int16).numpy().view(np.uint16) if acts.dtype == torch.bfloat16 else host.numpy()
         length = self._shape[1]
@@ -105,19 +104,15 @@ class ActivationWriter:
         self._mapped.flush()
         _write_atomically(self._folder / self.PROGRESS, {"contexts_done": first_context + acts.shape[0]})
 
-    def _open(self, d_model: int, dtype: torch.dtype, *, resume: bool) -> None:
-        self.dtype = dtype
+    def _open(self, d_model: int, dtype: torch.dtype, *, resume: bool) -> np.memmap:
         n_contexts, length = self._shape
         stored = np.uint16 if dtype == torch.bfloat16 else np.dtype(str(dtype).removeprefix("torch."))
         path = self._folder / ACTS
-        if resume:
-            self._mapped = np.lib.format.open_memmap(path, mode="r+")
-        else:
-            self._mapped = np.lib.format.open_memmap(
-                path, mode="w+", dtype=stored, shape=(n_contexts * length, d_model)
-            )
         meta = {"n_contexts": n_contexts, "length": length, "d_model": d_model}
         _write_atomically(self._folder / META, {**meta, "dtype": str(dtype).removeprefix("torch.")})
+        if resume:
+            return np.lib.format.open_memmap(path, mode="r+")
+        return np.lib.format.open_memmap(path, mode="w+", dtype=stored, shape=(n_contexts * length, d_model))
 
     def finish(self) -> None:
         """Drop the note of progress: the manifest takes its place."""

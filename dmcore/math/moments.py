@@ -108,7 +108,7 @@ class MomentAccumulator:
         self._dtype = product_dtype(shift.device)
         self._shift = shift.double()
         d_target = targets.cross.shape[2] if targets is not None else 0
-        n_cells = (inputs.gram if inputs is not None else targets.cross).shape[0]
+        n_cells = targets.cross.shape[0] if targets is not None else inputs.gram.shape[0] if inputs is not None else 0
         self._rows = torch.empty(
             n_cells, ROWS_PER_PRODUCT, shift.shape[0] + 1 + d_target, dtype=self._dtype, device=shift.device
         )

@@ -12,7 +12,6 @@ from typing import Any
 
 import altair as alt
 import polars as pl
-import pyarrow as pa
 import streamlit as st
 
 from dmcore.charts import picture
@@ -61,7 +60,9 @@ def _finished_spec(name: str, key: tuple[str, ...], _figure: Figure) -> dict[str
     if not len(_figure.data()):
         return None
     spec = _figure.chart().to_dict(validate=False)
-    spec["datasets"] = {data: pa.Table.from_pylist(rows) for data, rows in spec.get("datasets", {}).items()}
+    spec["datasets"] = {
+        data: pl.DataFrame(rows, infer_schema_length=None).to_arrow() for data, rows in spec.get("datasets", {}).items()
+    }
     return spec
 
 

@@ -113,8 +113,10 @@ def push(own: Sequence[str]) -> None:
         st.query_params.from_dict({**foreign, **params})
     st.session_state[_PUSHED] = params
     with st.sidebar:
-        st.caption("Link to this view")
-        st.code(full_link(st.context.url or "", params), language=None, wrap_lines=True)
+        # The code box, for its copy button, is drawn when it is asked for: its script is the largest of a page's.
+        share = st.popover("Link to this view", icon=":material/link:", width="stretch", on_change="rerun", key="share")
+        if share.open:
+            share.code(full_link(st.context.url or "", params), language=None, wrap_lines=True)
 
 
 def _draw_controls(choice: Choice) -> None:
@@ -131,7 +133,7 @@ def _draw_controls(choice: Choice) -> None:
     names = [architecture_name(label) for label in choice.archs]
     _control("arch", "Architecture", list(choice.archs), names, record["label"], kind=st.selectbox)
     st.caption("Showing this SAE")
-    st.code(record["sae"], language=None, wrap_lines=True)
+    st.text(record["sae"])
 
 
 def _control(

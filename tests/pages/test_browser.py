@@ -45,6 +45,8 @@ class Watched:
         return self.page.locator(selector).first.inner_text()
 
     def metrics(self) -> list[str]:
+        cards = "document.querySelectorAll('[data-testid=stMetricValue]').length >= 4"
+        self.page.wait_for_function(cards, timeout=TIMEOUT)
         return self.page.locator("[data-testid=stMetricValue]").all_inner_texts()
 
 
@@ -128,9 +130,10 @@ def test_sliding_changes_the_numbers_and_the_address_and_a_shared_link_brings_th
     assert moved != first
     query = parse_qs(urlsplit(shared).query)
     assert (query["width"], query["l0"]) == (["2048"], ["7.98"])
-    assert light.page.locator("[data-testid=stSidebar] code").last.inner_text().replace("\n", "") == shared.replace(
-        "127.0.0.1", urlsplit(shared).hostname or ""
-    )
+    light.page.get_by_role("button", name="Link to this view").click()
+    offered = light.page.locator("[data-testid=stPopoverBody] code")
+    offered.wait_for(timeout=TIMEOUT)
+    assert offered.inner_text().replace("\n", "") == shared
     other = Watched(light.page.context.browser.new_context().new_page())
     other.open(shared, 2)
     assert other.metrics() == moved

@@ -34,7 +34,7 @@ def open_page(page: str, **params: str) -> AppTest:
 
 
 def words(at: AppTest) -> str:
-    parts = [*at.title, *at.markdown, *at.caption, *at.info, *at.code, *at.warning, *at.error]
+    parts = [*at.title, *at.markdown, *at.caption, *at.info, *at.text, *at.warning, *at.error]
     return "\n".join(str(part.value) for part in parts)
 
 
@@ -56,7 +56,7 @@ def test_the_cards_show_the_numbers_of_the_record(in_fake_cache: Path, page: str
     for card, metric in zip(at.metric, CARDS[page], strict=True):
         triple = [record[f"{metric}{end}"] for end in ("", "_low", "_high")]
         assert (card.value, card.delta) == (point(*triple), span(*triple[1:]))
-    assert record["sae"] in [code.value for code in at.code]
+    assert record["sae"] in [text.value for text in at.text]
     assert params_of(at) | write_params("demo", record) == params_of(at)
 
 
@@ -113,7 +113,7 @@ def test_the_architecture_can_be_chosen_where_there_are_several(in_fake_cache: P
     at = open_page(OVERVIEW)
     at.selectbox(key="control.arch").select("Gated").run()
     assert params_of(at)["arch"] == "gated"
-    assert any(code.value.endswith("gated_l0_16.3") for code in at.code)
+    assert any(text.value.endswith("gated_l0_16.3") for text in at.text)
     assert "Among the TopK SAEs here" in words(at)
 
 
@@ -151,7 +151,7 @@ def test_skip_and_bias_change_the_numbers_and_live_in_the_link(in_fake_cache: Pa
     assert (params_of(at)["skip"], params_of(at)["bias"]) == ("0", "no")
     moved = [card.value for card in at.metric]
     assert moved != own
-    key = next(r["summary_key"] for r in RECORDS if r["sae"] == at.code[0].value)
+    key = next(r["summary_key"] for r in RECORDS if r["sae"] == at.text[0].value)
     row = (
         fake_published()
         .summary(key)
