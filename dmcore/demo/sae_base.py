@@ -2,7 +2,8 @@
 
 1. Activations are centred and scaled to unit variance a dimension; `export` undoes both in the weights.
 2. Parameters are float32, encoder and decoder both (d_sae, d_in); decoder rows keep unit norm.
-3. Latents that have not fired for `DEAD_AFTER` tokens learn to reconstruct the error (AuxK, Gao et al. 2024, 2.3).
+3. Latents that have not fired for `DEAD_AFTER` tokens learn to reconstruct the error (AuxK, Gao et al. 2024, 2.3),
+   as many of them at a time as the SAE has active latents: with more, each learns values too small to be chosen again.
 4. Adam, with the learning rate that the schedule asks for.
 """
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 DEAD_AFTER = 200_000
 """Tokens without firing after which a latent gets the auxiliary loss."""
-_AUX_LATENTS, _AUX_WEIGHT, _AUX_SHARE = 64, 1 / 32, 0.25
+_AUX_WEIGHT, _AUX_SHARE = 1 / 8, 0.25
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 # Below 1, since the k random rows that fire together overlap and would overshoot.
 _FIRST_ENCODER_NORM = 0.6
@@ -173,7 +174,7 @@ class SaeTraining:
         enc, dec = self.parameters["enc"].detach()[dead], self.parameters["dec"].detach()[dead]
         bias = self.parameters[self.bias_name]
         pre = pre_activations(some, enc, bias.detach()[dead], torch.bfloat16)
-        codes = top_k_codes(pre, min(_AUX_LATENTS, len(dead)))
+        codes = top_k_codes(pre, min(self.spec.l0, len(dead)))
         grad = (decode(codes, codes.values, dec) - error) * (2 * _AUX_WEIGHT / error.numel())
         extra = gradients(codes, some, grad, dec)
         self.parameters["enc"].grad.index_add_(0, dead, extra.enc)

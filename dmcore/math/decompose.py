@@ -22,7 +22,16 @@ from dmcore.math.bootstrap import bootstrap_units
 from dmcore.math.folds import assign_folds
 from dmcore.math.linear_map import AffineMap
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, error_targets, product_dtype
-from dmcore.math.split import Centres, FoldedFit, SplitSums, estimates, fit_folds, split_tokens
+from dmcore.math.split import (
+    Centres,
+    FoldedFit,
+    SplitSums,
+    check_determined,
+    check_varying,
+    estimates,
+    fit_folds,
+    split_tokens,
+)
 
 CHUNK = 8192
 """Tokens worked on at once."""
@@ -102,14 +111,12 @@ def decompose(
     sizes = torch.bincount(contexts, minlength=n_contexts)
     context_folds = assign_folds(sizes.cpu().numpy(), n_folds, seed)
     folds = torch.from_numpy(context_folds).to(acts_t.device)[contexts]
-    _check_enough_tokens(folds, n_folds, acts_t.shape[1], ridge, fit_bias)
+    per_fold = torch.bincount(folds, minlength=n_folds).tolist()
+    check_determined(per_fold, acts_t.shape[1] + int(fit_bias), ridge)
 
     inputs, targets = _moments(acts_t, recon_t, folds, n_folds)
     cells = list(range(n_folds))
-    if not float(inputs.scatter(cells).sum()) > 0:
-        raise DataError(
-            "The activations do not vary over tokens, so there is no variance to explain: give other tokens."
-        )
+    check_varying(inputs, cells)
     fit = fit_folds(inputs, targets, [[f] for f in cells], ridge=ridge, fit_bias=fit_bias)
     sums = SplitSums(
         int(bootstrap_units(n_contexts).max()) + 1, acts_t.shape[1], Centres.from_moments(inputs, targets, cells)
@@ -164,17 +171,6 @@ def _check(acts: Tensor, recon: Tensor, groups: Any, ridge: float) -> tuple[Tens
         raise DataError(f"groups has shape {ids.shape}, but one context id per token is needed: ({acts.shape[0]},).")
     unique, inverse = np.unique(ids, return_inverse=True)
     return torch.from_numpy(inverse.reshape(-1)).to(acts.device), len(unique)
-
-
-def _check_enough_tokens(folds: Tensor, n_folds: int, d_model: int, ridge: float, fit_bias: bool) -> None:
-    n_tokens = folds.numel()
-    n_train = n_tokens - int(torch.bincount(folds, minlength=n_folds).max())
-    n_weights = d_model + int(fit_bias)
-    if ridge == 0 and n_train < n_weights:
-        raise DataError(
-            f"The smallest training set has {n_train:,} of the {n_tokens:,} tokens for {n_weights:,} weights a dimension, "
-            "so least squares has no single answer: give more tokens, or set ridge above 0."
-        )
 
 
 def _moments(acts: Tensor, recon: Tensor, folds: Tensor, n_folds: int) -> tuple[InputMoments, TargetMoments]:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from dmcore.errors import DataError
 from dmcore.estimate import Estimate
 from dmcore.math.bootstrap import interval, poisson_weights, ratio
 from dmcore.math.linear_map import AffineMap, fit_map
@@ -36,6 +37,23 @@ class FoldedFit:
     """Entry f never saw the contexts of fold f."""
     full_map: AffineMap
     """Fitted on every token; for new data, not for these tokens' own numbers."""
+
+
+def check_determined(tokens_per_fold: Sequence[int], n_weights: int, ridge: float) -> None:
+    """Raise a `DataError` if a training set has fewer tokens than the weights of one target, and no ridge."""
+    n_tokens = sum(tokens_per_fold)
+    n_train = n_tokens - max(tokens_per_fold)
+    if ridge == 0 and n_train < n_weights:
+        raise DataError(
+            f"The smallest training set has {n_train:,} of the {n_tokens:,} tokens for {n_weights:,} weights a dimension, "
+            "so least squares has no single answer: give more tokens, or set ridge above 0."
+        )
+
+
+def check_varying(inputs: InputMoments, cells: Sequence[int]) -> None:
+    """Raise a `DataError` if the activations are the same for every token."""
+    if not float(inputs.scatter(cells).sum()) > 0:
+        raise DataError("The activations do not vary over tokens, so there is no variance to explain: give other tokens.")
 
 
 def fit_folds(

@@ -43,12 +43,13 @@ from dmcore.analysis.summarise import (
 from dmcore.errors import DarkMatterError
 from dmcore.math.linear_map import RidgeBasis
 from dmcore.math.moments import InputMoments
+from dmcore.math.split import check_determined, check_varying
 from dmcore.progress import Reporter
 from dmcore.results import METRICS, RECORD, read_summary, write_summary
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.sources.models import load_model
 from dmcore.sources.saes import Dictionary, load_dictionary
-from dmcore.specs import Study
+from dmcore.specs import Settings, Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import SUMMARY, publish
 from dmcore.store.store import Draft, Entry, Store
@@ -65,6 +66,12 @@ class Site:
     inputs: InputMoments
     cells_of_fold: list[list[int]]
     _bases: list[RidgeBasis] = field(default_factory=list)
+
+    def check(self, settings: Settings) -> None:
+        """Raise a `DataError` if no map can be fitted here."""
+        per_fold = [int(self.inputs.pooled(cells)[-1, -1]) for cells in self.cells_of_fold]
+        check_determined(per_fold, self.acts.d_model + int(settings.fit_bias), settings.ridge)
+        check_varying(self.inputs, [cell for cells in self.cells_of_fold for cell in cells])
 
     @property
     def bases(self) -> list[RidgeBasis]:
@@ -134,6 +141,7 @@ class Pipeline:
         site = Site(hook, acts, load_inputs(made.path, self.device), cells)
         for sae in saes:
             try:
+                site.check(plan.study.settings)
                 self._sae(plan, site, sae, entries[LOSS])
             except DarkMatterError as error:
                 log.error("%s: %s", sae.sae.name, error)

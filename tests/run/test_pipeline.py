@@ -213,6 +213,18 @@ def test_one_bad_sae_does_not_cost_the_others(study_path: Path, tmp_path: Path) 
     assert open_published("mixed", Store(tmp_path)).n_missing == 1
 
 
+def test_fewer_tokens_than_dimensions_is_a_sentence_and_a_ridge_mends_it(study_path: Path, tmp_path: Path) -> None:
+    import dataclasses
+
+    study = load_study(study_path)
+    few = dataclasses.replace(study.settings, skip_positions=LENGTH - 1, n_folds=2)
+    starved = dataclasses.replace(study, name="few", settings=few, saes=study.saes[:1])
+    outcome = Pipeline(Store(tmp_path)).sweep(starved)
+    assert "15 of the 30 tokens for 17 weights" in outcome.failures[study.saes[0].name]
+    mended = dataclasses.replace(starved, settings=dataclasses.replace(few, ridge=10.0))
+    assert Pipeline(Store(tmp_path)).sweep(mended).failures == {}
+
+
 def test_memory_for_a_token_is_six_bytes_an_active_latent_and_less_than_64(
     swept: tuple[Store, list[dict[str, Any]]],
 ) -> None:
