@@ -18,7 +18,7 @@ from dmcore.ui.paper_claims import CLAIMS, MARKS, SUBJECTS
 from dmcore.ui.sae_table import draw_sae_table
 from dmcore.ui.sections import cards, finding, sample_words
 from dmcore.ui.selection import Selection
-from dmcore.ui.words import architecture_name, l0_text, site_phrase
+from dmcore.ui.words import architecture_name, l0_text, plain, site_phrase
 
 
 def width_ratio(selection: Selection, rows: pl.DataFrame) -> Estimate:
@@ -36,7 +36,7 @@ def width_sentence(selection: Selection, rows: pl.DataFrame) -> str:
     if record["label"] != widest["label"]:
         ratio = width_ratio(selection, rows)
         return (
-            f"Among the {architecture_name(widest['label'])} SAEs here, {times(widest['d_sae'] / narrowest['d_sae'])} "
+            f"Among the {plain(architecture_name(widest['label']))} SAEs here, {times(widest['d_sae'] / narrowest['d_sae'])} "
             f"the width leaves {percent(ratio, ratio.low, ratio.high)} of the nonlinear error."
         )
     if record["d_sae"] < widest["d_sae"]:
@@ -82,14 +82,14 @@ def budget_caption(selection: Selection, rows: pl.DataFrame) -> str:
     record = selection.record
     label = rows["label"][0]
     parts = [
-        f"{architecture_name(label)} SAEs on {site_phrase(record)}, at the measured L0 nearest to {l0_text(record['l0'])}."
+        f"{plain(architecture_name(label))} SAEs on {site_phrase(record)}, at the measured L0 nearest to {l0_text(record['l0'])}."
     ]
     off = rows.filter(((pl.col("l0") / record["l0"]).log().abs()) > 0.1)
     if len(off):
         there = ", ".join(f"{row['d_sae']:,} latents: L0 {l0_text(row['l0'])}" for row in off.to_dicts())
         parts.append(f"Nearest L0 where it differs: {there}.")
     if label != record["label"]:
-        parts.append(f"The diamonds are the selected {architecture_name(record['label'])} SAE.")
+        parts.append(f"The diamonds are the selected {plain(architecture_name(record['label']))} SAE.")
     parts.append(
         "Height of both areas: FVU = Σ|x − Sae(x)|² / Σ|x − mean x|². Lower area: the same with the linear error"
     )
@@ -132,7 +132,7 @@ def draw_paper(selection: Selection, rows: pl.DataFrame) -> None:
     st.markdown("\n".join(lines))
     marks = "; ".join(f"[{mark}] {meaning}" for mark, meaning in MARKS.items() if mark in _marks_used())
     st.caption(
-        f"How we know the paper's values: {marks}. Its subjects are {SUBJECTS}; ours is {selection.published.model}."
+        f"How we know the paper's values: {marks}. Its subjects are {SUBJECTS}; ours is {plain(selection.published.model)}."
     )
 
 

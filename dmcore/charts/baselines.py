@@ -42,7 +42,7 @@ def baselines_chart(baselines: pl.DataFrame) -> alt.LayerChart:
     lowest = float(table["r2"].min() or 0)  # type: ignore[arg-type]
     scale = alt.Scale(domain=[min(0.0, max(lowest, -0.3)), 1], clamp=True)
     title = "held-out R² of |e|²"
-    x = alt.X("r2:Q", title=title, scale=scale)
+    x = alt.X("r2:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))
     tooltip = [
         alt.Tooltip("name:N", title="predictor"),
         *(alt.Tooltip(f"{c}:Q", format=".4f") for c in ("r2", "r2_low", "r2_high")),

@@ -46,9 +46,12 @@ def variants_chart(variants: pl.DataFrame, shown: str) -> alt.LayerChart:
     table = variants_table(variants).with_columns(shown=pl.col("setting") == shown)
     order = table["setting"].unique(maintain_order=True).to_list()
     lows = table["low"].fill_nan(None).min()
-    start = min(0.0, float(lows) if lows is not None else 0.0)  # type: ignore[arg-type]
+    # A setting that fails (no bias, no skipping) can be far below zero: it stays at the edge, the tooltip has its number.
+    start = max(min(0.0, float(lows) if lows is not None else 0.0), -0.5)  # type: ignore[arg-type]
+    tops = table.select(pl.max_horizontal("r2", "high").fill_nan(None).max()).item()
+    top = min(1.0, (tops if tops is not None and tops > 0 else 0.5) * 1.1)
     y = alt.Y("setting:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, domain=False))
-    x = alt.X("r2:Q", title="held-out R²", scale=alt.Scale(domainMin=start, nice=True))
+    x = alt.X("r2:Q", title="held-out R²", scale=alt.Scale(domain=[start, top], clamp=True), axis=alt.Axis(tickCount=6))
     base = alt.Chart(table).encode(y=y, color=part_colour())
     tooltip = [alt.Tooltip("setting:N"), alt.Tooltip("metric:N"), alt.Tooltip("r2:Q", format=".4f", title="R²"),
                alt.Tooltip("low:Q", format=".4f"), alt.Tooltip("high:Q", format=".4f"),

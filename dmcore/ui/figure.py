@@ -67,10 +67,11 @@ def _finished_spec(name: str, key: tuple[str, ...], _figure: Figure) -> dict[str
 
 
 def _download_menu(figure: Figure) -> None:
+    caption = figure.caption.replace("\\", "")  # a picture is no Markdown: nothing in it is escaped
     kinds: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("Data (CSV)", "csv", "text/csv", lambda: figure.data().write_csv().encode()),
-        ("Picture (SVG)", "svg", "image/svg+xml", lambda: picture.svg(figure.chart(), figure.question, figure.caption)),
-        ("Picture (PNG)", "png", "image/png", lambda: picture.png(figure.chart(), figure.question, figure.caption)),
+        ("Picture (SVG)", "svg", "image/svg+xml", lambda: picture.svg(figure.chart(), figure.question, caption)),
+        ("Picture (PNG)", "png", "image/png", lambda: picture.png(figure.chart(), figure.question, caption)),
     ]
     with st.popover(
         "",

@@ -10,7 +10,7 @@ import streamlit as st
 from dmcore.errors import DarkMatterError
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection, choose, push
-from dmcore.ui.words import sae_phrase, site_phrase
+from dmcore.ui.words import plain, sae_phrase, site_phrase
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
     try:
         selection = choose(own)
         where, what = site_phrase(selection.record), sae_phrase(selection.record)
-        st.caption(f"{selection.published.model} · {where[0].upper()}{where[1:]} · {what}")
+        st.caption(f"{plain(selection.published.model)} · {where[0].upper()}{where[1:]} · {what}")
         _missing(selection)
     except DarkMatterError as error:
         _explain(error)

@@ -18,7 +18,7 @@ from dmcore.results import Summary
 from dmcore.ui.figure import Figure
 from dmcore.ui.sections import sample_words
 from dmcore.ui.selection import Selection
-from dmcore.ui.words import architecture_name, l0_text, stream_name
+from dmcore.ui.words import architecture_name, l0_text, plain, stream_name
 
 _INTERVALS = "Bars: 95 % intervals over contexts."
 
@@ -149,8 +149,9 @@ def layers_caption(record: dict[str, Any], layers: pl.DataFrame) -> str:
     """Which SAEs stand for the layers."""
     l0s = list(dict.fromkeys(l0_text(l0) for l0 in layers["l0"].sort()))
     widths = list(dict.fromkeys(compact(width) for width in layers["d_sae"].sort()))
+    kind = plain(architecture_name(layers["label"][0]))
     return (
-        f"{stream_name(record['stream'])} stream, {architecture_name(layers['label'][0])} SAEs with {_range(widths)} latents at "
+        f"{stream_name(record['stream'])} stream, {kind} SAEs with {_range(widths)} latents at "
         f"L0 {_range(l0s)}: at each layer the width, then the L0, nearest to the selected one. {sample_words(record)}"
     )
 

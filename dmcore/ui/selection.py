@@ -19,7 +19,7 @@ from dmcore.charts.numbers import compact
 from dmcore.ui import reads
 from dmcore.ui.grid import Choice, choose_nearest
 from dmcore.ui.link import SHARED, full_link, read_study, read_wish, write_params
-from dmcore.ui.words import FIELD_NAMES, architecture_name, distinct, listed, stream_name
+from dmcore.ui.words import FIELD_NAMES, architecture_name, distinct, listed, plain, stream_name
 
 _VIEW = "view"
 _PUSHED = "view.pushed"
@@ -148,7 +148,7 @@ def _control(
 ) -> None:
     """A widget over `texts`, or plain text where there is nothing to choose."""
     if len(values) == 1:
-        st.markdown(f"{label}: **{texts[0]}**")
+        st.markdown(f"{label}: **{plain(texts[0])}**")
         return
     widget = f"control.{field}"
     shown = texts[values.index(chosen)]

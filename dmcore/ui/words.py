@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,6 +39,11 @@ ARCHITECTURE_NAMES = {
 }
 
 
+def plain(text: str) -> str:
+    """Text of a study (a title, a model, an architecture) for Markdown, where it must show as what it is."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:.&-])", r"\\\1", text)
+
+
 def stream_name(stream: str) -> str:
     return STREAM_NAMES.get(stream, stream)
 
@@ -53,7 +59,9 @@ def site_phrase(record: Mapping[str, Any]) -> str:
 
 def sae_phrase(record: Mapping[str, Any]) -> str:
     """`TopK, 1,024 latents, L0 16`."""
-    return f"{architecture_name(record['label'])}, {compact(record['d_sae'])} latents, L0 {l0_text(record['l0'])}"
+    return (
+        f"{plain(architecture_name(record['label']))}, {compact(record['d_sae'])} latents, L0 {l0_text(record['l0'])}"
+    )
 
 
 def l0_text(l0: float) -> str:

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -75,18 +76,26 @@ def app_url(fake_cache: Path) -> Iterator[str]:
         server.wait(10)
 
 
+def without_browser(reason: str) -> NoReturn:
+    """Skip with the reason; fail where CI=true, so that nobody takes an untested app for a tested one."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[object]:
     """A headless Chromium: the system's, or Playwright's own. Without one: skip, or fail where CI=true."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    try:
+        from playwright import sync_api
+    except ImportError:
+        without_browser("playwright is not installed: run `pip install -r requirements-dev.txt`")
     system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_api.sync_playwright() as playwright:
         try:
             chromium = playwright.chromium.launch(executable_path=system, args=CHROMIUM_ARGS)
         except sync_api.Error as error:
-            reason = f"no Chromium: install the system's, or run `playwright install chromium` ({str(error).splitlines()[0]})"
-            if os.environ.get("CI") == "true":
-                pytest.fail(reason)
-            pytest.skip(reason)
+            first = str(error).splitlines()[0]
+            without_browser(f"no Chromium: install the system's, or run `playwright install chromium` ({first})")
         yield chromium
         chromium.close()

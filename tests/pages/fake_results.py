@@ -225,12 +225,28 @@ def fake_published(n_saes: int | None = None) -> FakePublished:
 
 
 def write_fake_study(
-    root: Path, study_id: str = "demo", n_saes: int | None = None, emptied: tuple[str, ...] = ()
+    root: Path,
+    study_id: str = "demo",
+    n_saes: int | None = None,
+    *,
+    emptied: tuple[str, ...] = (),
+    title: str | None = None,
+    model: str | None = None,
+    label: str | None = None,
 ) -> None:
-    """Write the made-up study to a cache folder, as a sweep would; tables named in `emptied` have no rows."""
+    """Write the made-up study to a cache folder, as a sweep would.
+
+    Args:
+        root: the cache folder.
+        study_id: name of the study.
+        n_saes: how many of its SAEs; all of them by default.
+        emptied: tables that get no rows.
+        title, model, label: other words than the made-up study's.
+    """
     store, published = Store(root), fake_published(n_saes)
     records = []
     for record in published.records.to_dicts():
+        record["label"] = label or record["label"]
         summary = published.summaries[record["summary_key"]]
         tables = {name: getattr(summary, name).filter(name not in emptied) for name in TABLES}
         spec = {"made_up": record["sae"], "study": study_id, "emptied": list(emptied)}
@@ -240,9 +256,9 @@ def write_fake_study(
         records.append(record)
     study: Any = SimpleNamespace(
         name=study_id,
-        title=published.title,
-        model=SimpleNamespace(name=published.model),
+        title=title or published.title,
+        model=SimpleNamespace(name=model or published.model),
         saes=records,
-        to_dict=lambda: {"name": study_id, "title": published.title},
+        to_dict=lambda: {"name": study_id, "title": title or published.title},
     )
     publish(store, study, records)

@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 from dmcore.charts.numbers import percent, point, span
 from dmcore.ui import reads
 from dmcore.ui.link import write_params
+from tests.pages.conftest import without_browser
 from tests.pages.fake_results import SKIP, fake_published, write_fake_study
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +162,25 @@ def test_skip_and_bias_change_the_numbers_and_live_in_the_link(in_fake_cache: Pa
     assert moved[0] == point(row["r2_error"], row["r2_error_low"], row["r2_error_high"])
     again = open_page(REGRESSION, **params_of(at))
     assert [card.value for card in again.metric] == moved
+
+
+def test_a_studys_own_words_are_never_markdown(own_cache: Path) -> None:
+    hostile = "![x](http://a.example/y) <b>"
+    write_fake_study(own_cache, n_saes=2, title=hostile, model=hostile, label=hostile)
+    for page in (OVERVIEW, REGRESSION):
+        at = open_page(page)
+        assert not at.exception
+        assert "![x]" not in words(at)
+        assert "<b>" not in words(at).replace("\\<b\\>", "")
+
+
+def test_without_a_browser_tests_skip_here_and_fail_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no Chromium"):
+        without_browser("no Chromium")
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="no Chromium"):
+        without_browser("no Chromium")
 
 
 def test_the_sink_sentence_says_what_position_zero_does(in_fake_cache: Path) -> None:
