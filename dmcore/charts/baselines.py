@@ -6,7 +6,7 @@ import altair as alt
 import polars as pl
 
 from dmcore.charts.labels import spread
-from dmcore.charts.theme import NEUTRAL, TOTAL, as_part, part_colour
+from dmcore.charts.theme import TOTAL, as_part, part_colour_if
 
 PREDICTOR_NAMES = {
     "x": "x (linear map)",
@@ -48,26 +48,17 @@ def baselines_chart(baselines: pl.DataFrame) -> alt.LayerChart:
         *(alt.Tooltip(f"{c}:Q", format=".4f") for c in ("r2", "r2_low", "r2_high")),
     ]
 
-    def marks(rows: pl.DataFrame, x_row: bool) -> list[alt.Chart]:
-        base = alt.Chart(rows)
-        look = {} if x_row else {"color": NEUTRAL}
-        dash = {} if x_row else {"strokeDash": [4, 3]}
-        drawn = [
-            base.mark_rule(strokeWidth=2.5, **look).encode(
-                x=alt.X("r2_low:Q", title=title), x2=alt.X2("r2_high:Q"), y=y
-            ),
-            base.mark_rule(strokeWidth=1, opacity=0.55, **dash, **look).encode(
-                x=alt.X("zero:Q", title=title), x2=alt.X2("r2:Q"), y=y
-            ),
-            base.mark_point(filled=True, size=90, opacity=1, **look).encode(x=x, y=y, tooltip=tooltip),
-            base.mark_text(align="left", dx=14, fontWeight="bold", **look).encode(
-                x=alt.X("r2_high:Q", title=title), y=y, text=alt.Text("text:N")
-            ),
-        ]
-        return [mark.encode(color=part_colour()) for mark in drawn] if x_row else drawn
-
-    layers = [*marks(table.filter(~pl.col("is_x")), False), *marks(table.filter(pl.col("is_x")), True)]
-    return alt.layer(*layers).properties(height=ROW * len(order) + 20)
+    base = alt.Chart(table).encode(y=y, color=part_colour_if("datum.is_x"))
+    start, end = alt.X("r2_low:Q", title=title), alt.X("r2_high:Q", title=title)
+    dash = alt.condition("datum.is_x", alt.value([1, 0]), alt.value([4, 3]))
+    return alt.layer(
+        base.mark_rule(strokeWidth=2.5).encode(x=start, x2=alt.X2("r2_high:Q")),
+        base.mark_rule(strokeWidth=1, opacity=0.55).encode(
+            x=alt.X("zero:Q", title=title), x2=alt.X2("r2:Q"), strokeDash=dash
+        ),
+        base.mark_point(filled=True, size=90, opacity=1).encode(x=x, tooltip=tooltip),
+        base.mark_text(align="left", dx=14, fontWeight="bold", fontSize=12).encode(x=end, text=alt.Text("text:N")),
+    ).properties(height=ROW * len(order) + 20)
 
 
 def baselines_by_layer_chart(table: pl.DataFrame) -> alt.LayerChart:
@@ -88,19 +79,14 @@ def baselines_by_layer_chart(table: pl.DataFrame) -> alt.LayerChart:
     ends = table.filter(pl.col("layer") == last)
     ends = ends.with_columns(r2=pl.Series(spread(ends["r2"].to_list(), (high - low) * 17 / LAYERS_HEIGHT)))
 
-    def marks(of_x: bool) -> list[alt.Chart]:
-        keep = pl.col("is_x") if of_x else ~pl.col("is_x")
-        look = {} if of_x else {"color": NEUTRAL}
-        dash = {"strokeWidth": 2.5} if of_x else {"strokeDash": [4, 3], "strokeWidth": 1.5}
-        lines = alt.Chart(table.filter(keep)).encode(x=x, y=y, detail=alt.Detail("name:N"), tooltip=tooltip)
-        text = alt.Chart(ends.filter(keep)).mark_text(
-            align="left", dx=9, fontWeight="bold" if of_x else "normal", **look
-        )
-        drawn = [
-            lines.mark_line(**dash, **look),
-            lines.mark_point(filled=True, size=40, opacity=1, **look),
-            text.encode(x=alt.X("layer:Q"), y=alt.Y("r2:Q"), text=alt.Text("name:N")),
-        ]
-        return [mark.encode(color=part_colour()) for mark in drawn] if of_x else drawn
-
-    return alt.layer(*marks(False), *marks(True)).properties(height=LAYERS_HEIGHT)
+    colour = part_colour_if("datum.is_x")
+    lines = alt.Chart(table).encode(x=x, y=y, color=colour, detail=alt.Detail("name:N"))
+    return alt.layer(
+        lines.mark_line(strokeWidth=2).encode(
+            strokeDash=alt.condition("datum.is_x", alt.value([1, 0]), alt.value([4, 3]))
+        ),
+        lines.mark_point(filled=True, size=40, opacity=1).encode(tooltip=tooltip),
+        alt.Chart(ends)
+        .mark_text(align="left", dx=9, fontWeight="bold", fontSize=12)
+        .encode(x=alt.X("layer:Q"), y=alt.Y("r2:Q"), text=alt.Text("name:N"), color=colour),
+    ).properties(height=LAYERS_HEIGHT)

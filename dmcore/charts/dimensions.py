@@ -67,7 +67,7 @@ def dimensions_chart(dims: pl.DataFrame, pooled: float, mean_dims: float) -> alt
 def _points(table: pl.DataFrame, x: alt.X, y: alt.Y) -> alt.Chart:
     tooltip = [alt.Tooltip("dimension:Q"), alt.Tooltip("r2:Q", title="R²", format=".3f"),
                alt.Tooltip("share:Q", title="share of error variance", format=".2%")]  # fmt: skip
-    dots = alt.Chart(as_part(table, LINEAR)).mark_circle(size=38, opacity=0.65)
+    dots = alt.Chart(as_part(table, LINEAR)).mark_circle(size=38, opacity=0.65, aria=False)
     return dots.encode(x=x, y=y, color=part_colour(), tooltip=tooltip)
 
 

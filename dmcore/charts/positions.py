@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from dmcore.charts.labels import decade_ticks, spread
-from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, part_colour
+from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, part_colour_if
 
 HEIGHT = 340
 
@@ -20,7 +20,9 @@ SERIES = {
 }
 """Columns of the `positions` table, and the name of each."""
 
-EXACT = 48
+_COLOUR = part_colour_if("datum.series !== 'act_norm_sq'")
+
+EXACT = 32
 """Positions that keep a point of their own; later ones share points that grow like the position."""
 
 
@@ -76,19 +78,16 @@ def positions_chart(positions: pl.DataFrame, skip: int) -> alt.LayerChart:
               scale=alt.Scale(type="log", domain=[low / 1.3, high * 1.3], nice=False),
               axis=alt.Axis(format="~s", values=decade_ticks(low / 1.3, high * 1.3)))  # fmt: skip
     tooltip = [alt.Tooltip("part:N", title="of"), alt.Tooltip("position:Q"), alt.Tooltip("mean:Q", format=".3s")]
-    errors = alt.Chart(long.filter(pl.col("series") != "act_norm_sq"))
-    acts = alt.Chart(long.filter(pl.col("series") == "act_norm_sq"))
     layers: list[alt.Chart] = []
     if skip > 0:
         band = pl.DataFrame({"start": [0], "end": [skip - 0.5], "text": ["skipped"]})
         layers.append(
             alt.Chart(band).mark_rect(color=NEUTRAL, opacity=0.14).encode(x=alt.X("start:Q"), x2=alt.X2("end:Q"))
         )
+    lines = alt.Chart(long).encode(x=x, y=y, color=_COLOUR, detail=alt.Detail("part:N"))
     layers += [
-        acts.mark_line(color=NEUTRAL, strokeWidth=2, point={"color": NEUTRAL, "size": 14}).encode(
-            x=x, y=y, tooltip=tooltip
-        ),
-        errors.mark_line(strokeWidth=2, point={"size": 14}).encode(x=x, y=y, color=part_colour(), tooltip=tooltip),
+        lines.mark_line(strokeWidth=2),
+        lines.mark_point(filled=True, size=14, opacity=1, aria=False).encode(tooltip=tooltip),
         *_end_labels(long, last),
     ]
     return alt.layer(*layers).properties(height=HEIGHT)
@@ -102,12 +101,5 @@ def _end_labels(long: pl.DataFrame, last: int) -> list[alt.Chart]:
     decades = (long["mean"].log10().max() or 1) - (long["mean"].log10().min() or 0)  # type: ignore[operator]
     moved = spread(ends["mean"].log10().to_list(), float(decades) * 16 / HEIGHT)  # type: ignore[arg-type]
     ends = ends.with_columns(mean=10.0 ** pl.Series(moved))
-    text = {"align": "left", "dx": 7, "fontWeight": "bold", "fontSize": 12}
-    return [
-        alt.Chart(ends.filter(pl.col("series") != "act_norm_sq"))
-        .mark_text(**text)
-        .encode(x=alt.X("position:Q"), y=alt.Y("mean:Q"), text=alt.Text("part:N"), color=part_colour()),
-        alt.Chart(ends.filter(pl.col("series") == "act_norm_sq"))
-        .mark_text(color=NEUTRAL, **text)
-        .encode(x=alt.X("position:Q"), y=alt.Y("mean:Q"), text=alt.Text("part:N")),
-    ]
+    text = alt.Chart(ends).mark_text(align="left", dx=7, fontWeight="bold", fontSize=12)
+    return [text.encode(x=alt.X("position:Q"), y=alt.Y("mean:Q"), text=alt.Text("part:N"), color=_COLOUR)]

@@ -72,6 +72,11 @@ def part_colour(field: str = "part") -> alt.Color:
     return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(PARTS)), legend=None)
 
 
+def part_colour_if(test: str) -> alt.Color:
+    """Colour by part where a Vega expression holds, the neutral grey elsewhere: one layer where two would be drawn."""
+    return alt.condition(test, part_colour(), alt.value(NEUTRAL))
+
+
 def as_part(table: pl.DataFrame, part: str) -> pl.DataFrame:
     """The table with every row marked as one part, for `part_colour`: a constant cannot carry the shared domain."""
     return table.with_columns(part=pl.lit(part))

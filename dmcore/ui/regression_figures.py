@@ -25,11 +25,12 @@ _INTERVALS = "Bars: 95 % intervals over contexts."
 _DENSITY_NOTES = {
     "norm_sq": (
         "Squared norm of the error",
-        "A count is a token. Predictions at or below the axis, zero and negative ones too, are in its lowest bin.",
+        "A count is a token. What lies beyond the axes, as predictions of zero and less, is in their outermost cells.",
     ),
     "vector": (
         "Coordinates of the error vector",
-        "A count is one coordinate of a token, in standard deviations of that dimension of the error.",
+        "A count is one coordinate of a token, in standard deviations of that dimension of the error. What lies beyond the axes "
+        "is in their outermost cells.",
     ),
 }
 

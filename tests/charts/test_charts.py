@@ -14,7 +14,7 @@ import pytest
 from dmcore.charts import picture
 from dmcore.charts.baselines import baselines_by_layer_chart, baselines_chart, baselines_table
 from dmcore.charts.budget import budget_chart, budget_table
-from dmcore.charts.density import density_chart, mean_actual, panel_table
+from dmcore.charts.density import MOST_CELLS, density_chart, frame_cells, mean_actual, panel_table
 from dmcore.charts.dimensions import MOST_POINTS, dimensions_chart, dimensions_table
 from dmcore.charts.labels import decade_ticks, spread
 from dmcore.charts.layers import layers_chart
@@ -150,6 +150,27 @@ def test_the_mean_actual_value_is_taken_in_linear_space_on_log_axes() -> None:
     assert mean_actual(cells, log10=False)["actual"][0] == pytest.approx(0.1)
 
 
+def test_framing_a_density_keeps_every_count_and_few_cells() -> None:
+    for panel in ("norm_sq", "vector"):
+        cells = panel_table(SUMMARY.density, panel)
+        frame = frame_cells(cells)
+        assert frame.cells["count"].sum() == cells["count"].sum()
+        assert len(frame.cells) <= MOST_CELLS
+        assert frame.cells["actual_low"].min() >= frame.low - 1e-6
+        assert frame.cells["predicted_high"].max() <= frame.high + 1e-6
+
+
+def test_an_overflow_bin_far_from_the_rest_does_not_stretch_the_axes() -> None:
+    edges = pl.DataFrame({"predicted_low": [0.0, 0.1, 0.2], "actual_low": [0.0, 0.1, 0.2], "count": [500, 900, 400]})
+    far = pl.DataFrame({"predicted_low": [-2.5], "actual_low": [0.1], "count": [300]})
+    cells = pl.concat([edges, far]).with_columns(
+        predicted_high=pl.col("predicted_low") + 0.1, actual_high=pl.col("actual_low") + 0.1
+    )
+    frame = frame_cells(cells)
+    assert (frame.low, frame.high) == pytest.approx((0.0, 0.3))
+    assert frame.cells["count"].sum() == 2100
+
+
 def test_panels_are_told_apart() -> None:
     counts = {panel: panel_table(SUMMARY.density, panel)["count"].sum() for panel in ("norm_sq", "vector")}
     assert counts["norm_sq"] + counts["vector"] == SUMMARY.density["count"].sum()
@@ -158,7 +179,7 @@ def test_panels_are_told_apart() -> None:
 
 def test_positions_keep_the_first_ones_exactly_and_pool_late_ones_by_tokens() -> None:
     table = positions_table(SUMMARY.positions)
-    assert table["position"][:40].to_list() == list(range(40))
+    assert table["position"][:32].to_list() == list(range(32))
     assert table["act_norm_sq"][0] == SUMMARY.positions["act_norm_sq"][0]
     assert table["n_tokens"].sum() == SUMMARY.positions["n_tokens"].sum()
     total = (table["error_sq"] * table["n_tokens"]).sum()
