@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,20 +49,20 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def app_url(fake_cache: Path) -> Iterator[str]:
-    """Address of `streamlit run app.py` on the made-up study."""
+@contextmanager
+def serve(cache: Path) -> Iterator[str]:
+    """`streamlit run app.py` on a cache folder; its address."""
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true"],
         cwd=ROOT,
-        env={**os.environ, "DMCORE_CACHE": str(fake_cache)},
+        env={**os.environ, "DMCORE_CACHE": str(cache)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(f"{url}/_stcore/health", timeout=1)
                 break
@@ -69,11 +70,18 @@ def app_url(fake_cache: Path) -> Iterator[str]:
                 assert server.poll() is None, "streamlit ended at once"
                 time.sleep(0.1)
         else:
-            raise AssertionError("streamlit did not answer in 30 s")
+            raise AssertionError("streamlit did not answer in 60 s")
         yield url
     finally:
         server.terminate()
         server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def app_url(fake_cache: Path) -> Iterator[str]:
+    """Address of the app on the made-up study."""
+    with serve(fake_cache) as url:
+        yield url
 
 
 def without_browser(reason: str) -> NoReturn:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
+from tests.pages.conftest import serve
 
 pytestmark = pytest.mark.browser
 
@@ -88,6 +91,14 @@ def test_each_page_is_drawn_without_errors_and_without_leaving_the_machine(
     assert watched.page.locator(CHART).count() >= n_charts
     assert watched.errors == []
     assert watched.hosts == {"127.0.0.1"}
+
+
+def test_the_very_first_visit_may_be_to_any_page(fake_cache: Path, light: Watched) -> None:
+    with serve(fake_cache) as url:
+        light.open(f"{url}/regression", PAGES["/regression"][1])
+        links = light.page.locator("[data-testid=stSidebarNavLink]").all_inner_texts()
+        assert [link.split("\n")[-1] for link in links] == ["Overview", "Regression"]
+        assert light.page.locator("[data-testid=stMainBlockContainer]").bounding_box()["width"] > 1000
 
 
 def test_total_error_is_dark_on_light_and_light_on_dark(app_url: str, watched: Watched, theme: str) -> None:
