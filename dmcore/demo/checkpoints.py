@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict:
@@ -33,12 +32,14 @@ def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], state: dict[
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     # A clone of each, since safetensors refuses tensors that share memory.
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, fresh / "t.safetensors")
+    save_file(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, fresh / "t.safetensors"
+    )
     write_json(fresh / "state.json", state)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
+        folder.replace(old)
+    fresh.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -56,4 +57,4 @@ def publish(source: Path, target: Path) -> None:
     """Move a finished folder into its place, replacing what is there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(source, target)
+    source.replace(target)

@@ -13,8 +13,10 @@ import re
 from importlib.metadata import Distribution
 
 PERMISSIVE = frozenset(
-    "0bsd apache-2.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 cnri-python hpnd isc mit mit-cmu mit-0 psf-2.0 python-2.0 "
-    "unlicense zlib".split()
+    {
+        *("0bsd", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc0-1.0", "cnri-python", "hpnd", "isc"),
+        *("mit", "mit-0", "mit-cmu", "psf-2.0", "python-2.0", "unlicense", "zlib"),
+    }
 )
 """SPDX identifiers, lower case."""
 

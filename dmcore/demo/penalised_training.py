@@ -7,6 +7,7 @@ have unit norm, so that the L1 needs no weights. Autograd over dense activations
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from dmcore.demo.sae_base import ActivationStats, SaeTraining
@@ -17,19 +18,29 @@ if TYPE_CHECKING:
 
     from dmcore.demo.sae_plan import SaeSpec
 
-_BANDWIDTH, _FIRST_THRESHOLD = 0.3, 1.0
+_BANDWIDTH = 0.3
 _FREEZE_BELOW = 0.5
 
 
 class PenalisedTraining(SaeTraining):
     """Mean squared error plus a coefficient times a sparsity penalty; subclasses define both."""
 
-    first_coefficient = 0.01
+    first_coefficient = 2.0
     """Where the controller starts."""
 
     def __init__(self, spec: SaeSpec, stats: ActivationStats, peak_rate: float, seed: int, device: str) -> None:
         super().__init__(spec, stats, peak_rate, seed, device)
         self.control = SparsityController(spec.l0, self.first_coefficient)
+
+    def first_cut(self, parameters: dict[str, torch.Tensor]) -> float:
+        """The pre-activation that a share l0 / width of random rows exceeds: activations have unit variance at first."""
+        share = min(0.5, self.spec.l0 / self.spec.width)
+        return float(parameters["enc"].norm(dim=1).mean()) * NormalDist().inv_cdf(1 - share)
+
+    def extra_parameters(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Start the deciding bias where L0 is at its target, so that the controller need not travel far."""
+        parameters[self.bias_name] -= self.first_cut(parameters)
+        return {}
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Reconstruction, activations, penalty (mean over tokens) and any further loss, of normalised `x`."""
@@ -39,7 +50,7 @@ class PenalisedTraining(SaeTraining):
         """Gradients by autograd; moves the coefficient."""
         recon, active, penalty, further = self.forward(x)
         on = active.detach() > 0
-        coefficient = self.control.update(float(on.sum()) / len(x), self.rate)
+        coefficient = self.control.update(float(on.sum()) / len(x))
         if self.rate < _FREEZE_BELOW and self.warm and not self.control.frozen:
             self.control.freeze(coefficient)
         self.warm = self.warm or self.rate >= 1.0
@@ -94,6 +105,7 @@ class GatedTraining(PenalisedTraining):
         """Magnitude path: log gain and bias."""
         import torch
 
+        super().extra_parameters(parameters)
         bias = parameters[self.bias_name]
         return {"r_mag": torch.zeros_like(bias), "b_mag": bias.clone()}
 
@@ -117,13 +129,13 @@ class GatedTraining(PenalisedTraining):
 class JumpReLUTraining(PenalisedTraining):
     """A threshold a latent, learned with a straight-through estimator, and an L0 penalty."""
 
-    first_coefficient = 0.002
+    first_coefficient = 0.02
 
     def extra_parameters(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Logarithms of the thresholds."""
         import torch
 
-        return {"log_threshold": torch.full_like(parameters["b_enc"], math.log(_FIRST_THRESHOLD))}
+        return {"log_threshold": torch.full_like(parameters["b_enc"], math.log(self.first_cut(parameters)))}
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The penalty is L0 divided by d_in."""
@@ -147,13 +159,13 @@ def jump_relu(pre: torch.Tensor, threshold: torch.Tensor, bandwidth: float) -> t
 
     class _JumpReLU(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, pre, threshold):  # noqa: ANN001, ANN205 - torch's own signature
+        def forward(ctx, pre, threshold):
             mask = pre > threshold
             ctx.save_for_backward(pre, threshold, mask)
             return pre * mask, mask.to(pre.dtype)
 
         @staticmethod
-        def backward(ctx, grad_active, grad_on):  # noqa: ANN001, ANN205
+        def backward(ctx, grad_active, grad_on):
             pre, threshold, mask = ctx.saved_tensors
             near = (pre - threshold).abs() < bandwidth / 2
             pull = -(grad_active * threshold + grad_on) * near

@@ -48,12 +48,15 @@ class Schedule:
     stopped_by: str = ""
     """`plateau`, `token budget` or `time budget`; empty during the constant phase."""
 
-    def look(self, tokens: int, fvu: float) -> None:
-        """Record a look and decide whether the constant phase ends here."""
+    def look(self, tokens: int, fvu: float, settled: bool = True) -> None:
+        """Record a look and decide whether the constant phase ends here.
+
+        An SAE whose sparsity still moves is not `settled`: its FVU may rest, or rise, on the way to the wanted L0.
+        """
         self.curve.append((tokens, fvu))
         if self.decay_from is not None:
             return
-        if tokens >= self.rule.min_tokens and self.relative_improvement() < self.rule.improvement:
+        if settled and tokens >= self.rule.min_tokens and self.relative_improvement() < self.rule.improvement:
             self.start_decay(tokens, "plateau")
         elif tokens >= self.rule.max_tokens:
             self.start_decay(tokens, "token budget")

@@ -39,7 +39,7 @@ def write_report(out: Path, found: dict[str, Any]) -> None:
     parts = [
         "# The embedded default\n",
         "Made by `python -m dmcore.demo build`; this file too, so edit the builder, not it.\n",
-        _model_section(found["model"], found["text"]),
+        _model_section(found["model"]),
         _sae_section(found["saes"], found["scale"]["saes"]),
         _corpus_section(found["text"]["corpus"]),
         _licence_section(found["text"]["corpus"]),
@@ -54,7 +54,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _model_section(model: dict[str, Any], text: dict[str, Any]) -> str:
+def _model_section(model: dict[str, Any]) -> str:
     """Size, training and loss of the model."""
     rows = [
         ["this model, as stored (float16)", f"{model['validation_loss']:.3f}"],

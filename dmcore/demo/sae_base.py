@@ -67,8 +67,8 @@ class SaeTraining:
 
     # What a subclass defines.
 
-    def extra_parameters(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Parameters beyond encoder, decoder, the deciding bias and b_dec."""
+    def extra_parameters(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:  # noqa: ARG002
+        """Parameters beyond encoder, decoder, the deciding bias and b_dec, given those."""
         return {}
 
     def backward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

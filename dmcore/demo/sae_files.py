@@ -52,7 +52,7 @@ def measure_sae(folder: Path, acts: torch.Tensor) -> tuple[float, float]:
     return error / total, active / len(acts)
 
 
-def _empty_sae(spec: SaeSpec, d_in: int):  # noqa: ANN202 - one of four SAELens classes
+def _empty_sae(spec: SaeSpec, d_in: int):
     """The SAELens inference object of this architecture, weights not set."""
     from sae_lens import (
         GatedSAE,

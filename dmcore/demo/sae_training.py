@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dmcore.demo.activations import ActivationSource
-from dmcore.demo.checkpoints import load_checkpoint, publish, read_json, save_checkpoint, write_json
+from dmcore.demo.checkpoints import load_checkpoint, publish, save_checkpoint, write_json
 from dmcore.demo.language_model import load_model
 from dmcore.demo.plateau import PlateauRule, Schedule
 from dmcore.demo.sae_base import ActivationStats, SaeTraining
@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 
 _QUICK_STRIDE = 4
 _CHECKPOINT_SECONDS = 150.0
+_SETTLED = 0.05
 _TOPK_RATE = 8e-3
-_PEAK_RATES = {"standard": 3e-3, "gated": 3e-3, "jumprelu": 3e-3}
+_PEAK_RATES = {"standard": 6e-3, "gated": 6e-3, "jumprelu": 6e-3}
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ def train_group(
     quick = {hook: acts[::_QUICK_STRIDE].contiguous() for hook, acts in held_out.items()}
     first_block = source.shuffled_block(_block(stream, 0, scale.block_contexts), 0)
     stats = {hook: ActivationStats.of(acts) for hook, acts in first_block.items()}
-    runs = [Run(spec, new_training(spec, stats[spec.hook], places.device), Schedule(plateau_rule(scale))) for spec in specs]
+    runs = [
+        Run(spec, new_training(spec, stats[spec.hook], places.device), Schedule(plateau_rule(scale))) for spec in specs
+    ]
     checkpoint = places.work / "sae-checkpoints" / name
     index, tokens, runs = _restore(runs, checkpoint)
     workers = 1 if places.device != "cpu" else max(1, os.cpu_count() or 1)
@@ -180,7 +183,7 @@ def _run_block(
             break
         run.training.step(acts[start : start + scale.batch_tokens], run.schedule.rate(tokens + start))
     fvu, l0 = run.training.fvu(quick)
-    run.schedule.look(tokens + len(acts), fvu)
+    run.schedule.look(tokens + len(acts), fvu, settled=abs(l0 / run.spec.l0 - 1) < _SETTLED)
     run.seconds += time.monotonic() - started
     log.info(
         "%s at %s tokens: FVU %.4f, L0 %.2f, dead %.1f %%%s",

@@ -153,7 +153,7 @@ TINY = Scale(
         package_bytes=60_000,
         total_package_bytes=120_000,
         stdlib_epochs=1,
-        held_out_share=0.10,
+        held_out_share=0.03,
     ),
     model=ModelScale(
         d_model=32,
@@ -161,10 +161,10 @@ TINY = Scale(
         n_heads=2,
         d_mlp=64,
         vocabulary=512,
-        tokens=60_000,
+        tokens=160_000,
         batch_contexts=8,
-        learning_rate=3e-3,
-        checkpoint_steps=8,
+        learning_rate=1e-2,
+        checkpoint_steps=20,
         compile=False,
     ),
     saes=SaeScale(

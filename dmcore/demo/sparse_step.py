@@ -82,7 +82,6 @@ def grouped_top_k(pre: torch.Tensor, k: int, size: int) -> tuple[torch.Tensor, t
 
 def batch_top_k_codes(pre: torch.Tensor, k: int) -> tuple[SparseCodes, float]:
     """The `k * n_tokens` largest positive pre-activations of the batch, and the smallest of them."""
-    import torch
 
     flat = pre.reshape(-1)
     wanted = min(k * len(pre), int((flat > 0).sum()))
@@ -128,7 +127,9 @@ def _order_by_column(columns: torch.Tensor) -> torch.Tensor:
     if columns.device.type == "cpu":
         # numpy sorts 16-bit keys by radix, several times faster than torch sorts 64-bit ones.
         keys = columns.numpy()
-        return torch.from_numpy(np.argsort(keys.astype(np.uint16) if keys.max(initial=0) < 2**16 else keys, kind="stable"))
+        return torch.from_numpy(
+            np.argsort(keys.astype(np.uint16) if keys.max(initial=0) < 2**16 else keys, kind="stable")
+        )
     return torch.argsort(columns, stable=True)
 
 

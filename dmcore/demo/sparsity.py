@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-_SMOOTHING, _GAIN, _LARGEST_STEP = 0.05, 0.004, 0.01
+_SMOOTHING, _GAIN, _LARGEST_STEP = 0.05, 0.01, 0.01
 
 
 @dataclass
@@ -24,15 +24,14 @@ class SparsityController:
     frozen: float = 0.0
     """The coefficient once it is frozen; 0 before."""
 
-    def update(self, l0: float, rate: float) -> float:
-        """The coefficient for this batch; frozen for good once the learning rate has fallen below half its peak."""
+    def update(self, l0: float) -> float:
+        """The coefficient for a batch with this L0."""
         if self.frozen:
             return self.frozen
         self.smoothed = l0 if not self.smoothed else self.smoothed + _SMOOTHING * (l0 - self.smoothed)
         distance = math.log(max(self.smoothed, 1e-3) / self.target)
         self.base *= math.exp(max(-_LARGEST_STEP, min(_LARGEST_STEP, _GAIN * distance)))
-        coefficient = self.base * math.exp(max(-2.0, min(2.0, distance)))
-        return coefficient
+        return self.base * math.exp(max(-2.0, min(2.0, distance)))
 
     def freeze(self, coefficient: float) -> None:
         """Keep this coefficient from now on."""

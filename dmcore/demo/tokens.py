@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dmcore.demo.corpus import Corpus, SourceFile, _fraction
+from dmcore.demo.corpus import Corpus, hash_fraction
 from dmcore.demo.scale import CONTEXT_LENGTH, SEED, Scale
+from dmcore.demo.source_file import SourceFile
 from dmcore.demo.tokenizer import BOS_ID, EOS_ID
 from dmcore.errors import DataError
 from dmcore.progress import Reporter
@@ -61,7 +62,7 @@ def training_contexts(corpus: Corpus, tokenizer: Tokenizer, reporter: Reporter) 
 def held_out_contexts(corpus: Corpus, tokenizer: Tokenizer, scale: Scale) -> tuple[HeldOutContexts, HeldOutContexts]:
     """The contexts that are shipped, and the other ones on which the build measures itself; they share no file."""
     usable = [file for file in corpus.held_out if not file.is_test]
-    usable.sort(key=lambda file: _fraction("contexts", file.name))
+    usable.sort(key=lambda file: hash_fraction("contexts", file.name))
     shipped, rest = _take(usable, tokenizer, scale.n_contexts, scale.contexts_per_file)
     validation, _ = _take(rest, tokenizer, scale.n_validation, scale.contexts_per_file)
     return shipped, validation

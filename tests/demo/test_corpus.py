@@ -1,6 +1,8 @@
 """What of the installed text is read, and that nothing held out comes back through a copy."""
 
-from dmcore.demo.corpus import STDLIB, Corpus, SourceFile, _usable_text, _without_copies
+from dmcore.demo.corpus import Corpus, _usable_text
+from dmcore.demo.near_copies import without_copies
+from dmcore.demo.source_file import STDLIB, SourceFile
 
 
 def lines(start: int, n: int) -> str:
@@ -17,7 +19,7 @@ def test_near_copies_of_a_held_out_file_are_not_trained_on():
     edited = SourceFile("package", "vendored.py", lines(40, 200))
     other = SourceFile("package", "other.py", lines(1000, 100))
     barely = SourceFile("package", "barely.py", lines(95, 100))
-    kept, copies = _without_copies([exact, edited, other, barely], held_out)
+    kept, copies = without_copies([exact, edited, other, barely], held_out)
     assert [file.name for file in kept] == ["other.py", "barely.py"]
     assert copies == ("package: vendored.py",), "an exact copy is dropped silently, a near copy is listed"
 
@@ -25,13 +27,13 @@ def test_near_copies_of_a_held_out_file_are_not_trained_on():
 def test_shared_licence_headers_do_not_count_as_copies():
     header = "".join(f"# This is line {i} of a long licence header.\n" for i in range(60))
     held_out = (stdlib_file("a.py", header + lines(0, 20), True),)
-    kept, _ = _without_copies([SourceFile("package", "b.py", header + lines(500, 20))], held_out)
+    kept, _ = without_copies([SourceFile("package", "b.py", header + lines(500, 20))], held_out)
     assert len(kept) == 1
 
 
 def test_exact_duplicates_are_trained_on_once():
     first, second = (SourceFile(name, "m.py", lines(0, 50)) for name in ("one", "two"))
-    kept, _ = _without_copies([first, second], ())
+    kept, _ = without_copies([first, second], ())
     assert [file.origin for file in kept] == ["one"]
 
 

@@ -11,7 +11,12 @@ from dmcore.demo.licences import permissive_licence
         ("MIT", [], "", "MIT"),
         ("Apache-2.0 OR BSD-2-Clause", [], "", "Apache-2.0 OR BSD-2-Clause"),
         ("GPL-3.0-only OR MIT", [], "", "GPL-3.0-only OR MIT"),
-        ("BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0", [], "", "BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0"),
+        (
+            "BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0",
+            [],
+            "",
+            "BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0",
+        ),
         ("Apache-2.0 WITH LLVM-exception", [], "", "Apache-2.0 WITH LLVM-exception"),
         ("", ["License :: OSI Approved :: BSD License"], "", "BSD-3-Clause"),
         ("", ["License :: OSI Approved :: MIT License", "Topic :: Software"], "see LICENSE", "MIT"),

@@ -48,6 +48,15 @@ def test_no_decision_is_made_before_the_minimum():
     assert schedule.stopped_by == "plateau"
 
 
+def test_a_resting_fvu_does_not_end_training_while_the_sparsity_still_moves():
+    schedule = Schedule(build_rule())
+    for tokens in (100, 200, 300, 400, 500):
+        schedule.look(tokens, 0.5, settled=False)
+    assert schedule.decay_from is None
+    schedule.look(600, 0.5, settled=True)
+    assert schedule.stopped_by == "plateau"
+
+
 def test_the_budget_ends_a_run_that_still_improves_and_says_so():
     schedule = watch(Schedule(build_rule()), [0.5 * 0.9**i for i in range(10)])
     assert (schedule.decay_from, schedule.stopped_by) == (1000, "token budget")

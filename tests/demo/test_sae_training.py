@@ -124,12 +124,12 @@ def test_the_controller_finds_the_coefficient_that_gives_the_target_and_then_kee
     control = SparsityController(target=16, base=0.01)
     l0 = 500.0
     for _ in range(5000):
-        coefficient = control.update(l0, 1.0)
+        coefficient = control.update(l0)
         # A lagging plant whose L0 falls as the coefficient rises.
         l0 += 0.02 * (2.0 / coefficient - l0)
     assert l0 == pytest.approx(16, rel=0.02)
     control.freeze(coefficient)
-    assert control.update(1000.0, 0.1) == coefficient
+    assert control.update(1000.0) == coefficient
     restored = SparsityController(target=16, base=1.0)
     restored.restore(control.state())
-    assert math.isclose(restored.update(5.0, 1.0), coefficient)
+    assert math.isclose(restored.update(5.0), coefficient)
