@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -122,8 +123,12 @@ def _sweep(arguments: argparse.Namespace) -> int:
 def _run_workers(arguments: argparse.Namespace) -> None:
     """Share the SAEs among processes; what two of them need is made once, by the locks of the store."""
     command = [sys.executable, "-m", "dmcore", "sweep", arguments.study, "--device", arguments.device]
+    # Threads that outnumber the cores wait for each other most of the time.
+    threads = str(max(1, (os.cpu_count() or 1) // arguments.workers))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
     workers = [
-        subprocess.Popen([*command, "--part", f"{part}/{arguments.workers}"]) for part in range(arguments.workers)
+        subprocess.Popen([*command, "--part", f"{part}/{arguments.workers}"], env=environment)
+        for part in range(arguments.workers)
     ]
     try:
         for worker in workers:
