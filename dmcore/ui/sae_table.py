@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import polars as pl
 import streamlit as st
 
 from dmcore.ui.selection import Selection, select
 from dmcore.ui.words import architecture_name, stream_name
 
+_KEY = "saes"
 
-def sae_rows(records: pl.DataFrame, selected: dict[str, Any]) -> pl.DataFrame:
-    """The study's SAEs as the table shows them, the chosen one marked, in the study's order."""
+
+def sae_rows(records: pl.DataFrame) -> pl.DataFrame:
+    """The study's SAEs as the table shows them, in the study's order."""
     return records.select(
-        pl.when(pl.col("summary_key") == selected["summary_key"])
-        .then(pl.lit("●"))
-        .otherwise(pl.lit(""))
-        .alias("shown"),
         pl.col("stream").map_elements(stream_name, return_dtype=pl.String),
         "layer",
         pl.col("label").map_elements(architecture_name, return_dtype=pl.String).alias("architecture"),
@@ -33,26 +29,34 @@ def sae_rows(records: pl.DataFrame, selected: dict[str, Any]) -> pl.DataFrame:
     )
 
 
+def _selected_rows() -> list[int]:
+    state = st.session_state.get(_KEY)
+    return list(state["selection"]["rows"]) if state else []
+
+
 def draw_sae_table(selection: Selection) -> None:
     """Draw the table of the selection's study."""
-    records, record = selection.published.records, selection.record
-    key = f"saes.{record['summary_key']}"
+    records = selection.published.records
+    row = records["summary_key"].to_list().index(selection.record["summary_key"])
 
     def pick() -> None:
-        rows = st.session_state[key].selection.rows
+        rows = st.session_state[_KEY].selection.rows
         if rows:
             select(selection.study_id, records.row(rows[0], named=True))
 
+    # The table itself never changes as one slides, so that it is not drawn again; only its selected row does.
+    if _selected_rows() != [row]:
+        st.session_state[_KEY] = {"selection": {"rows": [row], "columns": [], "cells": []}}
+
     number = st.column_config.NumberColumn
     st.dataframe(
-        sae_rows(records, record),
-        key=key,
+        sae_rows(records),
+        key=_KEY,
         on_select=pick,
-        selection_mode="single-row",
+        selection_mode="single-row-required",
         hide_index=True,
         height=min(38 + 35 * len(records), 420),
         column_config={
-            "shown": st.column_config.TextColumn("", width=28, help="The SAE that the page shows"),
             "stream": "Stream",
             "layer": number("Layer", format="%d"),
             "architecture": "Architecture",
