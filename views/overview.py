@@ -132,7 +132,7 @@ def draw_paper(selection: Selection, rows: pl.DataFrame) -> None:
     st.markdown("\n".join(lines))
     marks = "; ".join(f"[{mark}] {meaning}" for mark, meaning in MARKS.items() if mark in _marks_used())
     st.caption(
-        f"How we know the paper's values: {marks}. Its subjects are {SUBJECTS}; ours is {plain(selection.published.model)}."
+        f"How we know the paper's values: {marks}. Its subjects are {SUBJECTS}; ours: {plain(selection.published.title)}."
     )
 
 
@@ -183,7 +183,7 @@ def main() -> None:
         draw_paper(selection, rows)
         st.subheader("Which SAEs does this study have?", anchor=False)
         draw_sae_table(selection)
-        st.caption("Click on a row to show that SAE, on a column's name to sort.")
+        st.caption("Click on a row's circle to show that SAE, on a column's name to sort.")
         draw_methods(selection)
 
 

@@ -62,18 +62,27 @@ def draw_findings(selection: Selection, shown: dict[str, Any]) -> None:
         percent(*(shown[f"{metric}{end}"] for end in ("", "_low", "_high")))
         for metric in ("r2_error", "r2_error_norm_sq")
     )
-    baselines = selection.summary.baselines.filter((pl.col("predictor") != "x") & pl.col("r2").is_finite())
-    second = ""
-    if len(baselines):
-        best = baselines.sort("r2").row(-1, named=True)
-        share = percent(best["r2"], best["r2_low"], best["r2_high"])
-        second = f"Of the simple baselines, {PREDICTOR_NAMES.get(best['predictor'], best['predictor'])} predicts most of the "
-        second += f"squared norm: {share}."
     finding(
         f"On contexts that it never saw, a linear map of x predicts {vector} of the variance of this SAE's error vector and "
         f"{norm} of that of its squared norm.",
-        second,
+        baseline_sentence(selection.summary.baselines),
     )
+
+
+def baseline_sentence(baselines: pl.DataFrame) -> str:
+    """The simple quantity that predicts most of the squared norm, and whether a map of all of x does better."""
+    known = baselines.filter(pl.col("r2").is_finite())
+    simple, of_x = known.filter(pl.col("predictor") != "x").sort("r2"), known.filter(pl.col("predictor") == "x")
+    if not len(simple):
+        return ""
+    best = simple.row(-1, named=True)
+    name, share = (
+        PREDICTOR_NAMES.get(best["predictor"], "another"),
+        percent(best["r2"], best["r2_low"], best["r2_high"]),
+    )
+    if len(of_x) and of_x["r2"][0] < best["r2"]:
+        return f"The {name} alone predicts more of the squared norm: {share}."
+    return f"Of the simple baselines, {name} predicts most of the squared norm: {share}."
 
 
 def draw_pair(left: Figure, right: Figure) -> None:

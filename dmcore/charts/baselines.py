@@ -6,6 +6,7 @@ import altair as alt
 import polars as pl
 
 from dmcore.charts.labels import spread
+from dmcore.charts.numbers import fixed
 from dmcore.charts.theme import TOTAL, as_part, part_colour_if
 
 PREDICTOR_NAMES = {
@@ -20,6 +21,9 @@ PREDICTOR_NAMES = {
 """Names of the predictors of the `baselines` table."""
 
 ROW = 32
+AXIS = 60
+"""Room for the axis below the rows, in pixels."""
+
 LAYERS_HEIGHT = 340
 
 
@@ -36,9 +40,11 @@ def baselines_table(baselines: pl.DataFrame) -> pl.DataFrame:
 def baselines_chart(baselines: pl.DataFrame) -> alt.LayerChart:
     """A row a predictor, with its interval and its number."""
     table = baselines_table(baselines.filter(pl.col("r2").is_not_null() & pl.col("r2").is_not_nan()))
-    table = table.with_columns(text=pl.col("r2").map_elements(lambda v: f"{v:.2f}", return_dtype=pl.String))
+    table = table.with_columns(text=pl.col("r2").map_elements(lambda v: fixed(v, 2), return_dtype=pl.String))
     order = table["name"].to_list()
-    y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, domain=False))
+    y = alt.Y(
+        "name:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, domain=False, labelOverlap=False)
+    )
     lowest = float(table["r2"].min() or 0)  # type: ignore[arg-type]
     scale = alt.Scale(domain=[min(0.0, max(lowest, -0.3)), 1], clamp=True)
     title = "held-out R² of |e|²"
@@ -58,7 +64,7 @@ def baselines_chart(baselines: pl.DataFrame) -> alt.LayerChart:
         ),
         base.mark_point(filled=True, size=90, opacity=1).encode(x=x, tooltip=tooltip),
         base.mark_text(align="left", dx=14, fontWeight="bold", fontSize=12).encode(x=end, text=alt.Text("text:N")),
-    ).properties(height=ROW * len(order) + 20)
+    ).properties(height=ROW * len(order) + AXIS)
 
 
 def baselines_by_layer_chart(table: pl.DataFrame) -> alt.LayerChart:

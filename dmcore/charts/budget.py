@@ -53,7 +53,8 @@ def budget_chart(records: pl.DataFrame, selected: dict[str, Any]) -> alt.LayerCh
     y = alt.Y("y_low:Q", title=_Y_TITLE, scale=alt.Scale(domain=[0, top]), axis=alt.Axis(tickCount=6))
     base = alt.Chart(table).encode(x=x, y=y, y2=alt.Y2("y_high:Q"), color=part_colour())
     areas = base.mark_bar(size=90, opacity=0.92) if lone else base.mark_area(opacity=0.92, line=False)
-    layers = [areas, *_boundaries(records, x), *_area_labels(records), *_marker(selected, top)]
+    at_right = selected["d_sae"] > (min(widths) * max(widths) ** 3) ** 0.25
+    layers = [areas, *_boundaries(records, x), *_area_labels(records), *_marker(selected, top, at_right)]
     return alt.layer(*layers).properties(height=HEIGHT)
 
 
@@ -107,29 +108,21 @@ def _area_labels(records: pl.DataFrame) -> list[alt.Chart]:
     return [label.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("text:N"))]
 
 
-def _marker(selected: dict[str, Any], top: float) -> list[alt.Chart]:
-    """A line at the chosen width and the chosen SAE's two numbers."""
-    rows = [
-        {
-            "d_sae": selected["d_sae"],
-            "y": selected[metric],
-            "text": f"{name} {point(selected[metric], selected[f'{metric}_low'], selected[f'{metric}_high'])}",
-            "zero": 0.0,
-            "top": top,
-        }
-        for metric, name in (("fvu", "total"), ("fvu_nonlinear", "nonlinear"))
-    ]
-    base = alt.Chart(as_part(pl.DataFrame(rows), TOTAL)).encode(x=alt.X("d_sae:Q"))
-    rule = base.mark_rule(color=NEUTRAL, strokeDash=[2, 3]).encode(y=alt.Y("zero:Q"), y2=alt.Y2("top:Q"))
-    dots = base.mark_point(filled=True, size=130, shape="diamond", opacity=1, stroke="white", strokeWidth=1.5)
-    text = base.mark_text(align="left", dx=10, dy=-11, fontWeight="bold", fontSize=13)
-    return [
-        rule,
-        dots.encode(y=alt.Y("y:Q"), color=part_colour()),
-        text.transform_filter(f"datum.y == {selected['fvu']!r}").encode(
-            y=alt.Y("y:Q"), text=alt.Text("text:N"), color=part_colour()
-        ),
-        text.transform_filter(f"datum.y != {selected['fvu']!r}").encode(
-            y=alt.Y("y:Q"), text=alt.Text("text:N"), color=alt.value("white")
-        ),
-    ]
+def _marker(selected: dict[str, Any], top: float, at_right: bool) -> list[alt.Chart]:
+    """A line at the chosen width and the chosen SAE's two numbers: the total above its mark, the other below."""
+    side = {"align": "right", "dx": -10} if at_right else {"align": "left", "dx": 10}
+    layers: list[alt.Chart] = []
+    for metric, name, colour, dy in (
+        ("fvu", "total", part_colour(), -24 if at_right else -11),
+        ("fvu_nonlinear", "nonlinear", alt.value("white"), 13),
+    ):
+        text = f"{name} {point(selected[metric], selected[f'{metric}_low'], selected[f'{metric}_high'])}"
+        row = {"d_sae": selected["d_sae"], "y": selected[metric], "text": text, "zero": 0.0, "top": top}
+        base = alt.Chart(as_part(pl.DataFrame([row]), TOTAL)).encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"))
+        if not layers:
+            rule = alt.Chart(pl.DataFrame([row])).mark_rule(color=NEUTRAL, strokeDash=[2, 3])
+            layers.append(rule.encode(x=alt.X("d_sae:Q"), y=alt.Y("zero:Q"), y2=alt.Y2("top:Q")))
+        mark = base.mark_point(filled=True, size=130, shape="diamond", opacity=1, stroke="white", strokeWidth=1.5)
+        words = base.mark_text(dy=dy, fontWeight="bold", fontSize=13, **side)
+        layers += [mark.encode(color=part_colour()), words.encode(text=alt.Text("text:N"), color=colour)]
+    return layers

@@ -35,6 +35,10 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 def decade_ticks(low: float, high: float) -> list[float]:
     """Ticks of a log axis within its ends: 1, 2, 5 of each decade, or its powers of ten where there are many decades."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
-    ticks = [step * 10.0**k for k in decades for step in steps]
-    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    finest = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    ticks: list[float] = []
+    for steps in ((1, 2, 5), finest) if len(decades) <= 4 else ((1,), (1, 2, 5), finest):
+        ticks = [step * 10.0**k for k in decades for step in steps if low * 0.999 <= step * 10.0**k <= high * 1.001]
+        if len(ticks) >= 3:
+            break
+    return ticks

@@ -29,7 +29,8 @@ def decimals_for(low: float, high: float) -> int:
     return min(max(decimals, 0), _MOST_DECIMALS)
 
 
-def _fixed(value: float, decimals: int) -> str:
+def fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals; never `-0.00`."""
     text = f"{value:,.{decimals}f}"
     return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
 
@@ -41,7 +42,7 @@ def number(value: float | None, low: float | None = None, high: float | None = N
     if low is None or high is None or not _known(low, high):
         return _three_figures(value)
     decimals = decimals_for(low, high)
-    return f"{_fixed(value, decimals)} ({_fixed(low, decimals)} to {_fixed(high, decimals)})"
+    return f"{fixed(value, decimals)} ({fixed(low, decimals)} to {fixed(high, decimals)})"
 
 
 def point(value: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -54,7 +55,7 @@ def span(low: float | None, high: float | None) -> str:
     if low is None or high is None or not _known(low, high):
         return ""
     decimals = decimals_for(low, high)
-    return f"{_fixed(low, decimals)} to {_fixed(high, decimals)}"
+    return f"{fixed(low, decimals)} to {fixed(high, decimals)}"
 
 
 def percent(value: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -64,8 +65,8 @@ def percent(value: float | None, low: float | None = None, high: float | None = 
     if low is None or high is None or not _known(low, high):
         return f"{_three_figures(100 * value)} %"
     decimals = min(decimals_for(100 * low, 100 * high), 2)
-    ends = f"{_fixed(100 * low, decimals)} to {_fixed(100 * high, decimals)}"
-    return f"{_fixed(100 * value, decimals)} % ({ends})"
+    ends = f"{fixed(100 * low, decimals)} to {fixed(100 * high, decimals)}"
+    return f"{fixed(100 * value, decimals)} % ({ends})"
 
 
 def times(factor: float) -> str:
@@ -82,4 +83,4 @@ def _three_figures(value: float) -> str:
     if value == 0:
         return "0"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return _fixed(value, min(decimals, 6))
+    return fixed(value, min(decimals, 6))

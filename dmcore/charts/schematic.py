@@ -31,8 +31,8 @@ def schematic_table(fvu: float, fvu_nonlinear: float) -> pl.DataFrame:
         ("upper", "kept", 0.0, kept, kept, f"Sae(x) keeps {kept:.1%}"),
         ("upper", LINEAR, kept, kept + linear, linear, ""),
         ("upper", NONLINEAR, kept + linear, 1.0, nonlinear, ""),
-        ("lower", LINEAR, 0.0, linear / missed, linear, f"linear error {linear:.1%}"),
-        ("lower", NONLINEAR, linear / missed, 1.0, nonlinear, f"nonlinear error {nonlinear:.1%}"),
+        ("lower", LINEAR, 0.0, linear / missed, linear, "linear error"),
+        ("lower", NONLINEAR, linear / missed, 1.0, nonlinear, "nonlinear error"),
     ]
     return pl.DataFrame(rows, schema=["bar", "part", "start", "end", "share", "text"], orient="row")
 
@@ -68,7 +68,7 @@ def schematic_chart(fvu: float, fvu_nonlinear: float) -> alt.LayerChart:
         .encode(x=_x("start"), x2=alt.X2("end:Q"), y=_y("bottom"), y2=alt.Y2("top:Q"), color=part_colour()),
         alt.Chart(as_part(kept, TOTAL)).mark_text(**label).encode(**texts, color=part_colour()),
         alt.Chart(errors).mark_text(color="white", **label).encode(**texts),
-        *_notes(1 - edge),
+        *_notes(fvu, fvu_nonlinear),
     ).properties(height=HEIGHT)
 
 
@@ -80,13 +80,15 @@ def _y(field: str) -> alt.Y:
     return alt.Y(f"{field}:Q", axis=None, scale=alt.Scale(domain=[0, 100]))
 
 
-def _notes(missed: float) -> list[alt.Chart]:
+def _notes(fvu: float, fvu_nonlinear: float) -> list[alt.Chart]:
     """What the bars are, beside them."""
+    shares = schematic_table(fvu, fvu_nonlinear)["share"]
+    missed, linear, nonlinear = 1 - shares[0], shares[1], shares[2]
     notes = [
         (0.0, 94.0, "left", "activation x, all of its variance"),
         (1.0, 94.0, "right", f"missed: {missed:.1%}, the dark matter"),
-        (0.0, 7.0, "left", "a linear map of x predicts it"),
-        (1.0, 7.0, "right", "no linear map of x predicts it"),
+        (0.0, 7.0, "left", f"linear error {linear:.1%}: a linear map of x predicts it"),
+        (1.0, 7.0, "right", f"nonlinear error {nonlinear:.1%}: none does"),
     ]
     return [
         alt.Chart(as_part(pl.DataFrame({"x": [x], "y": [y], "text": [text]}), TOTAL))

@@ -8,8 +8,9 @@ import polars as pl
 from dmcore.charts.ridge import METRIC_NAMES, METRIC_PARTS
 from dmcore.charts.theme import NEUTRAL, part_colour
 
-ROW = 30
-"""Height of a row, in pixels."""
+ROW = 32
+AXIS = 60
+"""Height of a row and of the axis below the rows, in pixels."""
 
 
 def setting_name(skip: int, fit_bias: bool) -> str:
@@ -50,7 +51,12 @@ def variants_chart(variants: pl.DataFrame, shown: str) -> alt.LayerChart:
     start = max(min(0.0, float(lows) if lows is not None else 0.0), -0.5)  # type: ignore[arg-type]
     tops = table.select(pl.max_horizontal("r2", "high").fill_nan(None).max()).item()
     top = min(1.0, (tops if tops is not None and tops > 0 else 0.5) * 1.1)
-    y = alt.Y("setting:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, domain=False))
+    y = alt.Y(
+        "setting:N",
+        sort=order,
+        title=None,
+        axis=alt.Axis(labelLimit=200, ticks=False, domain=False, labelOverlap=False),
+    )
     x = alt.X("r2:Q", title="held-out R²", scale=alt.Scale(domain=[start, top], clamp=True), axis=alt.Axis(tickCount=6))
     base = alt.Chart(table).encode(y=y, color=part_colour())
     tooltip = [alt.Tooltip("setting:N"), alt.Tooltip("metric:N"), alt.Tooltip("r2:Q", format=".4f", title="R²"),
@@ -59,7 +65,9 @@ def variants_chart(variants: pl.DataFrame, shown: str) -> alt.LayerChart:
     dots = base.mark_point(filled=True, opacity=1).encode(
         x=x, size=alt.condition("datum.shown", alt.value(130), alt.value(45)), tooltip=tooltip
     )
-    heads = table.filter(pl.col("setting") == order[0])
+    apart = (pl.col("r2").max() - pl.col("r2").min()).alias("apart")
+    clearest = table.group_by("setting").agg(apart).sort("apart", "setting")["setting"][-1]
+    heads = table.filter(pl.col("setting") == clearest)
     row = alt.Chart(pl.DataFrame({"setting": [shown]})).mark_bar(color=NEUTRAL, opacity=0.13, height=ROW - 4)
     return alt.layer(
         row.encode(y=y),
@@ -67,4 +75,4 @@ def variants_chart(variants: pl.DataFrame, shown: str) -> alt.LayerChart:
         dots,
         alt.Chart(heads).mark_text(dy=-15, fontWeight="bold", clip=False)
         .encode(x=alt.X("r2:Q"), y=y, text=alt.Text("metric:N"), color=part_colour()),
-    ).properties(height=ROW * len(order) + 24)  # fmt: skip
+    ).properties(height=ROW * len(order) + AXIS)  # fmt: skip

@@ -28,7 +28,7 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
     try:
         selection = choose(own)
         where, what = site_phrase(selection.record), sae_phrase(selection.record)
-        st.caption(f"{plain(selection.published.model)} · {where[0].upper()}{where[1:]} · {what}")
+        st.caption(f"{plain(selection.published.title)} · {where[0].upper()}{where[1:]} · {what}")
         _missing(selection)
     except DarkMatterError as error:
         _explain(error)

@@ -24,7 +24,7 @@ def sae_rows(records: pl.DataFrame) -> pl.DataFrame:
         "r2_error",
         "r2_error_mean_dims",
         "r2_error_norm_sq",
-        "dead_share",
+        pl.col("dead_share") * 100,
         "sae",
     )
 
@@ -67,7 +67,7 @@ def draw_sae_table(selection: Selection) -> None:
             "r2_error": number("R² vector, pooled", format="%.3f"),
             "r2_error_mean_dims": number("R² vector, mean dims", format="%.3f"),
             "r2_error_norm_sq": number("R² squared norm", format="%.3f"),
-            "dead_share": number("Dead latents", format="percent"),
+            "dead_share": number("Dead latents", format="%.1f %%"),
             "sae": st.column_config.TextColumn("SAE", width="medium"),
         },
     )
