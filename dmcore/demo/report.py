@@ -91,13 +91,20 @@ def _sae_section(saes: Sequence[dict[str, Any]], scale: dict[str, Any]) -> str:
     rule = (
         f"Each SAE is trained at a constant learning rate until the best FVU of the last {scale['plateau_window']} looks "
         f"(one every {scale['block_contexts'] * 240:,} tokens) is less than {100 * scale['plateau_improvement']:g} % below "
-        f"the best before; then the rate falls to zero over {100 * scale['decay_share']:g} % more tokens. "
+        f"the best before (and, where sparsity is a penalty's, L0 is within 5 % of its target); then the rate falls to "
+        f"zero over {_decay_shares(saes)} % more tokens. "
         f"{by_plateau} of {len(saes)} stopped by that rule, the others by the budget named in the last column; "
         "`build_report.json` has the curve of every one. FVU (about the mean, pooled) and L0 are of the stored, rounded "
         "SAE on all validation contexts, positions 16 to 255. `dead` is the share of latents that fired on none of the "
         "last 245,760 training tokens (of all, where there were fewer). BatchTopK is stored as a JumpReLU.\n"
     )
     return "## SAEs\n" + rule + "\n" + _table(header, rows)
+
+
+def _decay_shares(saes: Sequence[dict[str, Any]]) -> str:
+    """The lengths of the final decays in per cent of the tokens before them, e.g. `30 to 50`."""
+    shares = {round(100 * (sae["tokens"] / sae["constant_rate_tokens"] - 1)) for sae in saes}
+    return " to ".join(f"{share}" for share in sorted({min(shares), max(shares)})) if shares else "0"
 
 
 def _corpus_section(corpus: dict[str, Any]) -> str:

@@ -139,7 +139,7 @@ FULL = Scale(
         block_contexts=1024,
         plateau_window=4,
         plateau_improvement=0.01,
-        decay_share=0.3,
+        decay_share=0.5,
     ),
     n_contexts=272,
     n_validation=256,
