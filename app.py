@@ -4,8 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-# Not in a folder called `pages`: Streamlit would list that one by itself, and the first visitor would see its list.
-PAGES = Path(__file__).parent / "views"
+PAGES = Path(__file__).parent / "pages"
 
 st.set_page_config(
     page_title="Dark-matter explorer", page_icon=str(PAGES.parent / "dmcore" / "ui" / "icon.svg"), layout="wide"

@@ -25,7 +25,7 @@ FLOORS = [
 ]
 """From the ground up: a room may import those on its own floor and below."""
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-FILES = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("dmcore/**/*.py"), *ROOT.glob("views/*.py")])
+FILES = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("dmcore/**/*.py"), *ROOT.glob("pages/*.py")])
 IDS = [str(p.relative_to(ROOT)) for p in FILES]
 
 
@@ -63,7 +63,7 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
     place = path.relative_to(ROOT).as_posix()
     libraries = {module.split(".")[0] for module in imported(path)}
-    if not place.startswith(("app.py", "views/", "dmcore/ui/")):
+    if not place.startswith(("app.py", "pages/", "dmcore/ui/")):
         assert "streamlit" not in libraries
     if not place.startswith(("dmcore/sources/", "dmcore/demo/")):
         assert not libraries & {"transformer_lens", "sae_lens"}

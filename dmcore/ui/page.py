@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
 
 from dmcore.errors import DarkMatterError
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection, choose, push
 from dmcore.ui.words import plain, sae_phrase, site_phrase
+
+APP = Path(__file__).parents[2] / "app.py"
 
 
 @contextmanager
@@ -24,6 +29,7 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
     Yields:
         the selection; None where nothing can be shown, and the reason has been.
     """
+    _enter_through_app()
     st.title(title, anchor=False)
     try:
         selection = choose(own)
@@ -39,6 +45,17 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
     except DarkMatterError as error:
         _explain(error)
     push(own)
+
+
+def _enter_through_app() -> None:
+    """Run `app.py` around a page that Streamlit has started alone.
+
+    Until `st.navigation` has run once in the server's life, Streamlit takes a folder called `pages` for a list of its own,
+    and gives the very first visitor of a page's address that page without the app.
+    """
+    if PagesManager.uses_pages_directory:
+        runpy.run_path(str(APP))
+        st.stop()
 
 
 def _missing(selection: Selection) -> None:

@@ -19,7 +19,7 @@ from tests.pages.conftest import without_browser
 from tests.pages.fake_results import SKIP, fake_published, write_fake_study
 
 ROOT = Path(__file__).parents[2]
-OVERVIEW, REGRESSION = (str(ROOT / "views" / name) for name in ("overview.py", "regression.py"))
+OVERVIEW, REGRESSION = (str(ROOT / "pages" / name) for name in ("overview.py", "regression.py"))
 RECORDS = fake_published().records.to_dicts()
 CARDS = {
     OVERVIEW: ("fvu", "fvu_nonlinear", "r2_error", "r2_error_norm_sq"),
@@ -256,7 +256,7 @@ import json, sys
 from streamlit.testing.v1 import AppTest
 seen = []
 for page in ("overview", "regression"):
-    at = AppTest.from_file(sys.argv[1] + f"/views/{page}.py", default_timeout=60).run()
+    at = AppTest.from_file(sys.argv[1] + f"/pages/{page}.py", default_timeout=60).run()
     seen.append([len(at.exception), len(at.metric)])
 at = AppTest.from_file(sys.argv[1] + "/app.py", default_timeout=60).run()
 seen.append([len(at.exception), len(at.metric)])
