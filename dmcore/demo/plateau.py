@@ -45,25 +45,30 @@ class Schedule:
     """(tokens, validation FVU) of every look."""
     decay_from: int | None = None
     """Tokens at which the decay began; None during the constant phase."""
+    unsettled: int = 0
+    """Looks up to the last one whose sparsity still moved; they do not count."""
     stopped_by: str = ""
     """`plateau`, `token budget` or `time budget`; empty during the constant phase."""
 
     def look(self, tokens: int, fvu: float, settled: bool = True) -> None:
         """Record a look and decide whether the constant phase ends here.
 
-        An SAE whose sparsity still moves is not `settled`: its FVU may rest, or rise, on the way to the wanted L0.
+        An SAE whose sparsity still moves is not `settled`: its FVU may rest, or rise, on the way to the wanted L0, so
+        that the looks until then are not compared with.
         """
         self.curve.append((tokens, fvu))
         if self.decay_from is not None:
             return
-        if settled and tokens >= self.rule.min_tokens and self.relative_improvement() < self.rule.improvement:
+        if not settled:
+            self.unsettled = len(self.curve)
+        if tokens >= self.rule.min_tokens and self.relative_improvement() < self.rule.improvement:
             self.start_decay(tokens, "plateau")
         elif tokens >= self.rule.max_tokens:
             self.start_decay(tokens, "token budget")
 
     def relative_improvement(self) -> float:
         """How far the best FVU of the last `window` looks lies below the best one before them; 1 with too few looks."""
-        values = [value for _, value in self.curve]
+        values = [value for _, value in self.curve[self.unsettled :]]
         recent, before = values[-self.rule.window :], values[: -self.rule.window]
         return 1 - min(recent) / min(before) if before else 1.0
 

@@ -54,7 +54,7 @@ class SaeTraining:
 
         self.spec, self.device = spec, device
         self.centre, self.scale = stats.mean.to(device), stats.variance**-0.5
-        self.peak_rate = peak_rate
+        self.peak_rate, self.rate = peak_rate, 0.0
         generator = torch.Generator().manual_seed(seed)
         dec = torch.randn(spec.width, len(stats.mean), generator=generator)
         dec = dec / dec.norm(dim=1, keepdim=True)
@@ -177,6 +177,8 @@ class SaeTraining:
         codes = top_k_codes(pre, min(self.spec.l0, len(dead)))
         grad = (decode(codes, codes.values, dec) - error) * (2 * _AUX_WEIGHT / error.numel())
         extra = gradients(codes, some, grad, dec)
-        self.parameters["enc"].grad.index_add_(0, dead, extra.enc)
-        self.parameters["dec"].grad.index_add_(0, dead, extra.dec)
-        bias.grad.index_add_(0, dead, extra.b_enc)
+        for parameter, gradient in zip(
+            (self.parameters["enc"], self.parameters["dec"], bias), (extra.enc, extra.dec, extra.b_enc), strict=True
+        ):
+            assert parameter.grad is not None, "backward sets every gradient"
+            parameter.grad.index_add_(0, dead, gradient)

@@ -240,7 +240,7 @@ def _finish(run: Run, tokens: int, held_out: torch.Tensor, places: TrainingPlace
 def _improvement_at_decay(schedule: Schedule) -> float:
     """The relative improvement that the rule saw when the constant phase ended."""
     until = [look for look in schedule.curve if look[0] <= (schedule.decay_from or 0)]
-    return Schedule(schedule.rule, until).relative_improvement()
+    return Schedule(schedule.rule, until, unsettled=schedule.unsettled).relative_improvement()
 
 
 def _save(runs: list[Run], index: int, tokens: int, folder: Path) -> None:
@@ -254,6 +254,7 @@ def _save(runs: list[Run], index: int, tokens: int, folder: Path) -> None:
         run.spec.path: {
             "curve": run.schedule.curve,
             "decay_from": run.schedule.decay_from,
+            "unsettled": run.schedule.unsettled,
             "stopped_by": run.schedule.stopped_by,
             "control": run.training.control_state(),
             "seconds": run.seconds,
@@ -276,6 +277,7 @@ def _restore(runs: list[Run], folder: Path) -> tuple[int, int, list[Run]]:
         run.training.restore_control(saved["control"])
         run.schedule.curve = [(int(at), float(value)) for at, value in saved["curve"]]
         run.schedule.decay_from, run.schedule.stopped_by = saved["decay_from"], saved["stopped_by"]
+        run.schedule.unsettled = saved.get("unsettled", 0)
         run.seconds = saved["seconds"]
     return int(state["index"]), int(state["tokens"]), runs
 

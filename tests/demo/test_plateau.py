@@ -48,13 +48,18 @@ def test_no_decision_is_made_before_the_minimum():
     assert schedule.stopped_by == "plateau"
 
 
-def test_a_resting_fvu_does_not_end_training_while_the_sparsity_still_moves():
+def test_looks_at_a_sparsity_that_still_moves_neither_end_training_nor_count_later():
     schedule = Schedule(build_rule())
     for tokens in (100, 200, 300, 400, 500):
-        schedule.look(tokens, 0.5, settled=False)
+        schedule.look(tokens, 0.2, settled=False)
     assert schedule.decay_from is None
-    schedule.look(600, 0.5, settled=True)
-    assert schedule.stopped_by == "plateau"
+    # Now sparser, with a higher FVU that still falls.
+    for tokens, fvu in ((600, 0.40), (700, 0.38), (800, 0.36)):
+        schedule.look(tokens, fvu)
+    assert schedule.decay_from is None
+    schedule.look(900, 0.3599)
+    schedule.look(950, 0.3598)
+    assert (schedule.decay_from, schedule.stopped_by) == (950, "plateau")
 
 
 def test_the_budget_ends_a_run_that_still_improves_and_says_so():
