@@ -15,15 +15,6 @@ from dmcore.demo.sparsity import SparsityController
 HOOK = "blocks.2.hook_resid_post"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Products this small are slower on many cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 BATCH = 256
 
 
