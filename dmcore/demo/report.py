@@ -30,6 +30,8 @@ def write_study(out: Path, specs: Sequence[SaeSpec]) -> None:
     ]
     for spec in specs:
         lines += ["[[saes]]", f'hook = "{spec.hook}"', f'path = "{spec.path}"']
+        if spec.architecture == "batchtopk":  # its folder says jumprelu
+            lines += [f'label = "{spec.architecture}"']
     (out / "study.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
