@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import resource
 import statistics
 import subprocess
 import sys
@@ -155,8 +156,11 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def anonymous_memory() -> int:
     """Bytes of this process that are not pages of a file."""
-    info = psutil.Process().memory_full_info()
-    return info.rss - getattr(info, "shared", 0)
+    try:
+        resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+        return (int(resident) - int(shared)) * resource.getpagesize()
+    except OSError:  # not Linux
+        return psutil.Process().memory_info().rss
 
 
 def measure_memory(arguments: argparse.Namespace) -> None:
@@ -164,7 +168,7 @@ def measure_memory(arguments: argparse.Namespace) -> None:
     peak, stop = [0], threading.Event()
 
     def watch() -> None:
-        while not stop.wait(0.005):
+        while not stop.wait(0.001):
             peak[0] = max(peak[0], anonymous_memory())
 
     with tempfile.TemporaryDirectory() as name:

@@ -19,7 +19,7 @@ from dmcore.charts.numbers import compact
 from dmcore.ui import reads
 from dmcore.ui.grid import Choice, choose_nearest
 from dmcore.ui.link import SHARED, full_link, read_study, read_wish, write_params
-from dmcore.ui.words import FIELD_NAMES, architecture_name, distinct, listed, plain, stream_name
+from dmcore.ui.words import FIELD_NAMES, architecture_name, listed, plain, stops_text, stream_name
 
 _VIEW = "view"
 _PUSHED = "view.pushed"
@@ -127,7 +127,7 @@ def _draw_controls(choice: Choice) -> None:
     _control("layer", "Layer", layers, layers, str(record["layer"]))
     widths = [str(width) for width in choice.widths]
     _control("width", "Width (latents)", widths, [compact(w) for w in choice.widths], str(record["d_sae"]))
-    l0s = distinct(step.l0 for step in choice.steps)
+    l0s = stops_text([record["l0"] for record in step.records] for step in choice.steps)
     values = [f"{step.l0:.6g}" for step in choice.steps]
     _control("l0", "L0 (active latents per token)", values, l0s, values[choice.step])
     names = [architecture_name(label) for label in choice.archs]

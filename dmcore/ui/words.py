@@ -69,6 +69,14 @@ def l0_text(l0: float) -> str:
     return f"{l0:.0f}" if l0 >= 9.95 or abs(l0 - round(l0)) < 0.05 else f"{l0:.1f}"
 
 
+def stops_text(stops: Iterable[Iterable[float]]) -> list[str]:
+    """The stops of the L0 control, each the L0s of its SAEs, as texts that differ: `4`, `8`, `15 to 16`."""
+    spans = [sorted(stop) for stop in stops]
+    ends = [(l0_text(span[0]), l0_text(span[-1])) for span in spans]
+    texts = [low if low == high else f"{low} to {high}" for low, high in ends]
+    return texts if len(set(texts)) == len(texts) else distinct(span[len(span) // 2] for span in spans)
+
+
 def distinct(values: Iterable[float]) -> list[str]:
     """L0s as texts that differ from each other, with no more digits than that takes."""
     values = list(values)
