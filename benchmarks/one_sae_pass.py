@@ -35,8 +35,8 @@ from dmcore.analysis.encode import decoded, encoded, error_moments, site_moments
 from dmcore.analysis.partition import Partition
 from dmcore.analysis.split_pass import SplitInputs, split_pass
 from dmcore.analysis.summarise import write_split
-from dmcore.math.sparse_codes import SparseCodes, decode
 from dmcore.math.screened import threshold_encoder
+from dmcore.math.sparse_codes import SparseCodes, decode
 from dmcore.progress import Reporter
 from dmcore.specs import Settings
 

@@ -38,7 +38,7 @@ DRAWN = """([heading, n]) => {
   return title && title.innerText === heading && charts.length >= n && !running;
 }"""
 OVERVIEW = ["What does a sparse autoencoder miss?", 2]
-REGRESSION = ["How linear is the error?", 9]
+REGRESSION = ["How linear is the error?", 4]
 
 
 def free_port() -> int:

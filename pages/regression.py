@@ -27,7 +27,12 @@ from dmcore.ui.regression_figures import (
 from dmcore.ui.sections import cards, finding, sample_words
 from dmcore.ui.selection import Selection, option
 
-OWN = ("skip", "bias")  # this page's link parameters
+OWN = ("skip", "bias", "part")  # this page's link parameters
+PARTS = {
+    "dimensions": "Dimensions and penalty",
+    "settings": "Settings and positions",
+    "baselines": "Baselines and layers",
+}
 
 
 def choose_variant(selection: Selection) -> dict[str, Any]:
@@ -106,6 +111,19 @@ def draw_baselines(selection: Selection, layers: pl.DataFrame) -> None:
         )
 
 
+def draw_part(selection: Selection, shown: dict[str, Any]) -> None:
+    """One of the page's parts: drawing all of them would make every slider wait for charts far below."""
+    part = option("part", "Look closer at", list(PARTS), list(PARTS.values()), "dimensions", kind=st.segmented_control)
+    summary = selection.summary
+    if part == "dimensions":
+        draw_pair(dimensions_figure(summary), ridge_figure(summary))
+    elif part == "settings":
+        draw_pair(settings_figure(summary, shown), positions_figure(summary))
+        st.markdown(sink_sentence(summary.positions))
+    else:
+        draw_baselines(selection, over_layers(selection.published.records, selection.record))
+
+
 def sink_sentence(positions: pl.DataFrame) -> str:
     """What position 0 does, from the numbers."""
     ratios = sink(positions)
@@ -139,8 +157,8 @@ def draw_methods(selection: Selection) -> None:
 - **Two aggregates.** Pooled: R² = 1 − Σ|e − ê|² / Σ|e − mean e|². Mean over dimensions: the average of each dimension's R², as
   the paper reports. They differ when dimensions with more error are easier or harder to predict.
 - **Squared norm**, not norm: heavy tails make a few tokens matter; compare the density and the position profile.
-- **Baselines** are held out in the same folds, token identity too. Position and L0 are single numbers, so a low R² says only that
-  a straight line in them does not do it.
+- **Baselines** are held out in the same folds, token identity too. Each is a table of means of |e|²: per token id, per position,
+  and per 1/32 of the tokens by size for the other numbers, so that any shape of dependence counts, not a straight line alone.
 - **Penalties and settings** other than the study's are shown to check that the conclusion does not hang on them; none was
   chosen because it scored better.
 """
@@ -169,10 +187,7 @@ def main() -> None:
         summary = selection.summary
         st.subheader("How close are the predictions, token by token?", anchor=False)
         draw_pair(density_figure(summary, "norm_sq"), density_figure(summary, "vector"))
-        draw_pair(dimensions_figure(summary), ridge_figure(summary))
-        draw_pair(settings_figure(summary, shown), positions_figure(summary))
-        st.markdown(sink_sentence(summary.positions))
-        draw_baselines(selection, over_layers(selection.published.records, selection.record))
+        draw_part(selection, shown)
         draw_methods(selection)
 
 

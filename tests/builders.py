@@ -72,7 +72,9 @@ def build_sae(architecture: str, hook: str = HOOKS[0], seed: int = 0, d_in: int 
     return sae.eval()
 
 
-def build_study(folder: Path, *, extra: str = "", architectures: tuple[str, ...] = ARCHITECTURES, **settings: Any) -> Path:
+def build_study(
+    folder: Path, *, extra: str = "", architectures: tuple[str, ...] = ARCHITECTURES, **settings: Any
+) -> Path:
     """A study file with its model, texts and SAEs; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     build_model(folder / "model")

@@ -76,7 +76,11 @@ def test_the_same_study_elsewhere_is_the_same_study(tmp_path: Path) -> None:
         ("schema = 1", "schema = 2", "schema = 1"),
         ("schema = 1", "schema = = 1", "not valid TOML"),
         ('release = "r"\nid = "i"', 'release = "r"', "needs either path"),
-        ('hook = "blocks.0.attn.hook_z"\nrelease = "r"\nid = "i"', 'hook = "blocks.2.hook_resid_post"\npath = "saes/a"', "twice"),
+        (
+            'hook = "blocks.0.attn.hook_z"\nrelease = "r"\nid = "i"',
+            'hook = "blocks.2.hook_resid_post"\npath = "saes/a"',
+            "twice",
+        ),
         ("[[saes]]", "[[sae]]", "did you mean 'saes'"),
     ],
 )

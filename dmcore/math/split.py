@@ -53,7 +53,9 @@ def check_determined(tokens_per_fold: Sequence[int], n_weights: int, ridge: floa
 def check_varying(inputs: InputMoments, cells: Sequence[int]) -> None:
     """Raise a `DataError` if the activations are the same for every token."""
     if not float(inputs.scatter(cells).sum()) > 0:
-        raise DataError("The activations do not vary over tokens, so there is no variance to explain: give other tokens.")
+        raise DataError(
+            "The activations do not vary over tokens, so there is no variance to explain: give other tokens."
+        )
 
 
 def fit_folds(
@@ -137,7 +139,12 @@ class SplitSums:
         self.nonlinear_dims = np.zeros((n_units, d_model))
 
     def add(
-        self, units: Int64[Tensor, " n_tokens"], kept: Bool[Tensor, " n_tokens"], x: Tensor, error: Tensor, parts: TokenParts
+        self,
+        units: Int64[Tensor, " n_tokens"],
+        kept: Bool[Tensor, " n_tokens"],
+        x: Tensor,
+        error: Tensor,
+        parts: TokenParts,
     ) -> None:
         """Add the `kept` tokens; `units` is the bootstrap unit of each token."""
         centres = self.centres

@@ -109,8 +109,8 @@ def baselines_figure(summary: Summary) -> Figure:
         name="baselines",
         key=(summary.record["summary_key"],),
         question="What predicts the error's size?",
-        caption="Held-out R² of |e|² from one predictor each: means of |e|² per token id, per position, and per 1/32 of the tokens "
-        f"by size for the others, taken from the other folds. {_INTERVALS} {sample_words(summary.record)}",
+        caption="Held-out R² of |e|² from one predictor each: means of |e|² per token id, per position, and per 1/32 of the "
+        f"tokens by size for the others, taken from the other folds. {_INTERVALS} {sample_words(summary.record)}",
         chart=lambda: baselines_chart(summary.baselines),
         data=lambda: baselines_table(summary.baselines).drop("zero", "part"),
     )

@@ -25,6 +25,7 @@ FIELD_NAMES = {
     "arch": "architecture",
     "skip": "number of skipped positions",
     "bias": "bias setting",
+    "part": "part of the page",
 }
 """Controls and link parameters, as a sentence says them."""
 

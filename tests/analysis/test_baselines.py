@@ -36,7 +36,9 @@ def test_a_planted_predictor_is_found_and_noise_is_not() -> None:
     number, noise = g.normal(size=(2, N_CONTEXTS * LENGTH))
     token = g.integers(0, 500, N_CONTEXTS * LENGTH)
     some = columns(4 + np.sin(2 * number) + 0.1 * g.normal(size=len(number)))
-    table = baseline_table(some, {"loss": number, "entropy": noise}, {"token": token}, Estimate(0.5), N_FOLDS, 0, N_CONTEXTS)
+    table = baseline_table(
+        some, {"loss": number, "entropy": noise}, {"token": token}, Estimate(0.5), N_FOLDS, 0, N_CONTEXTS
+    )
     r2 = dict(zip(table["predictor"], table["r2"], strict=True))
     assert list(r2) == ["x", "token", "loss", "entropy"]
     assert r2["loss"] > 0.9  # a sine: no straight line finds it

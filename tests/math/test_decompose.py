@@ -29,7 +29,9 @@ def planted(
     return x.to(dtype), (x - error).to(dtype), torch.arange(N) // PER_CONTEXT, weight
 
 
-def held_out_predictions(x: np.ndarray, y: np.ndarray, folds: np.ndarray, model: LinearRegression | Ridge) -> np.ndarray:
+def held_out_predictions(
+    x: np.ndarray, y: np.ndarray, folds: np.ndarray, model: LinearRegression | Ridge
+) -> np.ndarray:
     """The plain way: one scikit-learn fit a fold, on stacked data."""
     predicted = np.zeros_like(y)
     for fold in np.unique(folds):
@@ -50,9 +52,7 @@ def test_parts_and_numbers_equal_scikit_learn_on_the_stacked_data(fit_bias: bool
     scatter = ((x.numpy() - x.numpy().mean(0)) ** 2).sum()
     assert split.fvu.value == pytest.approx((error**2).sum() / scatter, rel=1e-10)
     assert split.fvu_nonlinear.value == pytest.approx(((error - predicted) ** 2).sum() / scatter, rel=1e-8)
-    assert split.r2_error.value == pytest.approx(
-        r2_score(error, predicted, multioutput="variance_weighted"), abs=1e-8
-    )
+    assert split.r2_error.value == pytest.approx(r2_score(error, predicted, multioutput="variance_weighted"), abs=1e-8)
     assert split.r2_error_mean_dims.value == pytest.approx(r2_score(error, predicted), abs=1e-8)
     norm_sq = (error**2).sum(1)
     norm_predicted = held_out_predictions(x.numpy(), norm_sq[:, None], split.folds, model)[:, 0]
@@ -186,8 +186,14 @@ BAD = {
     "shape": (lambda x, r, g: (x, r[:-1], g), "give the reconstruction of these tokens"),
     "three dimensions": (lambda x, r, g: (x[None], r[None], g), "flatten batch and position"),
     "integers": (lambda x, r, g: (x.long(), r, g), "convert it with .float()"),
-    "nan in acts": (lambda x, r, g: (x.index_fill(0, torch.tensor([5]), torch.nan), r, g), "acts has NaN or infinity on 1"),
-    "inf in recon": (lambda x, r, g: (x, r.index_fill(0, torch.tensor([5]), torch.inf), g), "recon has NaN or infinity"),
+    "nan in acts": (
+        lambda x, r, g: (x.index_fill(0, torch.tensor([5]), torch.nan), r, g),
+        "acts has NaN or infinity on 1",
+    ),
+    "inf in recon": (
+        lambda x, r, g: (x, r.index_fill(0, torch.tensor([5]), torch.inf), g),
+        "recon has NaN or infinity",
+    ),
     "few tokens": (lambda x, r, g: (x[:20], r[:20], None), "set ridge above 0"),
     "one context": (lambda x, r, g: (x, r, torch.zeros_like(g)), "at least 2 contexts"),
     "three contexts": (lambda x, r, g: (x, r, g % 3), "set n_folds to 3 or fewer"),

@@ -17,7 +17,9 @@ D, M = 7, 3
 def data(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, D, generator=g, dtype=torch.float64) @ torch.randn(D, D, generator=g, dtype=torch.float64) + 5
-    return x, x @ torch.randn(D, M, generator=g, dtype=torch.float64) + torch.randn(n, M, generator=g, dtype=torch.float64)
+    return x, x @ torch.randn(D, M, generator=g, dtype=torch.float64) + torch.randn(
+        n, M, generator=g, dtype=torch.float64
+    )
 
 
 def accumulate(

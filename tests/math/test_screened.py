@@ -56,7 +56,9 @@ def test_values_at_the_edge_of_the_margin_are_not_missed() -> None:
     w = torch.full((D, WIDTH), 1.0 + 2.0**-8 - 2.0**-12)
     x[0] = 0.0  # keeps the centre from absorbing the rest
     exact = float(x[1].double() @ w[:, 0].double())
-    threshold = torch.full((WIDTH,), exact * (1 - 2e-5))  # float32 sums are that exact; bfloat16 products are off by 7e-3
+    threshold = torch.full(
+        (WIDTH,), exact * (1 - 2e-5)
+    )  # float32 sums are that exact; bfloat16 products are off by 7e-3
     encoder = ScreenedEncoder(w, torch.zeros(WIDTH), threshold)
     encoder._centre = torch.zeros(D)
     screened.MAX_CANDIDATES, before = 1.0, screened.MAX_CANDIDATES

@@ -13,7 +13,12 @@ from tests.pages.conftest import serve
 
 pytestmark = pytest.mark.browser
 
-PAGES = {"/": ("What does a sparse autoencoder miss?", 2), "/regression": ("How linear is the error?", 9)}
+PAGES = {
+    "/": ("What does a sparse autoencoder miss?", 2),
+    "/regression": ("How linear is the error?", 4),
+    "/regression?part=settings": ("How linear is the error?", 4),
+    "/regression?part=baselines": ("How linear is the error?", 5),
+}
 """Heading of each page, and how many charts it has."""
 
 CHART = "[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas"

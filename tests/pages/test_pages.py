@@ -184,7 +184,15 @@ def test_without_a_browser_tests_skip_here_and_fail_in_ci(monkeypatch: pytest.Mo
 
 
 def test_the_sink_sentence_says_what_position_zero_does(in_fake_cache: Path) -> None:
-    assert "attention sink" in words(open_page(REGRESSION))
+    assert "an **attention sink**" in words(open_page(REGRESSION, part="settings"))
+    assert "an **attention sink**" not in words(open_page(REGRESSION))
+
+
+@pytest.mark.parametrize(("part", "n_charts"), [("dimensions", 4), ("settings", 4), ("baselines", 5), ("no part", 4)])
+def test_each_part_of_the_regression_page_is_drawn(part: str, n_charts: int, in_fake_cache: Path) -> None:
+    at = open_page(REGRESSION, part=part)
+    assert not at.exception
+    assert len(at.get("arrow_vega_lite_chart") or at.get("vega_lite_chart")) == n_charts
 
 
 def test_nothing_computed_is_a_sentence_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +221,7 @@ def test_a_study_of_one_sae_says_what_is_not_known(own_cache: Path) -> None:
         assert not at.exception
         assert at.metric
         assert not at.select_slider
-    assert "one layer of this stream" in words(at)
+    assert "one layer of this stream" in words(open_page(REGRESSION, part="baselines"))
     assert "one width here" in words(open_page(OVERVIEW))
 
 
@@ -234,9 +242,10 @@ def test_a_damaged_entry_is_a_sentence_and_the_other_saes_still_work(own_cache: 
 
 def test_a_table_without_rows_is_said_where_its_chart_would_be(own_cache: Path) -> None:
     write_fake_study(own_cache, n_saes=1, emptied=("ridge", "baselines", "density", "positions", "variants", "dims"))
-    at = open_page(REGRESSION)
-    assert not at.exception
-    assert len([info for info in at.info if "no rows for this chart" in info.value]) >= 6
+    for part, n_empty in (("dimensions", 4), ("settings", 4), ("baselines", 3)):
+        at = open_page(REGRESSION, part=part)
+        assert not at.exception
+        assert len([info for info in at.info if "no rows for this chart" in info.value]) == n_empty
 
 
 def test_two_studies_can_be_chosen_between_and_the_demo_comes_first(own_cache: Path) -> None:

@@ -57,8 +57,9 @@ def test_workers_share_a_sweep(
     assert "3 of 3 SAEs" in capfd.readouterr().out
 
 
-def test_cache_ls_verify_and_rm(swept: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                capsys: pytest.CaptureFixture[str]) -> None:
+def test_cache_ls_verify_and_rm(
+    swept: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import shutil
 
     shutil.copytree(swept[1], tmp_path / "cache")

@@ -93,7 +93,12 @@ def test_a_hook_that_the_model_lacks_is_a_sentence(model: LanguageModel) -> None
 
 def test_a_layer_that_does_not_exist_is_found_from_the_config(study: Study, tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
-    text = (study.folder / "study.toml").read_text().replace("blocks.2.", "blocks.3.").replace('"saes', f'"{study.folder}/saes')
+    text = (
+        (study.folder / "study.toml")
+        .read_text()
+        .replace("blocks.2.", "blocks.3.")
+        .replace('"saes', f'"{study.folder}/saes')
+    )
     path.write_text(text.replace('path = "model"', f'path = "{study.folder}/model"'))
     with pytest.raises(SpecError, match="layers 0 to 2, so there is no blocks.3"):
         check_layers(load_study(path))
