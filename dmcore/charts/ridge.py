@@ -17,7 +17,7 @@ METRIC_PARTS = {"r2_error": LINEAR, "r2_error_norm_sq": TOTAL}
 
 METRIC_NAMES = {"r2_error": "error vector (pooled)", "r2_error_norm_sq": "squared norm"}
 
-_X_TITLE = "penalty / mean eigenvalue of Σ(x − mean x)(x − mean x)ᵀ (log scale, 0 at the left)"
+_X_TITLE = "penalty (log scale, 0 at the left)"
 
 
 def ridge_table(ridge: pl.DataFrame) -> pl.DataFrame:

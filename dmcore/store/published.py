@@ -17,6 +17,7 @@ import polars as pl
 from dmcore.errors import StoreError
 from dmcore.results import RECORD, Summary, read_summary
 from dmcore.specs import NAME, Study
+from dmcore.store.fingerprint import content_key
 from dmcore.store.store import Entry, Store
 
 INDEX = "index"
@@ -56,8 +57,13 @@ class Published:
 def publish(store: Store, study: Study, records: Sequence[dict[str, Any]]) -> Entry:
     """Write the index of a study: its finished records, in the order of the study."""
 
+    table = pl.DataFrame(list(records), schema=RECORD)
+    there = store.find(INDEX, content_key(study.to_dict()))
+    if there is not None and pl.read_parquet(there.path / "records.parquet").equals(table):
+        return there
+
     def make(folder: Path) -> None:
-        pl.DataFrame(list(records), schema=RECORD).write_parquet(folder / "records.parquet", compression="zstd")
+        table.write_parquet(folder / "records.parquet", compression="zstd")
         about = {"name": study.name, "title": study.title, "model": study.model.name, "n_saes": len(study.saes)}
         (folder / "study.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 

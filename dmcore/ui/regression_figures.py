@@ -68,7 +68,8 @@ def ridge_figure(summary: Summary) -> Figure:
         name="ridge_path",
         key=(summary.record["summary_key"],),
         question="Does shrinking the map help?",
-        caption="Ridge regression with a bias: held-out R², mean over folds. Band: lowest to highest fold. 0 is plain least "
+        caption="Ridge regression with a bias: held-out R², mean over folds. Band: lowest to highest fold. Penalty in units of "
+        "the mean eigenvalue of Σ(x − mean x)(x − mean x)ᵀ; 0 is plain least "
         f"squares. {sample_words(summary.record)}",
         chart=lambda: ridge_chart(summary.ridge, summary.record["ridge"]),
         data=lambda: ridge_table(summary.ridge),

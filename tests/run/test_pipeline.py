@@ -135,9 +135,11 @@ def test_nothing_is_computed_twice_and_a_missing_capture_is_not_missed(
     study_path: Path, swept: tuple[Store, list[dict[str, Any]]]
 ) -> None:
     store, records = swept
+    index = [e.manifest for e in store.entries() if isinstance(e, Entry) and e.manifest.stage == "index"]
     outcome = Pipeline(Store(store.root)).sweep(load_study(study_path))
     assert outcome.computed == 0
     assert outcome.records == records
+    assert [e.manifest for e in store.entries() if isinstance(e, Entry) and e.manifest.stage == "index"] == index
 
 
 def test_damaged_entries_of_every_stage_are_made_again_to_the_same_numbers(study_path: Path, tmp_path: Path) -> None:
