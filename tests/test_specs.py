@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dmcore.errors import SpecError
-from dmcore.specs import load_study, parse_hook
+from dmcore.specs import load_study, parse_hook, spec_dict, stream_of
 
 GOOD = """
 schema = 1
@@ -82,6 +82,17 @@ def test_the_same_study_elsewhere_is_the_same_study(tmp_path: Path) -> None:
             "twice",
         ),
         ("[[saes]]", "[[sae]]", "did you mean 'saes'"),
+        ('path = "contexts"', 'path = "contexts"\ndataset = "a/b"', "needs one of"),
+        ('path = "contexts"', 'files = "f"\nshort_documents = "pad"', "skip or pack"),
+        ('path = "contexts"', 'files = "f"\nn_contexts = 0', "1 or above"),
+        ('path = "model"', 'path = "model"\nprocessing = ["fold"]', "center_writing_weights"),
+        ("[[saes]]", "[train]\nhooks = []\nwidths = [8]\nl0s = [2]\n[[saes]]", "at least one"),
+        (
+            "[[saes]]",
+            '[train]\nhooks = ["blocks.0.hook_mlp_out"]\nwidths = [8]\nl0s = [2]\narchitectures = ["x"]\n[[saes]]',
+            "choose among",
+        ),
+        ("blocks.2.hook_resid_post", "encoder.2.hook_cross_attn_out", "encoder.2.hook_attn_out"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_with_the_remedy(old: str, new: str, remedy: str, tmp_path: Path) -> None:
@@ -101,3 +112,27 @@ def test_hooks_are_parsed() -> None:
     assert parse_hook("blocks.17.attn.hook_z") == (17, "attn.hook_z")
     with pytest.raises(SpecError, match=r"blocks\.3\.hook_mlp_out"):
         parse_hook("blocks.3.mlp_out")
+
+
+def test_fields_that_came_later_leave_the_keys_of_older_studies_alone(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, GOOD))
+    assert spec_dict(study.texts) == {"path": "contexts"}
+    assert spec_dict(study.model) == {"path": "model", "id": "", "revision": "main", "dtype": "float32"}
+    assert "train" not in study.to_dict()
+
+
+def test_a_study_that_trains_names_the_saes_that_it_will_have(tmp_path: Path) -> None:
+    table = '[train]\nhooks = ["decoder.1.hook_mlp_out"]\nwidths = [8, 16]\nl0s = [2, 12]\n[train.texts]\nfiles = "t"\n'
+    study = load_study(write(tmp_path, GOOD + table))
+    assert [sae.path for sae in study.saes[2:]] == [
+        "saes/decoder.1.hook_mlp_out/topk_8_2",
+        "saes/decoder.1.hook_mlp_out/topk_16_2",
+        "saes/decoder.1.hook_mlp_out/topk_16_12",
+    ]
+    assert study.saes[2].stream == "decoder mlp"
+    assert study.to_dict()["train"]["texts"] == {"path": "", "files": "t"}
+
+
+def test_streams_of_an_encoder_decoder_name_the_stack() -> None:
+    assert stream_of("encoder.0.attn.hook_z") == "encoder attention"
+    assert stream_of("decoder.0.hook_resid_mid_cross") == "decoder residual"

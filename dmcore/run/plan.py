@@ -20,7 +20,7 @@ from dmcore.errors import DataError, SpecError
 from dmcore.sources.contexts import Contexts, load_contexts
 from dmcore.sources.models import check_layers, model_fingerprint
 from dmcore.sources.saes import read_config, sae_fingerprint
-from dmcore.specs import SaeSpec, Study
+from dmcore.specs import SaeSpec, Study, spec_dict
 from dmcore.store.fingerprint import content_key
 from dmcore.store.store import Store
 
@@ -90,7 +90,7 @@ def make_plan(study: Study, store: Store) -> Plan:
         codes = spec("codes", activations=content_key(sites[sae.hook]), sae=fingerprint)
         targets = spec("targets", codes=content_key(codes), inputs=content_key(inputs[sae.hook]))
         split = spec("split", targets=content_key(targets), settings=_settings(study), seed=study.seed)
-        summary = spec("summary", split=content_key(split), losses=content_key(sites[LOSS]), sae=asdict(sae))
+        summary = spec("summary", split=content_key(split), losses=content_key(sites[LOSS]), sae=spec_dict(sae))
         saes.append(SaePlan(sae, codes, targets, split, summary))
     return Plan(study, contexts, partition, sites, inputs, tuple(saes))
 

@@ -1,0 +1,1 @@
+"""The commands of `python -m dmcore`: one file each, with `register(commands)` that adds its parser."""

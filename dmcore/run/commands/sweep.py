@@ -1,0 +1,72 @@
+"""`sweep`: compute everything that a study asks for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from dmcore.errors import DarkMatterError
+from dmcore.progress import Reporter, terminal_sink
+from dmcore.run.commands.shared import device_named, records_table, resolve_study, say
+from dmcore.store.store import Store
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    sweep = commands.add_parser("sweep", help="compute everything that a study asks for")
+    sweep.add_argument("study", help="a study file, or: demo")
+    sweep.add_argument("--workers", type=int, default=1, help="processes that share the SAEs (1)")
+    sweep.add_argument("--engine", choices=["local"], default="local", help="where the work runs (local)")
+    sweep.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
+    sweep.add_argument("--recompute", action="store_true", help="compute anew beside the cache, and compare with it")
+    sweep.add_argument("--json", action="store_true", help="print the records as JSON")
+    sweep.add_argument("--part", default="", help=argparse.SUPPRESS)
+    sweep.set_defaults(run=_sweep)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    study = resolve_study(arguments.study)
+    if arguments.workers < 1:
+        raise DarkMatterError(f"--workers is {arguments.workers}: give a whole number, 1 or above.")
+    if arguments.recompute:
+        from dmcore.run.recompute import recompute
+
+        return recompute(study, device_named(arguments.device), Reporter(terminal_sink()), say)
+    if arguments.workers > 1:
+        _run_workers(arguments)
+    from dmcore.run.pipeline import Pipeline
+
+    part, parts = (int(n) for n in arguments.part.split("/")) if arguments.part else (0, 1)
+    pipeline = Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink()))
+    outcome = pipeline.sweep(study, only=lambda index: index % parts == part)
+    if arguments.json:
+        say(json.dumps(outcome.records, indent=1))
+    elif not arguments.part:
+        say(records_table(outcome.records))
+        cached = len(outcome.records) - outcome.computed
+        say(f"{len(outcome.records)} of {len(study.saes)} SAEs: {outcome.computed} computed, {cached} from the cache.")
+    for name, reason in outcome.failures.items():
+        sys.stderr.write(f"error: {name}: {reason}\n")
+    return 1 if outcome.failures else 0
+
+
+def _run_workers(arguments: argparse.Namespace) -> None:
+    """Share the SAEs among processes; what two of them need is made once, by the locks of the store."""
+    command = [sys.executable, "-m", "dmcore", "sweep", arguments.study, "--device", arguments.device]
+    # Threads that outnumber the cores wait for each other most of the time.
+    threads = str(max(1, (os.cpu_count() or 1) // arguments.workers))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    workers = [
+        subprocess.Popen([*command, "--part", f"{part}/{arguments.workers}"], env=environment)
+        for part in range(arguments.workers)
+    ]
+    try:
+        for worker in workers:
+            worker.wait()
+    finally:
+        for worker in workers:
+            worker.terminate()

@@ -1,0 +1,92 @@
+"""A study: everything that determines a set of results, as frozen objects."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmcore.errors import SpecError
+from dmcore.specs.inputs import ModelSpec, SaeSpec, TextsSpec, TrainSpec
+from dmcore.specs.keys import added, spec_dict
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the error is split."""
+
+    skip_positions: int = 16
+    """First positions of each context left out (position 0 is an attention sink)."""
+    n_folds: int = 5
+    """Folds of whole contexts."""
+    ridge: float = 0.0
+    """Penalty on the squared weights, as scikit-learn's `alpha`."""
+    fit_bias: bool = True
+    """Whether the linear map has a bias."""
+    compare_skips: tuple[int, ...] = (0, 1)
+    """Other values of skip_positions for which the split is also reported; empty for none."""
+
+    def __post_init__(self) -> None:
+        for name in ("skip_positions", "n_folds"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < (2 if name == "n_folds" else 0):
+                least = 2 if name == "n_folds" else 0
+                raise SpecError(f"[settings] {name} is {value!r}: give a whole number, {least} or above.")
+        if isinstance(self.ridge, bool) or not isinstance(self.ridge, int | float) or not 0 <= self.ridge < math.inf:
+            raise SpecError(f"[settings] ridge is {self.ridge!r}: give a finite number, 0 or above.")
+        if not isinstance(self.fit_bias, bool):
+            raise SpecError(f"[settings] fit_bias is {self.fit_bias!r}: give true or false.")
+        if any(not isinstance(s, int) or isinstance(s, bool) or s < 0 for s in self.compare_skips):
+            raise SpecError(
+                f"[settings] compare_skips is {list(self.compare_skips)!r}: give whole numbers, 0 or above."
+            )
+        object.__setattr__(self, "compare_skips", tuple(sorted(set(self.compare_skips) - {self.skip_positions})))
+        object.__setattr__(self, "ridge", float(self.ridge))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that determines a set of results."""
+
+    name: str
+    title: str
+    seed: int
+    model: ModelSpec
+    texts: TextsSpec
+    settings: Settings
+    saes: tuple[SaeSpec, ...]
+    """Those that it names, then those that it trains."""
+    folder: Path = field(compare=False, default=Path())
+    """Where the study file is; paths are relative to it."""
+    train: TrainSpec | None = added(None)
+    """SAEs to be trained before a sweep; None for none."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise SpecError(f"The study's name is {self.name!r}: use letters, digits, - and _ only, at most 64.")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise SpecError(f"The study's seed is {self.seed!r}: give a whole number, 0 or above.")
+        if not self.saes:
+            raise SpecError(
+                "The study names no SAE: add a [[saes]] table with hook and path, or release and id; or a [train] table."
+            )
+        twice = [sae.name for i, sae in enumerate(self.saes) if any(sae == other for other in self.saes[:i])]
+        if twice:
+            raise SpecError(f"The study names the SAE {twice[0]} twice: delete one.")
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """Its sites, each once, in the order of the SAEs."""
+        return tuple(dict.fromkeys(sae.hook for sae in self.saes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the study file says; the same wherever the file is."""
+        return spec_dict(self)
+
+    def resolve(self, path: str) -> Path:
+        """A path of the study file, from the study's folder."""
+        return (self.folder / path).absolute()
