@@ -86,10 +86,10 @@ def test_the_same_study_elsewhere_is_the_same_study(tmp_path: Path) -> None:
         ('path = "contexts"', 'files = "f"\nshort_documents = "pad"', "skip or pack"),
         ('path = "contexts"', 'files = "f"\nn_contexts = 0', "1 or above"),
         ('path = "model"', 'path = "model"\nprocessing = ["fold"]', "center_writing_weights"),
-        ("[[saes]]", "[train]\nhooks = []\nwidths = [8]\nl0s = [2]\n[[saes]]", "at least one"),
+        ("[texts]", "[train]\nhooks = []\nwidths = [8]\nl0s = [2]\n[texts]", "at least one"),
         (
-            "[[saes]]",
-            '[train]\nhooks = ["blocks.0.hook_mlp_out"]\nwidths = [8]\nl0s = [2]\narchitectures = ["x"]\n[[saes]]',
+            "[texts]",
+            '[train]\nhooks = ["blocks.0.hook_mlp_out"]\nwidths = [8]\nl0s = [2]\narchitectures = ["x"]\n[texts]',
             "choose among",
         ),
         ("blocks.2.hook_resid_post", "encoder.2.hook_cross_attn_out", "encoder.2.hook_attn_out"),
