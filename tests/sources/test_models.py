@@ -87,7 +87,9 @@ def test_loss_and_entropy_equal_torchs(study: Study, model: LanguageModel, token
 
 
 def test_a_hook_that_the_model_lacks_is_a_sentence(model: LanguageModel) -> None:
-    with pytest.raises(SpecError, match="no hook blocks.7.hook_resid_post"):
+    with pytest.raises(
+        SpecError, match="layers 0 to 2, so there is no blocks.7.hook_resid_post: did you mean blocks.2"
+    ):
         model.check_hooks(["blocks.7.hook_resid_post"])
 
 
