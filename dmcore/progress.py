@@ -57,6 +57,11 @@ class Stage:
             self._last_report = now
             self.report()
 
+    def move_to(self, done: int, total: int) -> None:
+        """Count `done` of `total` units as done, both anew; otherwise as `advance`."""
+        self.done, self.total = done, total
+        self.advance(0)
+
     def report(self) -> None:
         """Send the present state to the sink."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
@@ -82,6 +87,17 @@ class Reporter:
         stage.report()
         yield stage
         stage.report()
+
+    def pulse(self, name: str, unit: str) -> Callable[[int, int], None]:
+        """A `pulse(done, total)` for work inside a stage that may take long: reports it as a stage of its own."""
+        stages: list[Stage] = []
+
+        def call(done: int, total: int) -> None:
+            if done == 0 or not stages:
+                stages[:] = [Stage(self, name, total, unit, 0)]
+            stages[0].move_to(done, total)
+
+        return call
 
 
 def format_seconds(seconds: float | None) -> str:

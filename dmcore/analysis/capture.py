@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dmcore.analysis.activations import ActivationWriter
 from dmcore.errors import DataError
+from dmcore.memory import halve_when_out_of_memory
 from dmcore.progress import Reporter
 from dmcore.sources.contexts import Contexts
 from dmcore.sources.models import LanguageModel
@@ -73,16 +74,23 @@ def _run(model: LanguageModel, contexts: Contexts, drafts: dict[str, Draft], rep
     }
     done = min(ActivationWriter.contexts_done(draft.path) for draft in drafts.values())
     step = CONTEXTS_PER_RUN_CUDA if model.device.type == "cuda" else CONTEXTS_PER_RUN
+
+    def write(first: int, last: int) -> int:
+        tokens = torch.from_numpy(contexts.tokens[first:last].astype("int64"))
+        output = model.run(tokens, hooks, with_loss=LOSS in drafts)
+        for hook, acts in output.acts.items():
+            _check_finite(acts, hook, first)
+            writers[hook].write(first, acts)
+        if output.loss is not None:
+            writers[LOSS].write(first, torch.stack([output.loss, output.entropy], dim=2))
+        stage.advance(last - first)
+        return last - first
+
     with reporter.stage("run the model", contexts.n_contexts, "contexts", done) as stage:
-        for first in range(done, contexts.n_contexts, step):
-            tokens = torch.from_numpy(contexts.tokens[first : first + step].astype("int64"))
-            output = model.run(tokens, hooks, with_loss=LOSS in drafts)
-            for hook, acts in output.acts.items():
-                _check_finite(acts, hook, first)
-                writers[hook].write(first, acts)
-            if output.loss is not None:
-                writers[LOSS].write(first, torch.stack([output.loss, output.entropy], dim=2))
-            stage.advance(len(tokens))
+        while done < contexts.n_contexts:
+            last = min(done + step, contexts.n_contexts)
+            ran = halve_when_out_of_memory(write, done, last, "run the model on", "contexts")
+            done, step = last, min(step, max(ran))  # what did not fit once is not tried again
     for writer in writers.values():
         writer.finish()
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +21,7 @@ from dmcore.analysis.codes import Codes, CodesWriter
 from dmcore.analysis.partition import Partition
 from dmcore.errors import DataError
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, error_targets, product_dtype
-from dmcore.math.sparse_codes import SparseCodes
+from dmcore.math.sparse_codes import SparseCodes, join_codes
 from dmcore.progress import Reporter
 
 MOMENTS = "moments.safetensors"
@@ -33,6 +33,8 @@ class Autoencoder(Protocol):
     """What is needed of an SAE here; `dmcore.sources.saes.Dictionary` is one."""
 
     d_sae: int
+    tokens_at_once: int
+    """Tokens that are best encoded together."""
 
     def encode(self, x: Tensor) -> SparseCodes:
         """Sparse codes of (n_tokens, d_model) activations."""
@@ -101,11 +103,12 @@ def load_targets(folder: Path, device: torch.device) -> TargetMoments:
 def encoded(acts: Activations, sae: Autoencoder, folder: Path, device: torch.device) -> Iterator[ErrorChunk]:
     """Encode every chunk in order and write its codes into `folder`."""
     writer = CodesWriter(folder, sae.d_sae)
-    for chunk in acts.chunks():
-        x = acts.read(chunk, device)
+    for chunks in groups_of(acts.chunks(), sae.tokens_at_once):
+        x = read_group(acts, chunks, device)
         codes = sae.encode(x)
-        writer.append(codes, chunk)
-        yield ErrorChunk(chunk, x, x - sae.decode(codes, x), codes)
+        for part in error_chunks(chunks, x, codes, sae):
+            writer.append(part.codes, part.chunk)
+            yield part
     writer.close()
 
 
@@ -113,10 +116,48 @@ def encoded(acts: Activations, sae: Autoencoder, folder: Path, device: torch.dev
 def decoded(acts: Activations, sae: Autoencoder, folder: Path, device: torch.device) -> Iterator[ErrorChunk]:
     """Every chunk in order, its codes read from `folder`."""
     stored = Codes(folder)
-    for chunk in acts.chunks():
-        x = acts.read(chunk, device)
-        codes = stored.read(chunk, device)
-        yield ErrorChunk(chunk, x, x - sae.decode(codes, x), codes)
+    for chunks in groups_of(acts.chunks(), sae.tokens_at_once):
+        x = read_group(acts, chunks, device)
+        yield from error_chunks(chunks, x, join_codes([stored.read(chunk, device) for chunk in chunks]), sae)
+
+
+def groups_of(chunks: Iterable[Chunk], tokens: int) -> Iterator[list[Chunk]]:
+    """Consecutive chunks, together until they have `tokens` tokens."""
+    group: list[Chunk] = []
+    for chunk in chunks:
+        group.append(chunk)
+        if sum(one.n_contexts * one.length for one in group) >= tokens:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def read_group(acts: Activations, chunks: Sequence[Chunk], device: torch.device) -> Tensor:
+    """(n_tokens, d_model) the activations of some chunks."""
+    if len(chunks) == 1:
+        return acts.read(chunks[0], device)
+    n_tokens = sum(chunk.n_contexts * chunk.length for chunk in chunks)
+    first = acts.read(chunks[0], device)
+    x = first.new_empty(n_tokens, acts.d_model)
+    done = 0
+    for chunk in chunks:
+        size = chunk.n_contexts * chunk.length
+        x[done : done + size] = first if done == 0 else acts.read(chunk, device)
+        done += size
+    return x
+
+
+def error_chunks(chunks: Sequence[Chunk], x: Tensor, codes: SparseCodes, sae: Autoencoder) -> Iterator[ErrorChunk]:
+    """The error of a group of chunks, chunk by chunk."""
+    error = x - sae.decode(codes, x)
+    done = 0
+    for chunk in chunks:
+        size = chunk.n_contexts * chunk.length
+        rows = slice(done, done + size)
+        own = codes if len(chunks) == 1 else codes.tokens(done, done + size)
+        yield ErrorChunk(chunk, x[rows], error[rows], own)
+        done += size
 
 
 def error_moments(

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dmcore.math.sparse_codes import SparseCodes, ThresholdEncoder, where_true
+from dmcore.math.sparse_codes import SparseCodes, ThresholdEncoder, join_codes, where_true
 
 LATENTS_PER_BLOCK = 1024
 TOKENS_PER_BLOCK = 2048
@@ -88,7 +88,7 @@ class ScreenedEncoder(ThresholdEncoder):
                 self._blocks.clear()
                 return super().encode(x)
             parts.append(self._decide(x[rows], tokens, latents))
-        return _joined(parts)
+        return join_codes(parts)
 
     def _prepare(self, x: Tensor) -> None:
         """Pack the weights for the screen, about the mean of the first tokens."""
@@ -154,16 +154,6 @@ class ScreenedEncoder(ThresholdEncoder):
             held = torch.empty(TOKENS_PER_BLOCK * LATENTS_PER_BLOCK, dtype=dtype)
             self._buffers[name] = held
         return held[: n_tokens * width].view(n_tokens, width)
-
-
-def _joined(parts: list[SparseCodes]) -> SparseCodes:
-    """Codes of consecutive tokens as one."""
-    if len(parts) == 1:
-        return parts[0]
-    counts = torch.cat([part.l0 for part in parts])
-    offsets = torch.zeros(counts.numel() + 1, dtype=torch.int64)
-    torch.cumsum(counts, 0, out=offsets[1:])
-    return SparseCodes(offsets, torch.cat([p.latents for p in parts]), torch.cat([p.values for p in parts]))
 
 
 def threshold_encoder(W_enc: Tensor, b_enc: Tensor, threshold: Tensor) -> ThresholdEncoder:

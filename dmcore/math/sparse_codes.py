@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -47,6 +47,11 @@ class SparseCodes:
         """Active latents per token."""
         return self.offsets.diff()
 
+    def tokens(self, first: int, last: int) -> SparseCodes:
+        """The codes of tokens first to last - 1."""
+        start, stop = int(self.offsets[first]), int(self.offsets[last])
+        return SparseCodes(self.offsets[first : last + 1] - start, self.latents[start:stop], self.values[start:stop])
+
 
 def codes_from_triplets(tokens: Tensor, latents: Tensor, values: Tensor, n_tokens: int) -> SparseCodes:
     """Codes from unordered (token, latent, value) triplets; latents must already ascend among equal tokens."""
@@ -61,6 +66,16 @@ def codes_from_dense(acts: Float[Tensor, "n_tokens d_sae"]) -> SparseCodes:
     """Codes of a dense array of latent activations: its nonzero elements."""
     tokens, latents = acts.nonzero(as_tuple=True)
     return codes_from_triplets(tokens, latents, acts[tokens, latents], acts.shape[0])
+
+
+def join_codes(parts: Sequence[SparseCodes]) -> SparseCodes:
+    """The codes of consecutive tokens as one."""
+    if len(parts) == 1:
+        return parts[0]
+    counts = torch.cat([part.l0 for part in parts])
+    offsets = torch.zeros(counts.numel() + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    return SparseCodes(offsets, torch.cat([p.latents for p in parts]), torch.cat([p.values for p in parts]))
 
 
 class Encoder(ABC):
@@ -168,26 +183,47 @@ class TopKEncoder(Encoder):
         self.d_sae = self.W_enc.shape[1]
 
     def encode(self, x: Tensor) -> SparseCodes:
-        slab = min(self.d_sae, LATENTS_PER_SLAB)
-        rows = max(1, DENSE_ELEMENTS // slab)
-        values, latents = zip(*(self._best(x[i : i + rows]) for i in range(0, x.shape[0], rows)), strict=True)
-        return _codes_from_best(torch.cat(values), torch.cat(latents))
+        best = BestLatents(x.shape[0], self.k)
+        self.add_to(best, x, 0)
+        return best.codes()
 
-    def _best(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        best_values, best_latents = None, None
-        for first in range(0, self.d_sae, LATENTS_PER_SLAB):
-            block = slice(first, min(first + LATENTS_PER_SLAB, self.d_sae))
-            pre = torch.addmm(self.b_enc[block], x, self.W_enc[:, block])
-            if self.latent_scale is not None:
-                pre *= self.latent_scale[block]
-            values, latents = pre.topk(min(self.k, pre.shape[1]), dim=1, sorted=False)
-            latents = latents + first
-            if best_values is not None:
-                values, latents = torch.cat([best_values, values], 1), torch.cat([best_latents, latents], 1)
-                values, picked = values.topk(min(self.k, values.shape[1]), dim=1, sorted=False)
-                latents = latents.gather(1, picked)
-            best_values, best_latents = values, latents
-        return best_values, best_latents
+    def add_to(self, best: BestLatents, x: Tensor, first_latent: int) -> None:
+        """Let these latents, whose numbers begin at `first_latent`, compete with the best so far."""
+        rows = max(1, DENSE_ELEMENTS // min(self.d_sae, LATENTS_PER_SLAB))
+        for first_token in range(0, x.shape[0], rows):
+            some = slice(first_token, min(first_token + rows, x.shape[0]))
+            for first in range(0, self.d_sae, LATENTS_PER_SLAB):
+                block = slice(first, min(first + LATENTS_PER_SLAB, self.d_sae))
+                pre = torch.addmm(self.b_enc[block], x[some], self.W_enc[:, block])
+                if self.latent_scale is not None:
+                    pre *= self.latent_scale[block]
+                values, latents = pre.topk(min(self.k, pre.shape[1]), dim=1, sorted=False)
+                best.offer(some, values, latents + (first + first_latent))
+
+
+class BestLatents:
+    """The k largest pre-activations that each token has been offered, and their latents."""
+
+    def __init__(self, n_tokens: int, k: int) -> None:
+        self._n_tokens, self._k = n_tokens, k
+        self._values: Tensor | None = None
+        self._latents: Tensor | None = None
+
+    def offer(self, tokens: slice, values: Float[Tensor, "n m"], latents: Int[Tensor, "n m"]) -> None:
+        """Keep the best of what some tokens have and of these; an earlier one wins a tie."""
+        if self._values is None or self._latents is None:
+            self._values = values.new_full((self._n_tokens, self._k), -torch.inf)
+            self._latents = torch.zeros(self._n_tokens, self._k, dtype=torch.int32, device=values.device)
+        both = torch.cat([self._values[tokens], values], 1)
+        numbers = torch.cat([self._latents[tokens], latents.to(torch.int32)], 1)
+        self._values[tokens], picked = both.topk(self._k, dim=1, sorted=False)
+        self._latents[tokens] = numbers.gather(1, picked)
+
+    def codes(self) -> SparseCodes:
+        """Those above 0."""
+        if self._values is None or self._latents is None:
+            raise ValueError("no latent has been offered")
+        return _codes_from_best(self._values, self._latents)
 
 
 def _codes_from_best(values: Tensor, latents: Tensor) -> SparseCodes:

@@ -1,162 +1,232 @@
-"""Sparse autoencoders, through SAELens: every architecture behind one `Dictionary` that makes and reads sparse codes."""
+"""The SAEs of a study: found, checked and loaded, from a folder, a SAELens release, or Python.
+
+1. What is known without reading weights (`read_config`) is compared with the study: hook, model, processing.
+2. An SAE that fits in memory becomes a `Dictionary`; a wider one a `SlicedDictionary`, read from disk as it is used.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from dmcore.errors import SpecError
-from dmcore.math.screened import threshold_encoder
-from dmcore.math.sparse_codes import (
-    DenseEncoder,
-    Encoder,
-    GatedEncoder,
-    SparseCodes,
-    TopKEncoder,
-    decode,
-)
+from dmcore.memory import available_memory
+from dmcore.sources.custom_saes import CustomSae, custom_sae
+from dmcore.sources.dictionary import Dictionary
+from dmcore.sources.sae_layouts import SaeConfig, layout_files, layout_of, open_weights, read_sae_config
+from dmcore.sources.sliced_dictionary import SLICEABLE, SlicedDictionary
 from dmcore.specs import SaeSpec, Study
 from dmcore.store.fingerprint import content_key, files_fingerprint
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+MEMORY_VARIABLE = "DMCORE_SAE_MEMORY_GIB"
+"""Environment variable: memory that an SAE may take before it is read in slices."""
+SHARE_OF_MEMORY = 0.5
+"""Share of the memory that is left which an SAE may take, where the variable is not set."""
+COPIES = 1.75
+"""Memory that an SAE in use takes, as a multiple of its matrices: the screen keeps W_enc a second time, and in bfloat16."""
+SITE_ALIASES = {
+    "hook_out": "hook_resid_post",
+    "hook_in": "hook_resid_pre",
+    "attn.o.hook_in": "attn.hook_z",
+    "attn.hook_out": "hook_attn_out",
+    "mlp.hook_out": "hook_mlp_out",
+}
+"""Other names of sites, as transformer-lens's bridge writes them."""
+MODEL_ALIASES = {"gpt2-small": "gpt2", "meta-llama-3.1-8b": "llama-3.1-8b"}
 
 
-@dataclass(frozen=True)
-class SaeConfig:
-    """What is known of an SAE before its weights are read."""
-
-    architecture: str
-    d_in: int
-    d_sae: int
-
-
-def sae_fingerprint(study: Study, sae: SaeSpec, memory: Path | None = None) -> str:
+def sae_fingerprint(
+    study: Study, sae: SaeSpec, memory: Path | None = None, custom: Mapping[str, CustomSae] | None = None
+) -> str:
     """Hash of an SAE's configuration and weights, or of its release and id."""
+    if sae.custom:
+        return custom_sae(custom or {}, sae.custom).fingerprint()
     if sae.release:
         return content_key({"release": sae.release, "id": sae.id})
-    return files_fingerprint(study.resolve(sae.path), [CONFIG, WEIGHTS], memory)
+    folder = study.resolve(sae.path)
+    _check_trained(study, sae, folder)
+    return files_fingerprint(folder, list(layout_files(folder)), memory)
 
 
 def read_config(study: Study, sae: SaeSpec) -> SaeConfig | None:
-    """Architecture and shape from `cfg.json`; None for an SAE of a release, which is known once loaded.
+    """What the small files of an SAE say; None for an SAE of a release or of Python, which is known once loaded.
 
     Raises:
-        SpecError: the folder or a key is missing, or the SAE was trained at another hook.
+        SpecError: the folder or a key is missing, or the SAE was trained at another hook or model.
     """
-    if sae.release:
+    if sae.release or sae.custom:
         return None
-    path = study.resolve(sae.path) / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        found = SaeConfig(str(config.get("architecture", "standard")), int(config["d_in"]), int(config["d_sae"]))
-    except OSError as error:
-        raise SpecError(
-            f"There is no SAE at {path.parent} ({error.strerror}): check the path; a SAELens folder holds cfg.json."
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SpecError(f"{path} is not a SAELens configuration (d_in and d_sae are needed): {error}.") from error
-    trained_at = (config.get("metadata") or {}).get("hook_name") or config.get("hook_name")
-    if trained_at and trained_at != sae.hook:
-        raise SpecError(
-            f"The SAE {sae.name} was trained at {trained_at}, but the study reads it at {sae.hook}: mend its hook."
-        )
+    folder = study.resolve(sae.path)
+    _check_trained(study, sae, folder)
+    found = read_sae_config(folder)
+    check_origin(study, sae, found)
     return found
 
 
-class Dictionary:
-    """An SAE as this project uses it: activations to sparse codes, and back.
+def _check_trained(study: Study, sae: SaeSpec, folder: Path) -> None:
+    if study.train and sae in study.train.saes() and not folder.is_dir():
+        raise SpecError(
+            f"The SAE {sae.name} has not been trained yet: run `python -m dmcore train-saes` on the study first."
+        )
+
+
+def check_origin(study: Study, sae: SaeSpec, found: SaeConfig) -> None:
+    """Compare where an SAE was trained with where the study reads it.
+
+    Raises:
+        SpecError: the hook, the model or its processing is another one, and the study does not say `check = false`.
+    """
+    if not sae.check:
+        return
+    if found.hook and _plain_hook(found.hook) != sae.hook:
+        raise SpecError(
+            f"The SAE {sae.name} was trained at {found.hook}, but the study reads it at {sae.hook}: mend its hook."
+        )
+    if found.model and study.model.id and _plain_model(found.model) != _plain_model(study.model.id):
+        raise SpecError(
+            f"The SAE {sae.name} was trained on {found.model}, but the study's model is {study.model.id}: "
+            "name that model, or say check = false for the SAE."
+        )
+    if study.model.id and set(found.processing) != set(study.model.processing):
+        asked = ", ".join(found.processing) or "the raw weights"
+        raise SpecError(
+            f"The SAE {sae.name} was trained on {asked}, but [model] processing is {list(study.model.processing)}: "
+            f"write processing = {list(found.processing)}, or say check = false for the SAE."
+        )
+
+
+def _plain_hook(hook: str) -> str:
+    block, _, site = hook.removesuffix(".").partition(".")
+    layer, _, site = site.partition(".")
+    return f"{block}.{layer}.{SITE_ALIASES.get(site, site)}"
+
+
+def _plain_model(name: str) -> str:
+    last = name.rsplit("/", 1)[-1].lower()
+    return MODEL_ALIASES.get(last, last)
+
+
+def memory_for_saes(device: torch.device) -> int:
+    """Bytes that an SAE may take on a device before it is read in slices.
+
+    Raises:
+        SpecError: the environment variable is not a number.
+    """
+    asked = os.environ.get(MEMORY_VARIABLE, "")
+    if not asked:
+        return int(SHARE_OF_MEMORY * available_memory(device))
+    try:
+        return int(float(asked) * 2**30)
+    except ValueError as error:
+        raise SpecError(f"{MEMORY_VARIABLE} is {asked!r}: give a number of GiB.") from error
+
+
+def load_dictionary(
+    study: Study,
+    sae: SaeSpec,
+    d_model: int,
+    device: torch.device | str,
+    custom: Mapping[str, CustomSae] | None = None,
+    memory: int | None = None,
+) -> Dictionary | SlicedDictionary:
+    """Load an SAE of a study.
 
     Args:
-        sae: a SAELens SAE, or any object with `encode(x)` and `decode(acts)` (dense) and `cfg.d_in`, `cfg.d_sae`.
-    """
-
-    def __init__(self, sae: Any) -> None:
-        cfg = sae.cfg
-        self.d_in, self.d_sae = int(cfg.d_in), int(cfg.d_sae)
-        self.architecture = str(cfg.architecture()) if callable(getattr(cfg, "architecture", None)) else "custom"
-        self.dtype: torch.dtype = getattr(sae, "dtype", torch.float32)
-        self._sae = sae
-        self._encoder = _block_encoder(sae)
-        self._sparse_decode = hasattr(sae, "W_dec") and self._encoder is not None
-
-    @torch.inference_mode()
-    def encode(self, x: Float[Tensor, "n_tokens d_in"]) -> SparseCodes:
-        """The sparse codes of some tokens."""
-        x = x.to(self.dtype)
-        if self._encoder is None:
-            return DenseEncoder(self._sae.encode, self.d_sae).encode(x)
-        return self._encoder.encode(self._sae.process_sae_in(x))
-
-    @torch.inference_mode()
-    def decode(self, codes: SparseCodes, x: Float[Tensor, "n_tokens d_in"]) -> Tensor:
-        """(n_tokens, d_in) reconstruction; `x` is needed by SAEs that normalise each token."""
-        if not self._sparse_decode:
-            return self._sae.decode(_to_dense(codes, self.d_sae, self.dtype))
-        sae = self._sae
-        if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
-            norms = sae.W_dec.norm(dim=-1)
-            codes = SparseCodes(codes.offsets, codes.latents, codes.values / norms[codes.latents.long()])
-        recon = decode(codes, sae.W_dec, sae.b_dec)
-        if sae.cfg.normalize_activations != "none":
-            sae.run_time_activation_norm_fn_in(x.to(self.dtype))  # keeps each token's scale for the way back
-            recon = sae.run_time_activation_norm_fn_out(recon)
-        return recon
-
-
-def _block_encoder(sae: Any) -> Encoder | None:
-    """The blocked encoder that equals this SAE's own, or None where encoding is not per latent."""
-    kind = type(sae).__name__
-    if kind == "StandardSAE":
-        return threshold_encoder(sae.W_enc.data, sae.b_enc.data, torch.zeros_like(sae.b_enc.data))
-    if kind == "JumpReLUSAE":
-        return threshold_encoder(sae.W_enc.data, sae.b_enc.data, sae.threshold.data)
-    if kind == "GatedSAE":
-        return GatedEncoder(sae.W_enc.data, sae.b_gate.data, sae.r_mag.data, sae.b_mag.data)
-    if kind == "TopKSAE":
-        scale = sae.W_dec.data.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
-        return TopKEncoder(sae.W_enc.data, sae.b_enc.data, int(sae.cfg.k), scale)
-    return None
-
-
-def _to_dense(codes: SparseCodes, d_sae: int, dtype: torch.dtype) -> Tensor:
-    n_tokens = codes.offsets.numel() - 1
-    tokens = torch.repeat_interleave(torch.arange(n_tokens, device=codes.values.device), codes.l0)
-    dense = torch.zeros(n_tokens, d_sae, dtype=dtype, device=codes.values.device)
-    dense[tokens, codes.latents.long()] = codes.values.to(dtype)
-    return dense
-
-
-def load_dictionary(study: Study, sae: SaeSpec, d_model: int, device: torch.device | str) -> Dictionary:
-    """Load an SAE of a study.
+        study, sae: which.
+        d_model: dimensions of the site's activations.
+        device: where it works.
+        custom: SAEs that are Python objects, by name.
+        memory: bytes that it may take before it is read in slices; None for what `memory_for_saes` says.
 
     Raises:
         SpecError: it cannot be loaded, its d_in is not the site's, or it is a transcoder (whose output is another site).
     """
-    from sae_lens import SAE
-
-    try:
-        if sae.release:
-            loaded = SAE.from_pretrained(sae.release, sae.id, device=str(device))
-        else:
-            loaded = SAE.load_from_disk(study.resolve(sae.path), device=str(device))
-    except Exception as error:  # SAELens raises many kinds; each means that this SAE cannot be read
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    device = torch.device(device)
+    if sae.custom:
+        given = custom_sae(custom or {}, sae.custom)
+        found: Dictionary | SlicedDictionary = Dictionary(given.sae, given.d_in or d_model)
+    else:
+        try:
+            folder = release_folder(sae) if sae.release else study.resolve(sae.path)
+            found = _from_release(study, sae, device) if folder is None else _from_folder(folder, device, memory)
+        except SpecError:
+            raise
+        except Exception as error:  # SAELens raises many kinds; each means that this SAE cannot be read
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise SpecError(
+                f"Cannot load the SAE {sae.name} ({reason}): check its folder or id, or copy it again."
+            ) from error
+    if found.d_in != d_model:
         raise SpecError(
-            f"Cannot load the SAE {sae.name} ({reason}): check its folder or id, or copy it again."
-        ) from error
-    if "transcoder" in type(loaded).__name__.lower():
-        raise SpecError(f"{sae.name} is a transcoder: it predicts another site, so it has no error to split here.")
-    if loaded.cfg.d_in != d_model:
-        raise SpecError(
-            f"The SAE {sae.name} reads {loaded.cfg.d_in} dimensions, but {sae.hook} has {d_model}: "
+            f"The SAE {sae.name} reads {found.d_in} dimensions, but {sae.hook} has {d_model}: "
             "give an SAE of this site and model."
         )
+    return found
+
+
+def _from_folder(folder: Path, device: torch.device, memory: int | None) -> Dictionary | SlicedDictionary:
+    from sae_lens import SAE
+
+    config = read_sae_config(folder)
+    if "transcoder" in config.architecture:
+        raise SpecError(f"{folder.name} is a transcoder: it predicts another site, so it has no error to split here.")
+    allowed = memory_for_saes(device) if memory is None else memory
+    if config.architecture in SLICEABLE and COPIES * 2 * 4 * config.d_in * config.d_sae > allowed:
+        return SlicedDictionary(open_weights(folder), device)
+    if layout_of(folder) == "SAELens":
+        return _resident(SAE.load_from_disk(folder, device=str(device)))
+    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+
+    weights = open_weights(folder)
+    loaded = JumpReLUSAE(JumpReLUSAEConfig.from_dict({**weights.config, "device": "meta"}))
+    loaded.load_state_dict(weights.state_dict(), assign=True)
+    loaded.cfg.device = str(device)
+    return _resident(loaded.to(device=device))
+
+
+def _resident(loaded: Any) -> Dictionary:
     if getattr(loaded, "hook_z_reshaping_mode", False):
         loaded.turn_off_forward_pass_hook_z_reshaping()  # heads are flattened when they are captured
     return Dictionary(loaded.eval())
+
+
+def _from_release(study: Study, sae: SaeSpec, device: torch.device) -> Dictionary:
+    from sae_lens import SAE
+
+    loaded = SAE.from_pretrained(sae.release, sae.id, device=str(device))
+    if "transcoder" in type(loaded).__name__.lower():
+        raise SpecError(f"{sae.name} is a transcoder: it predicts another site, so it has no error to split here.")
+    about = loaded.cfg.metadata
+    kwargs = about.get("model_from_pretrained_kwargs") or {}
+    steps = tuple(name for name in ("fold_ln", "center_writing_weights") if kwargs.get(name) is True)
+    check_origin(
+        study, sae, SaeConfig("", 0, 0, str(about.get("hook_name") or ""), str(about.get("model_name") or ""), steps)
+    )
+    return _resident(loaded)
+
+
+def release_folder(sae: SaeSpec) -> Path | None:
+    """The folder of a Gemma Scope SAE, downloaded if need be, so that it is read as any local one; None for other kinds.
+
+    Raises:
+        SpecError: there is no such release or id.
+    """
+    from sae_lens.loading.pretrained_saes_directory import (
+        get_conversion_loader_name,
+        get_pretrained_saes_directory,
+        get_repo_id_and_folder_name,
+    )
+
+    directory = get_pretrained_saes_directory()
+    if sae.release not in directory or sae.id not in directory[sae.release].saes_map:
+        raise SpecError(f"There is no SAE {sae.name} in SAELens: `python -m dmcore catalogue` lists what there is.")
+    if get_conversion_loader_name(sae.release) != "gemma_2" or "embedding" in sae.id:
+        return None
+    from huggingface_hub import hf_hub_download
+
+    repo_id, folder = get_repo_id_and_folder_name(sae.release, sae.id)
+    return Path(hf_hub_download(repo_id, filename="params.npz", subfolder=folder)).parent

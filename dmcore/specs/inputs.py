@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmcore.errors import SpecError
@@ -123,9 +123,14 @@ class SaeSpec:
     """What to call its architecture, where the saved form hides it (BatchTopK is saved as JumpReLU)."""
     custom: str = added("")
     """Name under which an object with `encode` and `decode` is given to `dmcore.sweep`; or empty."""
+    check: bool = field(default=True, compare=False)
+    """Whether a sweep refuses it where it was trained elsewhere or is worse than the mean; false for controls. Changes no
+    number, and no key."""
 
     def __post_init__(self) -> None:
         parse_hook(self.hook)
+        if not isinstance(self.check, bool):
+            raise SpecError(f"[[saes]] check is {self.check!r}: give true or false.")
         if sum(map(bool, (self.path, self.release and self.id, self.custom))) != 1 or bool(self.release) != bool(
             self.id
         ):

@@ -1,0 +1,114 @@
+"""An SAE in memory, whatever its architecture, behind one `Dictionary` that makes and reads sparse codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dmcore.errors import SpecError
+from dmcore.math.screened import threshold_encoder
+from dmcore.math.sparse_codes import (
+    DenseEncoder,
+    Encoder,
+    GatedEncoder,
+    SparseCodes,
+    TopKEncoder,
+    decode,
+    join_codes,
+)
+from dmcore.memory import halve_when_out_of_memory
+
+
+class Dictionary:
+    """An SAE as this project uses it: activations to sparse codes, and back.
+
+    Args:
+        sae: a SAELens SAE, or any object with `encode(x)` and `decode(acts)` (dense) and, if it has them, `cfg.d_in` and
+            `cfg.d_sae` (or `d_in` and `d_sae`).
+        d_in: dimensions of the activation, for an object that does not say.
+    """
+
+    tokens_at_once = 1
+    """Tokens that are best encoded together; 1 where it makes no difference."""
+
+    def __init__(self, sae: Any, d_in: int | None = None) -> None:
+        about = getattr(sae, "cfg", sae)
+        self.d_in = int(getattr(about, "d_in", 0) or d_in or 0)
+        self.dtype: torch.dtype = getattr(sae, "dtype", None) or torch.float32
+        self.d_sae = int(getattr(about, "d_sae", 0) or _width_of(sae, self.d_in, self.dtype))
+        self.architecture = str(about.architecture()) if callable(getattr(about, "architecture", None)) else "custom"
+        self.pulse: Callable[[int, int], None] = lambda _done, _total: None
+        self._sae = sae
+        self._encoder = block_encoder(sae)
+        self._sparse_decode = hasattr(sae, "W_dec") and self._encoder is not None
+
+    @torch.inference_mode()
+    def encode(self, x: Float[Tensor, "n_tokens d_in"]) -> SparseCodes:
+        """The sparse codes of some tokens; in halves where the device has too little memory for all at once."""
+        x = x.to(self.dtype)
+        parts = halve_when_out_of_memory(lambda a, b: self._encode(x[a:b]), 0, x.shape[0], "encode", "tokens")
+        return join_codes(parts)
+
+    def _encode(self, x: Tensor) -> SparseCodes:
+        if self._encoder is None:
+            return DenseEncoder(self._sae.encode, self.d_sae).encode(x)
+        return self._encoder.encode(self._sae.process_sae_in(x))
+
+    @torch.inference_mode()
+    def decode(self, codes: SparseCodes, x: Float[Tensor, "n_tokens d_in"]) -> Tensor:
+        """(n_tokens, d_in) reconstruction; `x` is needed by SAEs that normalise each token."""
+        if not self._sparse_decode:
+            return self._sae.decode(_to_dense(codes, self.d_sae, self.dtype))
+        sae = self._sae
+        if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+            norms = sae.W_dec.norm(dim=-1)
+            codes = SparseCodes(codes.offsets, codes.latents, codes.values / norms[codes.latents.long()])
+        recon = decode(codes, sae.W_dec, sae.b_dec)
+        return denormalised(sae, recon, x.to(self.dtype))
+
+
+def denormalised(sae: Any, recon: Tensor, x: Tensor) -> Tensor:
+    """A reconstruction in the units of `x`, for an SAELens SAE that normalises each token."""
+    if sae.cfg.normalize_activations == "none":
+        return recon
+    sae.run_time_activation_norm_fn_in(x)  # keeps each token's scale for the way back
+    return sae.run_time_activation_norm_fn_out(recon)
+
+
+def block_encoder(sae: Any) -> Encoder | None:
+    """The blocked encoder that equals this SAE's own, or None where encoding is not per latent."""
+    kind = type(sae).__name__
+    if kind == "StandardSAE":
+        return threshold_encoder(sae.W_enc.data, sae.b_enc.data, torch.zeros_like(sae.b_enc.data))
+    if kind == "JumpReLUSAE":
+        return threshold_encoder(sae.W_enc.data, sae.b_enc.data, sae.threshold.data)
+    if kind == "GatedSAE":
+        return GatedEncoder(sae.W_enc.data, sae.b_gate.data, sae.r_mag.data, sae.b_mag.data)
+    if kind == "TopKSAE":
+        scale = sae.W_dec.data.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
+        return TopKEncoder(sae.W_enc.data, sae.b_enc.data, int(sae.cfg.k), scale)
+    return None
+
+
+def _width_of(sae: Any, d_in: int, dtype: torch.dtype) -> int:
+    if not d_in:
+        raise SpecError("The SAE does not say its d_in: give it as `sae.cfg.d_in`, or as `sae.d_in`.")
+    try:
+        with torch.inference_mode():
+            return int(sae.encode(torch.zeros(1, d_in, dtype=dtype)).shape[-1])
+    except (AttributeError, TypeError, RuntimeError, IndexError) as error:
+        raise SpecError(
+            f"The SAE's encode does not map ({1}, {d_in}) activations to (1, d_sae) latents ({error}): mend it."
+        ) from error
+
+
+def _to_dense(codes: SparseCodes, d_sae: int, dtype: torch.dtype) -> Tensor:
+    n_tokens = codes.offsets.numel() - 1
+    tokens = torch.repeat_interleave(torch.arange(n_tokens, device=codes.values.device), codes.l0)
+    dense = torch.zeros(n_tokens, d_sae, dtype=dtype, device=codes.values.device)
+    dense[tokens, codes.latents.long()] = codes.values.to(dtype)
+    return dense

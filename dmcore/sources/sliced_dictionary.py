@@ -1,0 +1,111 @@
+"""An SAE wider than memory: the same as `Dictionary`, with its weights read from disk in slices of latents."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dmcore.errors import SpecError
+from dmcore.math.screened import threshold_encoder
+from dmcore.math.sliced import decode_sliced, encode_sliced
+from dmcore.math.sparse_codes import Encoder, GatedEncoder, SparseCodes, TopKEncoder
+from dmcore.sources.dictionary import denormalised
+from dmcore.sources.sae_layouts import SaeWeights
+
+SLICE_BYTES = 2**27
+"""Bytes, in float32, of the part of one matrix that is worked on at once."""
+GROUP_BYTES = 2**28
+"""Bytes, in float32, of the activations of a group of tokens."""
+LATENTS_MULTIPLE = 1024
+SLICEABLE = ("standard", "jumprelu", "gated", "topk")
+"""Architectures whose latents are encoded each by itself, or compete only at the end."""
+
+
+class SlicedDictionary:
+    """An SAE on disk; memory does not depend on its width.
+
+    Args:
+        weights: its tensors.
+        device: where slices are worked on.
+    """
+
+    def __init__(self, weights: SaeWeights, device: torch.device | str = "cpu") -> None:
+        self._weights, self._device = weights, torch.device(device)
+        self._sae = shell_of(weights, self._device)
+        self.architecture = str(self._sae.cfg.architecture())
+        if self.architecture not in SLICEABLE:
+            raise SpecError(
+                f"A {self.architecture} SAE cannot be read in slices: it needs {weights.nbytes / 2**30:.1f} GiB of memory."
+            )
+        self.d_in, self.d_sae = weights.W_enc.d_in, weights.W_enc.d_sae
+        self.dtype = torch.float32
+        self.pulse: Callable[[int, int], None] = lambda _done, _total: None
+        multiple = SLICE_BYTES // (4 * self.d_in) // LATENTS_MULTIPLE * LATENTS_MULTIPLE
+        self.latents_per_slice = max(LATENTS_MULTIPLE, multiple)
+        self.tokens_at_once = max(1, GROUP_BYTES // (4 * self.d_in))
+        self._vectors = {name: v.float().to(self._device) for name, v in weights.vectors.items()}
+        self._norms: Tensor | None = None
+
+    @torch.inference_mode()
+    def encode(self, x: Float[Tensor, "n_tokens d_in"]) -> SparseCodes:
+        """The sparse codes of a group of tokens."""
+        return encode_sliced(self, self._sae.process_sae_in(x.to(self.dtype)), self.pulse)
+
+    @torch.inference_mode()
+    def decode(self, codes: SparseCodes, x: Float[Tensor, "n_tokens d_in"]) -> Tensor:
+        """(n_tokens, d_in) reconstruction of a group of tokens."""
+        if self._rescales:
+            codes = SparseCodes(codes.offsets, codes.latents, codes.values / self._decoder_norms[codes.latents.long()])
+        recon = decode_sliced(codes, self, self._vectors["b_dec"], self.pulse)
+        return denormalised(self._sae, recon, x.to(self.dtype))
+
+    def encoder(self, first: int, last: int) -> Encoder:
+        """The encoder of a slice of latents."""
+        rows = self._weights.W_enc.by_row(first, last)
+        W_enc = rows.to(self._device).float().T
+        own = {name: vector[first:last] for name, vector in self._vectors.items() if name != "b_dec"}
+        if self.architecture == "gated":
+            return GatedEncoder(W_enc, own["b_gate"], own["r_mag"], own["b_mag"])
+        if self.architecture == "topk":
+            scale = self._decoder_norms[first:last] if self._rescales else None
+            return TopKEncoder(W_enc, own["b_enc"], int(self._sae.cfg.k), scale)
+        return threshold_encoder(W_enc, own["b_enc"], own.get("threshold", torch.zeros_like(own["b_enc"])))
+
+    def decoder(self, first: int, last: int) -> Tensor:
+        """(last - first, d_in) decoder rows of a slice of latents."""
+        return self._weights.W_dec.by_row(first, last).to(self._device).float().contiguous()
+
+    @property
+    def _rescales(self) -> bool:
+        return bool(getattr(self._sae.cfg, "rescale_acts_by_decoder_norm", False))
+
+    @property
+    def _decoder_norms(self) -> Tensor:
+        if self._norms is None:
+            step = self.latents_per_slice
+            firsts = range(0, self.d_sae, step)
+            self._norms = torch.cat([self.decoder(a, min(a + step, self.d_sae)).norm(dim=-1) for a in firsts])
+        return self._norms
+
+
+def shell_of(weights: SaeWeights, device: torch.device) -> object:
+    """SAELens's own object for an SAE, with one latent: it normalises activations as the whole one does."""
+    from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
+    from sae_lens.registry import get_sae_class
+
+    config = handle_config_defaulting(copy.deepcopy(weights.config))
+    config = {**config, "d_sae": 1, "dtype": "float32", "device": str(device)}
+    sae_class, config_class = get_sae_class(config["architecture"])
+    if config["architecture"] == "topk":
+        k, config["k"] = config["k"], 1
+    sae = sae_class(config_class.from_dict(config))
+    if config["architecture"] == "topk":
+        sae.cfg.k = k
+    sae.b_dec.data = weights.vectors["b_dec"].float().to(device)
+    if getattr(sae, "hook_z_reshaping_mode", False):
+        sae.turn_off_forward_pass_hook_z_reshaping()  # heads are flattened when they are captured
+    return sae.eval()

@@ -1,0 +1,225 @@
+"""SAEs from every layout of folder, whole and in slices of latents: equal to SAELens's own objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import dmcore.sources.sliced_dictionary as sliced_module
+from dmcore.errors import SpecError
+from dmcore.sources.disk_tensor import npz_arrays, safetensors_header
+from dmcore.sources.saes import load_dictionary
+from dmcore.sources.sliced_dictionary import SlicedDictionary
+from dmcore.specs import SaeSpec, load_study
+from tests.builders import D_MODEL, WIDTH, build_sae, build_study
+
+HOOK = "blocks.1.hook_resid_post"
+X = torch.randn(300, D_MODEL, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_study(tmp_path_factory.mktemp("study"), architectures=("topk",))
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of ten latents: four whole ones and a rest."""
+    monkeypatch.setattr(sliced_module, "LATENTS_MULTIPLE", 10)
+    monkeypatch.setattr(sliced_module, "SLICE_BYTES", 1)
+
+
+def equal_forward(sae: object, dictionary: object) -> None:
+    codes = dictionary.encode(X)
+    with torch.no_grad():
+        acts = sae.encode(X)
+        recon = sae.decode(acts)
+    dense = torch.zeros_like(acts)
+    dense[torch.repeat_interleave(torch.arange(len(X)), codes.l0), codes.latents.long()] = codes.values
+    assert 0 < float(codes.l0.float().mean()) < acts.shape[1]
+    torch.testing.assert_close(dense, acts, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dictionary.decode(codes, X), recon, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "standard", "jumprelu", "gated"])
+@pytest.mark.parametrize(
+    "options", [{}, {"apply_b_dec_to_input": False}, {"normalize_activations": "layer_norm"}], ids=str
+)
+def test_an_sae_in_slices_equals_the_whole_one(
+    architecture: str, options: dict[str, object], study_path: Path, tmp_path: Path, small_slices: None
+) -> None:
+    sae = build_sae(architecture, HOOK, **options)
+    sae.save_model(tmp_path / "sae")
+    loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=0)
+    assert isinstance(loaded, SlicedDictionary)
+    assert loaded.latents_per_slice == 10
+    equal_forward(sae, loaded)
+
+
+def test_a_topk_sae_that_rescales_by_decoder_norms_equals_the_whole_one_in_slices(
+    study_path: Path, tmp_path: Path, small_slices: None
+) -> None:
+    sae = build_sae("topk", HOOK, rescale_acts_by_decoder_norm=True)
+    sae.save_model(tmp_path / "sae")
+    loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=0)
+    equal_forward(sae, loaded)
+
+
+def test_slices_report_and_can_be_stopped(study_path: Path, tmp_path: Path, small_slices: None) -> None:
+    build_sae("jumprelu", HOOK).save_model(tmp_path / "sae")
+    loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=0)
+    seen = []
+    loaded.pulse = lambda done, total: seen.append((done, total))
+    codes = loaded.encode(X)
+    assert seen == [(i, 5) for i in range(5)]
+
+    class StopNowError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise StopNowError
+
+    loaded.pulse = stop
+    with pytest.raises(StopNowError):
+        loaded.decode(codes, X)
+
+
+def gemma_folder(folder: Path, sae: object) -> Path:
+    """An SAE laid out as Gemma Scope's are."""
+    folder.mkdir(parents=True)
+    names = {"w_enc": "W_enc", "w_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec", "threshold": "threshold"}
+    np.savez(folder / "params.npz", **{k: getattr(sae, v).detach().numpy() for k, v in names.items()})
+    return folder
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_a_gemma_scope_folder_equals_a_hand_made_sae(
+    study_path: Path, tmp_path: Path, memory: int | None, small_slices: None
+) -> None:
+    sae = build_sae("jumprelu", HOOK, apply_b_dec_to_input=False)
+    folder = gemma_folder(tmp_path / "layer_1" / "width_16k" / "average_l0_9", sae)
+    loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(folder)), D_MODEL, "cpu", memory=memory)
+    assert (loaded.architecture, loaded.d_sae) == ("jumprelu", WIDTH)
+    equal_forward(sae, loaded)
+
+
+def test_a_gemma_scope_folder_equals_the_loader_of_saelens(
+    study_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    sae_id = "layer_20/width_16k/average_l0_68"
+    gemma_folder(tmp_path / sae_id, build_sae("jumprelu", HOOK))
+    monkeypatch.setattr(
+        loaders, "hf_hub_download", lambda repo_id, filename, subfolder="", **_: str(tmp_path / subfolder / filename)
+    )
+
+    def tiny(repo_id: str, folder_name: str, device: str = "cpu", force_download: bool = False, cfg_overrides=None):
+        shape = {"d_in": D_MODEL, "d_sae": WIDTH}
+        return loaders.gemma_2_sae_huggingface_loader(
+            repo_id, folder_name, device, force_download, {**(cfg_overrides or {}), **shape}
+        )
+
+    theirs = SAE.from_pretrained("gemma-scope-9b-pt-res", sae_id, converter=tiny)
+    ours = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / sae_id)), D_MODEL, "cpu")
+    equal_forward(theirs, ours)
+
+
+def llama_folder(folder: Path) -> Path:
+    """A random SAE laid out as Llama Scope's are."""
+    (folder / "checkpoints").mkdir(parents=True)
+    g = torch.Generator().manual_seed(3)
+    shapes = {
+        "encoder.weight": (WIDTH, D_MODEL),
+        "encoder.bias": (WIDTH,),
+        "decoder.weight": (D_MODEL, WIDTH),
+        "decoder.bias": (D_MODEL,),
+    }
+    tensors = {name: 0.3 * torch.randn(shape, generator=g) for name, shape in shapes.items()}
+    save_file(tensors, folder / "checkpoints" / "final.safetensors")
+    about = {
+        "d_model": D_MODEL,
+        "d_sae": WIDTH,
+        "jump_relu_threshold": 0.5,
+        "hook_point_in": HOOK,
+        "dataset_average_activation_norm": {"in": 3.7, "out": 3.7},
+    }
+    (folder / "hyperparams.json").write_text(json.dumps(about))
+    return folder
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_a_llama_scope_folder_equals_the_loader_of_saelens(
+    study_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int | None, small_slices: None
+) -> None:
+    import sae_lens.saes.sae as sae_module
+    from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    name = "Llama3_1-8B-Base-L1R-8x"
+    folder = llama_folder(tmp_path / name)
+    monkeypatch.setattr(
+        loaders, "hf_hub_download", lambda repo_id, filename, subfolder="", **_: str(tmp_path / subfolder / filename)
+    )
+    # The registry gives the factor that the SAE's own hyperparameters imply.
+    monkeypatch.setattr(sae_module, "get_norm_scaling_factor", lambda release, sae_id: D_MODEL**0.5 / 3.7)
+    theirs = SAE.from_pretrained("llama_scope_lxr_8x", "l1r_8x")
+    ours = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(folder)), D_MODEL, "cpu", memory=memory)
+    equal_forward(theirs, ours)
+
+
+def test_tensors_on_disk_are_read_in_slices(tmp_path: Path) -> None:
+    matrix = torch.randn(7, 9)
+    save_file({"a": matrix, "b": matrix[0].bfloat16()}, tmp_path / "t.safetensors")
+    np.savez(tmp_path / "t.npz", a=matrix.numpy())
+    for tensor in (safetensors_header(tmp_path / "t.safetensors")["a"], npz_arrays(tmp_path / "t.npz")["a"]):
+        torch.testing.assert_close(tensor.read(), matrix, rtol=0, atol=0)
+        torch.testing.assert_close(tensor.rows(2, 5), matrix[2:5], rtol=0, atol=0)
+        torch.testing.assert_close(tensor.columns(3, 9), matrix[:, 3:9], rtol=0, atol=0)
+    half = safetensors_header(tmp_path / "t.safetensors")["b"]
+    torch.testing.assert_close(half.read(), matrix[0].bfloat16(), rtol=0, atol=0)
+
+
+def test_damaged_and_foreign_files_are_sentences(study_path: Path, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(100)}, tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-9])
+    with pytest.raises(SpecError, match="is cut short: copy or download it again"):
+        safetensors_header(tmp_path / "cut.safetensors")
+    (tmp_path / "text.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(SpecError, match="is not a safetensors file"):
+        safetensors_header(tmp_path / "text.safetensors")
+    np.savez_compressed(tmp_path / "small.npz", w_enc=np.zeros((2, 2), dtype=np.float32))
+    with pytest.raises(SpecError, match="is compressed: save it again with numpy.savez"):
+        npz_arrays(tmp_path / "small.npz")
+    np.savez(tmp_path / "object.npz", w_enc=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(SpecError, match="is not an npz file of weights"):
+        npz_arrays(tmp_path / "object.npz")
+    study = load_study(study_path)
+    (tmp_path / "gemma").mkdir()
+    np.savez(tmp_path / "gemma" / "params.npz", w_enc=np.zeros((D_MODEL, 4), np.float32), w_dec=np.zeros((4, D_MODEL)))
+    with pytest.raises(SpecError, match="lacks b_enc"):
+        load_dictionary(study, SaeSpec(HOOK, str(tmp_path / "gemma")), D_MODEL, "cpu")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SpecError, match="it needs cfg.json"):
+        load_dictionary(study, SaeSpec(HOOK, str(tmp_path / "empty")), D_MODEL, "cpu")
+
+
+def test_an_architecture_whose_latents_depend_on_each_other_stays_whole(study_path: Path, tmp_path: Path) -> None:
+    build_sae("matching_pursuit", HOOK).save_model(tmp_path / "sae")
+    loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=0)
+    assert not isinstance(loaded, SlicedDictionary)
+
+
+def test_the_memory_of_an_sae_can_be_set(study_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = load_study(study_path)
+    monkeypatch.setenv("DMCORE_SAE_MEMORY_GIB", "0.000001")
+    assert isinstance(load_dictionary(study, study.saes[0], D_MODEL, "cpu"), SlicedDictionary)
+    monkeypatch.setenv("DMCORE_SAE_MEMORY_GIB", "much")
+    with pytest.raises(SpecError, match="give a number of GiB"):
+        load_dictionary(study, study.saes[0], D_MODEL, "cpu")
