@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from dmcore.errors import Cancelled, DarkMatterError
-from dmcore.run.commands import cache, show, sweep
+from dmcore.run.commands import cache, jobs, show, sweep, worker
 
-COMMANDS = (sweep, show, cache)
+COMMANDS = (sweep, show, cache, jobs, worker)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,38 @@
+"""`worker`: the process that owns a device and runs the jobs of the queue."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from dmcore.run.commands.shared import say
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    from dmcore.run.worker import IDLE_SECONDS
+
+    worker = commands.add_parser("worker", help="run the jobs of the queue on one device")
+    worker.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
+    worker.add_argument("--once", action="store_true", help="end when no job is waiting")
+    worker.add_argument(
+        "--idle-seconds", type=float, default=IDLE_SECONDS, help=f"end after so long without a job ({IDLE_SECONDS:g})"
+    )
+    worker.add_argument("--run-job", default="", help=argparse.SUPPRESS)
+    worker.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
+    worker.set_defaults(run=_worker)
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    if arguments.run_job:
+        from dmcore.run.job_child import run_job
+
+        return run_job(arguments.run_job, arguments.parent)
+    from dmcore.run.worker import run_worker
+
+    def say_now(line: str) -> None:
+        say(line)
+        sys.stdout.flush()
+
+    return run_worker(arguments.device, idle_seconds=max(arguments.idle_seconds, 0.0), once=arguments.once, say=say_now)

@@ -1,0 +1,312 @@
+"""The queue of jobs: one SQLite file in the cache folder, shared by the app, the workers and the command line. No torch.
+
+1. `submit` adds a job unless one with the same key is waiting or running: an index of the database sees to it, whoever asks.
+2. The worker of a lane takes the oldest waiting job (`take`), its child writes how far it is (`report`) and how it ended
+   (`finish`). Both name the attempt, so that a process which has been given up cannot speak for its successor.
+3. A new worker gives back what a dead one was running (`recover`): to the queue, or, after three sudden deaths, as failed.
+
+Every operation opens the file, makes one short transaction, and closes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from dmcore.errors import DarkMatterError, StoreError
+from dmcore.progress import Progress
+from dmcore.run.job import ACTIVE, FRESH, KINDS, RUNNING, WAITING, Job, after_death, check_job_id, lane_of
+from dmcore.specs import load_study
+from dmcore.store.fingerprint import content_key
+from dmcore.store.store import default_root
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the table."""
+BUSY_SECONDS = 10
+"""How long an operation waits for another's transaction."""
+
+_TYPES = {"str": "TEXT NOT NULL", "int": "INTEGER NOT NULL", "bool": "INTEGER NOT NULL", "float": "REAL NOT NULL"}
+_COLUMNS = [f.name for f in fields(Job)]
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS jobs ("
+    + ", ".join(f"{f.name} {_TYPES.get(str(f.type), 'REAL')}" for f in fields(Job))
+    + ", PRIMARY KEY (id))",
+    "CREATE UNIQUE INDEX IF NOT EXISTS one_active ON jobs (key) WHERE state IN ('waiting', 'running')",
+    f"PRAGMA user_version = {VERSION}",
+)
+
+
+class Queue:
+    """The jobs of one cache folder."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_root()
+        self.folder = self.root / "jobs"
+        self.file = self.folder / "queue.sqlite"
+
+    # Asking and looking
+
+    def submit(self, kind: str, study_path: Path, device: str = "auto") -> Job:
+        """The job that does this: the one that is waiting or running, or a new one.
+
+        Raises:
+            SpecError: the study cannot be read.
+            DarkMatterError: there is no such kind of job or device.
+            StoreError: the queue cannot be written.
+        """
+        asked = self._asked(kind, study_path, device)
+        with self._transaction() as db:
+            job = Job(id=secrets.token_hex(6), state=WAITING, created=time.time(), **asked)
+            marks = ", ".join("?" * len(_COLUMNS))
+            values = [getattr(job, name) for name in _COLUMNS]
+            db.execute(f"INSERT INTO jobs VALUES ({marks}) ON CONFLICT DO NOTHING", values)
+            return self._rows(db, "key = ? AND state IN ('waiting', 'running')", job.key)[0]
+
+    def jobs(self) -> list[Job]:
+        """Every job, the newest first."""
+        if not self.file.exists():
+            return []
+        with self._transaction(write=False) as db:
+            return self._rows(db, "1 ORDER BY created DESC, id")
+
+    def job(self, job_id: str) -> Job:
+        """One job.
+
+        Raises:
+            DarkMatterError: there is none with this id.
+        """
+        check_job_id(job_id)
+        with self._transaction(write=False) as db:
+            return self._one(db, job_id)
+
+    def log_path(self, job_id: str) -> Path:
+        """Where a job's process writes its lines. Beside the queue, not in a folder of its own: the store would take a
+        folder for an entry."""
+        return self.folder / f"{check_job_id(job_id)}.log"
+
+    # What a user does
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop; one that waits is cancelled at once. One that has ended stays as it is."""
+        check_job_id(job_id)
+        with self._transaction() as db:
+            now = time.time()
+            db.execute("UPDATE jobs SET cancel = 1 WHERE id = ? AND state = 'running'", [job_id])
+            db.execute(
+                "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ? AND state = 'waiting'", [now, job_id]
+            )
+            return self._one(db, job_id)
+
+    def retry(self, job_id: str) -> Job:
+        """Put a job that has ended back into the queue, with its study file as it is now; finished work is not done again.
+
+        Returns:
+            the job; or the active one that asks for the same thing.
+        """
+        before = self.job(job_id)
+        if before.active:
+            return before
+        asked = self._asked(before.kind, Path(before.path), before.device)
+        with self._transaction() as db:
+            there = self._rows(db, "key = ? AND state IN ('waiting', 'running')", asked["key"])
+            if there:
+                return there[0]
+            now = self._one(db, job_id)
+            fresh = {**FRESH, **asked, "created": time.time(), "attempt": now.attempt + 1, "sudden_deaths": 0}
+            self._set(db, job_id, fresh)
+            return self._one(db, job_id)
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job that has ended, and its log. What it computed stays in the cache.
+
+        Raises:
+            DarkMatterError: it is waiting or running.
+        """
+        if self.job(job_id).active:
+            raise DarkMatterError("The job is waiting or running: cancel it first.")
+        with self._transaction() as db:
+            db.execute("DELETE FROM jobs WHERE id = ? AND state NOT IN ('waiting', 'running')", [job_id])
+        self.log_path(job_id).unlink(missing_ok=True)
+
+    # What a worker does
+
+    def take(self, lane: str) -> Job | None:
+        """The oldest waiting job of a lane, now running; None where none waits."""
+        with self._transaction() as db:
+            found = self._rows(db, "state = 'waiting' AND lane = ? ORDER BY created, id LIMIT 1", lane)
+            if not found:
+                return None
+            now = time.time()
+            self._set(db, found[0].id, {"state": RUNNING, "started": now, "updated": now, "stage": "start"})
+            return self._one(db, found[0].id)
+
+    def waits(self, lane: str) -> bool:
+        """Whether a job of this lane is waiting."""
+        return any(job.state == WAITING and job.lane == lane for job in self.jobs())
+
+    def recover(self, lane: str) -> list[Job]:
+        """Give back what the lane's dead worker was running; only for who holds the lane's lock. Returns those jobs."""
+        with self._transaction() as db:
+            lost = self._rows(db, "state = 'running' AND lane = ?", lane)
+            for job in lost:
+                self._set(db, job.id, after_death(job, time.time()))
+            return [self._one(db, job.id) for job in lost]
+
+    def report(self, job: Job, progress: Progress | None, **more: Any) -> None:
+        """Write how far a running job is; `more`: stages_done, saes_done, saes_total, memory, gpu_memory."""
+        values: dict[str, Any] = {"updated": time.time(), **more}
+        if progress is not None:
+            names = ("stage", "done", "total", "unit", "rate", "seconds_left")
+            values |= {name: getattr(progress, name) for name in names}
+        with self._transaction() as db:
+            self._set(db, job.id, values, "AND state = 'running' AND attempt = ?", job.attempt)
+
+    def cancel_asked(self, job: Job) -> bool:
+        """Whether a running job should stop: it was cancelled, or its row is no longer this attempt's."""
+        with self._transaction(write=False) as db:
+            row = db.execute("SELECT cancel, attempt, state FROM jobs WHERE id = ?", [job.id]).fetchone()
+        return row is None or bool(row[0]) or row[1] != job.attempt or row[2] != RUNNING
+
+    def finish(self, job: Job, state: str, error: str = "") -> bool:
+        """Write how an attempt ended; False if that has been said already."""
+        with self._transaction() as db:
+            values = {"state": state, "error": error, "ended": time.time(), "seconds_left": None, "rate": 0.0}
+            return self._set(db, job.id, values, "AND state = 'running' AND attempt = ?", job.attempt) == 1
+
+    # The file
+
+    def _asked(self, kind: str, study_path: Path, device: str) -> dict[str, Any]:
+        if kind not in KINDS:
+            raise DarkMatterError(f"There is no such kind of job: choose {' or '.join(KINDS)}.")
+        path, lane = Path(study_path).absolute(), lane_of(device)
+        study = load_study(path)
+        if kind == "train-saes" and study.train is None:
+            raise DarkMatterError("The study trains no SAEs: add a [train] table, or sweep it.")
+        content = study.to_dict()
+        return {
+            "key": content_key([kind, content, str(study.folder), lane]),
+            "kind": kind,
+            "study": study.name,
+            "title": study.title,
+            "path": str(path),
+            "spec_key": content_key(content),
+            "device": device,
+            "lane": lane,
+        }
+
+    def _one(self, db: sqlite3.Connection, job_id: str) -> Job:
+        found = self._rows(db, "id = ?", job_id)
+        if not found:
+            raise DarkMatterError(f"There is no job {job_id}: `python -m dmcore jobs ls` lists them.")
+        return found[0]
+
+    @staticmethod
+    def _rows(db: sqlite3.Connection, where: str, *values: Any) -> list[Job]:
+        rows = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE {where}", values).fetchall()
+        jobs = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+        return [Job(**{**job, "cancel": bool(job["cancel"])}) for job in jobs]
+
+    @staticmethod
+    def _set(db: sqlite3.Connection, job_id: str, values: dict[str, Any], also: str = "", *more: Any) -> int:
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        return db.execute(
+            f"UPDATE jobs SET {assignments} WHERE id = ? {also}", [*values.values(), job_id, *more]
+        ).rowcount
+
+    @contextmanager
+    def _transaction(self, *, write: bool = True) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(self._open()) as db:
+                db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                yield db
+                db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The queue of jobs in {self.folder} cannot be used ({error}): check that the folder can be written and "
+                "that its disk is not full."
+            ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self._connect()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            self._move_aside(str(error))
+            return self._connect()
+        except OSError as error:
+            raise StoreError(f"{self.folder} cannot be written: set DMCORE_CACHE to a folder that can.") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.file, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                db.execute("BEGIN IMMEDIATE")
+                for statement in _SCHEMA:
+                    db.execute(statement)
+                db.execute("COMMIT")
+            elif version != VERSION:
+                raise StoreError(
+                    f"{self.file} was written by another version of dmcore: move it away to start a new queue."
+                )
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _move_aside(self, reason: str) -> None:
+        """Put a queue that is no database out of the way; results are not in it, so only the list of jobs is lost."""
+        with FileLock(self.folder / "mend.lock", timeout=BUSY_SECONDS):
+            try:
+                self._connect().close()
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                aside = self.folder / f"queue-damaged-{time.time_ns()}.sqlite"
+                self.file.replace(aside)
+                for ending in ("-wal", "-shm"):
+                    Path(f"{self.file}{ending}").unlink(missing_ok=True)
+                log.warning(
+                    "The queue of jobs was damaged (%s). It was moved to %s; results are untouched.", reason, aside
+                )
+
+    def damaged(self) -> list[Path]:
+        """Queues that were moved aside because they could not be read."""
+        return sorted(self.folder.glob("queue-damaged-*.sqlite"))
+
+
+def active_jobs(jobs: list[Job]) -> list[Job]:
+    """Those that wait or run, the running first and then as they will be taken."""
+    chosen = [job for job in jobs if job.state in ACTIVE]
+    return sorted(chosen, key=lambda job: (job.state != RUNNING, job.created, job.id))
+
+
+def finish_patiently(queue: Queue, job: Job, state: str, error: str = "") -> None:
+    """`Queue.finish`, tried again for a few seconds: a disk that was full may be why the job ended.
+
+    Raises:
+        StoreError: the queue still cannot be written.
+    """
+    for wait in (0.5, 2.0, 5.0):
+        try:
+            queue.finish(job, state, error)
+            return
+        except StoreError:
+            time.sleep(wait)
+    queue.finish(job, state, error)

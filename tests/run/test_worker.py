@@ -1,0 +1,363 @@
+"""The worker: jobs end as they should whatever is killed, nothing finished is computed again, nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from dmcore.run.cli import main
+from dmcore.run.job import Job
+from dmcore.run.job_child import Watch, _guarded
+from dmcore.run.job_files import lane_lock, tail, worker_alive
+from dmcore.run.queue import Queue
+from dmcore.run.worker import attend, cancel, ensure_worker
+from dmcore.store.store import Entry, Store
+from tests.builders import build_study
+from tests.run.test_queue import write_study
+
+ROOT = Path(__file__).parents[2]
+
+
+def start_worker(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "DMCORE_CACHE": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dmcore", "worker", "--device", "cpu", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def run_worker_once(root: Path) -> str:
+    worker = start_worker(root, "--once")
+    said, _ = worker.communicate(timeout=120)
+    assert worker.returncode == 0
+    return said
+
+
+def wait_for(truth: Callable[[], Any], seconds: float = 60) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = truth()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+def results(root: Path) -> dict[str, Any]:
+    """Every table and record of every summary, and the index, without times."""
+    found: dict[str, Any] = {}
+    for path in sorted((root / "summary").rglob("*.parquet")):
+        found[str(path.relative_to(root))] = path.read_bytes()
+    for path in sorted((root / "summary").rglob("*.json")):
+        if path.name != "manifest.json":
+            record = json.loads(path.read_text())
+            found[str(path.relative_to(root))] = {k: v for k, v in record.items() if k != "computed"}
+    for path in sorted((root / "index").rglob("records.parquet")):
+        found["index"] = pl.read_parquet(path).drop("computed").to_dicts()
+    return found
+
+
+def finished(root: Path) -> dict[str, tuple[str, int]]:
+    """When each result was made, but for the index, which is written anew."""
+    return {
+        f"{e.manifest.stage}/{e.key}": (e.manifest.created, (e.path / "manifest.json").stat().st_mtime_ns)
+        for e in Store(root).entries()
+        if isinstance(e, Entry) and e.manifest.stage != "index"
+    }
+
+
+def litter(root: Path) -> list[Path]:
+    return [*(root / "partial").glob("*"), *root.rglob("*.tmp")]
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Job]:
+    """A cache in which the study was swept by a worker that nobody disturbed, and the job."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    job = Queue(root).submit("sweep", study_path, "cpu")
+    run_worker_once(root)
+    return root, Queue(root).job(job.id)
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A worker of an own cache that waits for jobs."""
+    process = start_worker(tmp_path)
+    wait_for(lambda: worker_alive(tmp_path, "cpu"))
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_worker_runs_a_job_to_its_end_and_says_how_it_was(undisturbed: tuple[Path, Job]) -> None:
+    root, job = undisturbed
+    assert (job.state, job.error, job.attempt) == ("done", "", 1)
+    assert (job.saes_done, job.saes_total) == (15, 15)
+    assert job.memory > 50 * 2**20
+    assert job.started < job.updated <= job.ended
+    assert "done" in tail(Queue(root).log_path(job.id))[-1]
+    assert litter(root) == []
+    assert not worker_alive(root, "cpu")
+
+
+def test_the_results_of_a_job_are_those_of_the_command_line(
+    undisturbed: tuple[Path, Job], study_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DMCORE_CACHE", str(tmp_path))
+    assert main(["sweep", str(study_path), "--device", "cpu"]) == 0
+    mine, theirs = results(tmp_path)["index"], results(undisturbed[0])["index"]
+    assert [r["sae"] for r in mine] == [r["sae"] for r in theirs]
+    assert [r["fvu_nonlinear"] for r in mine] == pytest.approx([r["fvu_nonlinear"] for r in theirs], rel=1e-4)
+
+
+def test_killed_at_random_points_the_results_are_the_same_and_nothing_finished_is_made_again(
+    undisturbed: tuple[Path, Job], study_path: Path, tmp_path: Path
+) -> None:
+    queue, chance = Queue(tmp_path), random.Random(4)
+    job = queue.submit("sweep", study_path, "cpu")
+    made: dict[str, tuple[str, int]] = {}
+    for victim in ("worker", "child", "worker"):
+        worker = start_worker(tmp_path, "--once")
+        there = len(made)
+        wait_for(lambda there=there: len(finished(tmp_path)) > there + 2)
+        time.sleep(chance.uniform(0, 0.15))
+        child = children_of(worker.pid)[0]
+        if victim == "worker":
+            worker.kill()
+            worker.wait()
+            wait_for(lambda child=child: not alive(child), 5)
+            assert queue.job(job.id).state == "running"
+        else:
+            os.kill(child, signal.SIGKILL)
+            worker.wait(30)
+            failed = queue.job(job.id)
+            assert failed.state == "failed"
+            assert "memory ran out" in failed.error
+            assert queue.retry(job.id).state == "waiting"
+        worker.stdout.close()
+        now = finished(tmp_path)
+        assert made.items() <= now.items()
+        made = now
+    run_worker_once(tmp_path)
+    ended = queue.job(job.id)
+    assert (ended.state, ended.attempt) == ("done", 4)
+    assert made.items() <= finished(tmp_path).items()
+    assert results(tmp_path) == results(undisturbed[0])
+    assert litter(tmp_path) == []
+
+
+def test_a_running_job_is_cancelled_and_goes_on_later(
+    undisturbed: tuple[Path, Job], study_path: Path, tmp_path: Path, worker: subprocess.Popen[str]
+) -> None:
+    queue = Queue(tmp_path)
+    job = queue.submit("sweep", study_path, "cpu")
+    assert queue.submit("sweep", study_path, "cpu").id == job.id
+    wait_for(lambda: len(finished(tmp_path)) > 4)
+    assert cancel(queue, job.id).id == job.id
+    ended = wait_for(lambda: (seen := queue.job(job.id)).state == "cancelled" and seen, 10)
+    assert ended.ended - ended.started < 60
+    wait_for(lambda: not children_of(worker.pid), 10)
+    made = finished(tmp_path)
+    assert queue.retry(job.id).state == "waiting"
+    wait_for(lambda: queue.job(job.id).state == "done")
+    assert made.items() <= finished(tmp_path).items()
+    assert results(tmp_path) == results(undisturbed[0])
+    wait_for(lambda: litter(tmp_path) == [], 5)
+
+
+def test_a_second_worker_of_a_device_ends_with_a_sentence(tmp_path: Path, worker: subprocess.Popen[str]) -> None:
+    second = start_worker(tmp_path)
+    said, _ = second.communicate(timeout=20)
+    assert second.returncode == 0
+    assert "Another worker owns cpu already" in said
+    assert worker.poll() is None
+    assert not ensure_worker(tmp_path, "cpu")
+
+
+def test_a_job_of_a_dead_worker_is_seen_to_by_whoever_looks(tmp_path: Path) -> None:
+    queue = Queue(tmp_path)
+    job = queue.submit("sweep", write_study(tmp_path), "cpu")
+    queue.take("cpu")
+    assert cancel(queue, job.id).state == "cancelled"  # at once: there is nobody who could be asked
+    queue.retry(job.id)
+    queue.take("cpu")
+    attend(queue)  # gives the job back and starts a worker, in whose hands it fails: there is no model
+    ended = wait_for(lambda: (seen := queue.job(job.id)).state == "failed" and seen)
+    assert ended.attempt == 3
+    assert str(tmp_path) in ended.error  # names the folder that is missing
+    worker = next(int(p.parent.name) for p in Path("/proc").glob("[0-9]*/environ") if is_worker_of(p, tmp_path))
+    os.kill(worker, signal.SIGTERM)
+
+
+def is_worker_of(environ: Path, root: Path) -> bool:
+    try:
+        ours = f"DMCORE_CACHE={root}".encode() in environ.read_bytes().split(b"\0")
+        return ours and b"worker" in (environ.parent / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def in_this_process(queue: Queue, study: Path, kind: str = "sweep") -> Job:
+    """Run a job as the child does, without the child."""
+    queue.submit(kind, study, "cpu")
+    _guarded(queue, queue.take("cpu"))
+    return queue.jobs()[0]
+
+
+def test_a_study_that_was_edited_meanwhile_is_not_run(tmp_path: Path) -> None:
+    queue, study = Queue(tmp_path / "cache"), write_study(tmp_path)
+    queue.submit("sweep", study, "cpu")
+    write_study(tmp_path, extra="[settings]\nn_folds = 3")
+    _guarded(queue, queue.take("cpu"))
+    job = queue.jobs()[0]
+    assert job.state == "failed"
+    assert job.error == "The study file has changed since this job was asked for: retry it to run the new one."
+
+
+def test_a_missing_input_is_its_own_sentence(tmp_path: Path) -> None:
+    job = in_this_process(Queue(tmp_path / "cache"), write_study(tmp_path))
+    assert job.state == "failed"
+    assert "\n" not in job.error
+    assert str(tmp_path) in job.error
+    assert "Traceback" not in job.error
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (OSError(28, "No space left on device"), "The disk of"),
+        (MemoryError(), "Memory ran out"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "Memory ran out"),
+        (RuntimeError("a bug\nwith two lines"), "RuntimeError: a bug (see the log"),
+    ],
+)
+def test_what_breaks_inside_a_job_is_a_sentence_in_the_queue(
+    raised: Exception, sentence: str, study_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dmcore.run import pipeline
+
+    def broken(*_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(pipeline, "load_model", broken)
+    job = in_this_process(Queue(tmp_path), study_path)
+    assert job.state == "failed"
+    assert sentence in job.error
+    assert "\n" not in job.error
+
+
+def test_one_bad_sae_leaves_a_job_done_with_a_warning(study_path: Path, tmp_path: Path) -> None:
+    folder = study_path.parent
+    config = folder / "saes" / "blocks.1.hook_resid_post" / "topk"
+    bad = folder / "saes" / "bad"
+    bad.mkdir(exist_ok=True)
+    for file in config.iterdir():
+        (bad / file.name).write_bytes(file.read_bytes())
+    cfg = json.loads((bad / "cfg.json").read_text())
+    (bad / "cfg.json").write_text(json.dumps({**cfg, "d_in": 7}))
+    mixed = folder / "mixed.toml"
+    head = study_path.read_text().split("[[saes]]")[0].replace('"tiny"', '"mixed"')
+    sae = '[[saes]]\nhook = "blocks.1.hook_resid_post"\npath = "saes/{}"\n'
+    mixed.write_text(head + sae.format("blocks.1.hook_resid_post/topk") + sae.format("bad"))
+    job = in_this_process(Queue(tmp_path), mixed)
+    assert job.state == "done"
+    assert job.error.startswith("1 of 2 SAEs has no result (saes/bad). ")
+    assert (job.saes_done, job.saes_total) == (1, 2)
+
+
+def test_progress_reaches_the_queue_a_few_times_a_second_and_every_stage_once(tmp_path: Path) -> None:
+    from dmcore.progress import Reporter
+
+    queue = Queue(tmp_path / "cache")
+    queue.submit("sweep", write_study(tmp_path), "cpu")
+    job = queue.take("cpu")
+    watch = Watch(queue, job, 3)
+    written = []
+    queue.report = lambda *a, **more: written.append((a[1].stage, a[1].done, more["stages_done"]))  # type: ignore[method-assign]
+    reporter = Reporter(watch.sink, watch.should_cancel)
+    for name in ("a", "b"):
+        with reporter.stage(name, 1000, "tokens") as stage:
+            for _ in range(1000):
+                stage.advance()
+    assert ("a", 0, 0) in written
+    assert ("a", 1000, 1) in written
+    assert ("b", 1000, 2) in written
+    assert len(written) <= 6
+
+
+def test_a_job_that_cannot_have_the_device_says_so(
+    tmp_path: Path, study_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dmcore.run import job_child
+
+    monkeypatch.setenv("DMCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(job_child, "DEVICE_WAIT", 0.1)
+    monkeypatch.setattr(job_child, "die_with", lambda parent: None)
+    queue = Queue(tmp_path)
+    job = queue.submit("sweep", study_path, "cpu")
+    queue.take("cpu")
+    with lane_lock(tmp_path, "cpu", "device", 0):
+        assert job_child.run_job(job.id, os.getppid()) == 1
+    assert "Another process holds the device" in queue.job(job.id).error
+
+
+def test_the_command_line_submits_lists_shows_cancels_retries_and_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DMCORE_CACHE", str(tmp_path / "cache"))
+    study = str(write_study(tmp_path))
+
+    def said(*arguments: str, status: int = 0) -> str:
+        assert main(["jobs", *arguments]) == status
+        return "".join(capsys.readouterr())
+
+    assert "No jobs" in said("ls")
+    job = json.loads(said("submit", study, "--no-worker", "--device", "cpu", "--json"))
+    assert (job["state"], job["study"], job["kind"]) == ("waiting", "tiny", "sweep")
+    assert json.loads(said("ls", "--json"))[0]["id"] == job["id"]
+    assert "(no log yet)" in said("show", job["id"])
+    assert "cancel it first" in said("rm", job["id"], status=1)
+    assert "cancelled" in said("cancel", job["id"])
+    assert said("watch", job["id"], status=1).rstrip().endswith("tiny")
+    monkeypatch.setattr("dmcore.run.worker.attend", lambda queue: None)
+    assert "waiting" in said("retry", job["id"])
+    said("cancel", job["id"])
+    assert "removed" in said("rm", job["id"])
+    for arguments in (("show", "zz"), ("show", job["id"]), ("submit", str(tmp_path / "no.toml"))):
+        error = said(*arguments, status=1)
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
