@@ -36,6 +36,11 @@ def read_bridge(name: str, hf: Any, tokenizer: Any, processing: Sequence[str] = 
             name, hf_model=hf, tokenizer=tokenizer, device=str(device), dtype=hf.dtype
         )
     except (ValueError, NotImplementedError, AttributeError) as error:
+        if "offload" in str(error).lower():
+            raise SpecError(
+                f"The model {name} does not fit on the GPUs that there are, and parts of it cannot stay outside them: give "
+                'dtype = "bfloat16", or use more GPUs.'
+            ) from error
         raise SpecError(
             f"Models like {name} ({type(hf).__name__}) cannot be read ({str(error).splitlines()[0][:120]}): choose a "
             "decoder-only model, BERT or T5."

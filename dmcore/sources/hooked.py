@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,10 +131,8 @@ class LanguageModel:
         with ExitStack() as stack:
             for hook in hooks:
                 stack.callback(_listen(self._sites[hook], hook, keep).remove)
-            try:
+            with suppress(StopRun):
                 yield
-            except StopRun:
-                pass
 
     def _loss_and_entropy(self, logits: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor]:
         nothing = torch.full(ids.shape, float("nan"), device=ids.device)

@@ -99,8 +99,8 @@ def explain(error: BaseException, kind: str, name: str) -> str:
             f"The {kind} {name} has no weights as .safetensors, which alone are read because other formats can run code: "
             "convert them, or choose a revision that has them."
         )
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return f"Cannot load the {kind} {name} ({first[:160]}): check the path or id."
+    said = " ".join(text.split()) or type(error).__name__
+    return f"Cannot load the {kind} {name} ({said[:200].rstrip('. ')}): check the path or id."
 
 
 def _chain(error: BaseException) -> list[BaseException]:
