@@ -90,7 +90,8 @@ def build_study(
         for architecture in architectures:
             path = f"saes/{hook}/{architecture}"
             build_sae(architecture, hook).save_model(folder / path)
-            lines += ["[[saes]]", f'hook = "{hook}"', f'path = "{path}"']
+            # Random SAEs are worse than the mean, which a sweep refuses unless it is told that they are meant.
+            lines += ["[[saes]]", f'hook = "{hook}"', f'path = "{path}"', "check = false"]
     study = folder / "study.toml"
     study.write_text("\n".join([*lines, extra]) + "\n")
     return study

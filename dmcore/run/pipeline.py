@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from dmcore.analysis.encode import (
     site_moments,
 )
 from dmcore.analysis.regression import ridge_bases, ridge_table, shrinkage_r2
+from dmcore.analysis.sanity import check_belongs
 from dmcore.analysis.split_pass import SplitInputs, split_pass
 from dmcore.analysis.summarise import (
     TokenFacts,
@@ -47,8 +48,13 @@ from dmcore.math.split import check_determined, check_varying
 from dmcore.progress import Reporter
 from dmcore.results import METRICS, RECORD, read_summary, write_summary
 from dmcore.run.plan import Plan, SaePlan, make_plan
-from dmcore.sources.models import load_model
-from dmcore.sources.saes import Dictionary, load_dictionary
+from dmcore.run.preflight import first_contexts, preflight
+from dmcore.sources.custom_saes import CustomSae
+from dmcore.sources.dictionary import Dictionary
+from dmcore.sources.models import LanguageModel, load_model
+from dmcore.sources.prefetch import Prefetch
+from dmcore.sources.saes import load_dictionary
+from dmcore.sources.sliced_dictionary import SlicedDictionary
 from dmcore.specs import Settings, Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import SUMMARY, publish
@@ -94,10 +100,25 @@ class Outcome:
 
 
 class Pipeline:
-    """Computes studies into a store, on one device."""
+    """Computes studies into a store, on one device.
 
-    def __init__(self, store: Store, device: torch.device | str = "cpu", reporter: Reporter | None = None) -> None:
+    Args:
+        store: where results go.
+        device: where the model and the SAEs work.
+        reporter: who is told how far it is, and may stop it.
+        custom: SAEs that are Python objects, by the name that a study gives them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        device: torch.device | str = "cpu",
+        reporter: Reporter | None = None,
+        custom: Mapping[str, CustomSae] | None = None,
+    ) -> None:
         self.store, self.device, self.reporter = store, torch.device(device), reporter or Reporter()
+        self.custom = dict(custom or {})
+        self._prefetch = Prefetch()
 
     def sweep(self, study: Study, only: Callable[[int], bool] = lambda _: True) -> Outcome:
         """Compute what is missing; `only` chooses SAEs by their number in the study.
@@ -105,14 +126,18 @@ class Pipeline:
         Raises:
             SpecError: an input is missing or wrong; nothing was computed.
         """
-        plan = make_plan(study, self.store)
+        plan = make_plan(study, self.store, self.custom)
         wanted = [p for i, p in enumerate(plan.saes) if only(i) and self.store.find(SUMMARY, p.summary_key) is None]
         failures: dict[str, str] = {}
         if wanted:
-            entries = self._capture(plan, wanted)
-            for hook in dict.fromkeys(p.sae.hook for p in wanted):
-                self._site(plan, hook, [p for p in wanted if p.sae.hook == hook], entries, failures)
-                self.publish(plan)
+            entries = self._capture(plan, wanted, failures)
+            able = [p for p in wanted if p.sae.name not in failures]
+            try:
+                for hook in dict.fromkeys(p.sae.hook for p in able):
+                    self._site(plan, hook, able, entries, failures)
+                    self.publish(plan)
+            finally:
+                self._prefetch.stop()
         records = self.publish(plan)
         return Outcome(records, len(wanted) - len(failures), failures)
 
@@ -123,14 +148,30 @@ class Pipeline:
             publish(self.store, plan.study, records)
         return records
 
-    def _capture(self, plan: Plan, wanted: list[SaePlan]) -> dict[str, Entry]:
-        names = [LOSS, *dict.fromkeys(p.sae.hook for p in wanted)]
+    def _capture(self, plan: Plan, wanted: list[SaePlan], failures: dict[str, str]) -> dict[str, Entry]:
+        """The activations of all sites; SAEs that do not belong are named in `failures` first, and their sites left out."""
+        models: list[LanguageModel] = []
+
+        def model() -> LanguageModel:
+            if not models:
+                models.append(load_model(plan.study, self.device))
+            return models[0]
+
+        new = [p for p in wanted if self.store.find("activations", content_key(plan.sites[p.sae.hook])) is None]
+        if new:
+            failures |= preflight(plan, new, model(), self.custom, self.reporter)
+            for name, reason in failures.items():
+                log.error("%s: %s", name, reason)
+        names = [LOSS, *dict.fromkeys(p.sae.hook for p in wanted if p.sae.name not in failures)]
+        if len(names) == 1:
+            return {}
         request = CaptureRequest(plan.contexts, {name: plan.sites[name] for name in names})
-        return capture(self.store, request, lambda: load_model(plan.study, self.device), self.reporter)
+        return capture(self.store, request, model, self.reporter)
 
     def _site(
-        self, plan: Plan, hook: str, saes: list[SaePlan], entries: dict[str, Entry], failures: dict[str, str]
+        self, plan: Plan, hook: str, able: list[SaePlan], entries: dict[str, Entry], failures: dict[str, str]
     ) -> None:
+        """Work on the SAEs of one site; `able` has those of the others too, to read ahead."""
         acts = Activations(entries[hook].path)
         made = self.store.get_or_make(
             "inputs",
@@ -139,16 +180,25 @@ class Pipeline:
         )
         cells = plan.partition.cells_of_fold(plan.study.settings.skip_positions)
         site = Site(hook, acts, load_inputs(made.path, self.device), cells)
-        for sae in saes:
+        for i, sae in enumerate(able):
+            if sae.sae.hook != hook:
+                continue
             try:
                 site.check(plan.study.settings)
-                self._sae(plan, site, sae, entries[LOSS])
+                self._sae(plan, site, sae, able[i + 1] if i + 1 < len(able) else None, entries[LOSS])
             except DarkMatterError as error:
                 log.error("%s: %s", sae.sae.name, error)
                 failures[sae.sae.name] = str(error)
 
-    def _sae(self, plan: Plan, site: Site, sae: SaePlan, losses: Entry) -> None:
-        dictionary = load_dictionary(plan.study, sae.sae, site.acts.d_model, self.device)
+    def _sae(self, plan: Plan, site: Site, sae: SaePlan, after: SaePlan | None, losses: Entry) -> None:
+        self._prefetch.stop()
+        dictionary = load_dictionary(plan.study, sae.sae, site.acts.d_model, self.device, self.custom)
+        if after is not None:
+            self._prefetch.start(plan.study, after.sae)
+        if sae.sae.check:
+            first = first_contexts(site.acts, self.device)
+            check_belongs(sae.sae.name, site.hook, first, plan.study.settings.skip_positions, dictionary)
+        dictionary.pulse = self.reporter.pulse(f"latents of {sae.sae.name}", "slices")
         codes, targets = self._codes_and_targets(plan, site, sae, dictionary)
         settings, partition = plan.study.settings, plan.partition
         target_moments = load_targets(targets.path, self.device)
@@ -174,7 +224,9 @@ class Pipeline:
 
         self.store.get_or_make(SUMMARY, sae.summary, make_summary)
 
-    def _codes_and_targets(self, plan: Plan, site: Site, sae: SaePlan, dictionary: Dictionary) -> tuple[Entry, Entry]:
+    def _codes_and_targets(
+        self, plan: Plan, site: Site, sae: SaePlan, dictionary: Dictionary | SlicedDictionary
+    ) -> tuple[Entry, Entry]:
         """Codes and moments, in one pass where both are missing."""
         found = self.store.begin("codes", sae.codes)
 
@@ -218,7 +270,7 @@ def token_facts(plan: Plan, losses: Entry, codes: Entry) -> TokenFacts:
 
 
 def make_record(
-    plan: Plan, sae: SaePlan, dictionary: Dictionary, about: dict[str, Any], shrinkage: float
+    plan: Plan, sae: SaePlan, dictionary: Dictionary | SlicedDictionary, about: dict[str, Any], shrinkage: float
 ) -> dict[str, Any]:
     """The row of an SAE in the study's table."""
     study, settings, spec = plan.study, plan.study.settings, sae.sae

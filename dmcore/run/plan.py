@@ -11,6 +11,7 @@ summary       split, losses                            per SAE
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from dmcore.analysis.capture import LOSS
 from dmcore.analysis.partition import Partition
 from dmcore.errors import DataError, SpecError
 from dmcore.sources.contexts import Contexts, load_contexts
+from dmcore.sources.custom_saes import CustomSae
 from dmcore.sources.models import check_layers, model_fingerprint
 from dmcore.sources.saes import read_config, sae_fingerprint
 from dmcore.specs import SaeSpec, Study, spec_dict
@@ -58,8 +60,13 @@ class Plan:
     saes: tuple[SaePlan, ...]
 
 
-def make_plan(study: Study, store: Store) -> Plan:
+def make_plan(study: Study, store: Store, custom: Mapping[str, CustomSae] | None = None) -> Plan:
     """Find and check all that a study names, before anything is computed.
+
+    Args:
+        study: what is asked.
+        store: where hashes of large files are remembered.
+        custom: SAEs that are Python objects, by the name that the study gives them.
 
     Raises:
         SpecError: something that the study names is missing or cannot be as it says.
@@ -86,7 +93,7 @@ def make_plan(study: Study, store: Store) -> Plan:
     saes = []
     for sae in study.saes:
         read_config(study, sae)
-        fingerprint = sae_fingerprint(study, sae, memory)
+        fingerprint = sae_fingerprint(study, sae, memory, custom)
         codes = spec("codes", activations=content_key(sites[sae.hook]), sae=fingerprint)
         targets = spec("targets", codes=content_key(codes), inputs=content_key(inputs[sae.hook]))
         split = spec("split", targets=content_key(targets), settings=_settings(study), seed=study.seed)

@@ -59,7 +59,7 @@ def publish(store: Store, study: Study, records: Sequence[dict[str, Any]]) -> En
 
     table = pl.DataFrame(list(records), schema=RECORD)
     there = store.find(INDEX, content_key(study.to_dict()))
-    if there is not None and pl.read_parquet(there.path / "records.parquet").equals(table):
+    if there is not None and _holds(there, table):
         return there
 
     def make(folder: Path) -> None:
@@ -68,6 +68,13 @@ def publish(store: Store, study: Study, records: Sequence[dict[str, Any]]) -> En
         (folder / "study.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     return store.replace(INDEX, study.to_dict(), make)
+
+
+def _holds(index: Entry, table: pl.DataFrame) -> bool:
+    try:
+        return pl.read_parquet(index.path / "records.parquet").equals(table)
+    except OSError:  # another process is replacing it at this moment
+        return False
 
 
 def _indexes(store: Store) -> dict[str, Entry]:
@@ -104,8 +111,11 @@ def open_published(study_id: str, store: Store | None = None) -> Published:
         raise StoreError(
             f"Nothing has been computed for the study {study_id} yet: run `python -m dmcore sweep {command}`."
         )
-    records = pl.read_parquet(entry.path / "records.parquet")
-    about = json.loads((entry.path / "study.json").read_text(encoding="utf-8"))
+    try:
+        records = pl.read_parquet(entry.path / "records.parquet")
+        about = json.loads((entry.path / "study.json").read_text(encoding="utf-8"))
+    except OSError as error:  # a sweep is replacing it at this moment
+        raise StoreError(f"The index of the study {study_id} is being written: look again in a moment.") from error
     return Published(
         study_id,
         str(about["title"]),

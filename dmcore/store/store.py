@@ -62,11 +62,17 @@ class Draft:
         self.path.mkdir()
 
     def commit(self) -> Entry:
-        """Write the manifest and move the folder into place."""
+        """Write the manifest and move the folder into place; one that is there gives way in two renames."""
         manifest = write_manifest(self.path, self.stage, self.key, self.spec, time.monotonic() - self._started)
         target = self._store.folder(self.stage, self.key)
         target.parent.mkdir(parents=True, exist_ok=True)
+        grave = self.path.with_name(f"removed-{self.path.name}-{os.getpid()}")
+        replaced = target.exists()
+        if replaced:
+            target.replace(grave)
         self.path.replace(target)
+        if replaced:
+            shutil.rmtree(grave, ignore_errors=True)
         self._lock.release()
         entry = Entry(target, manifest)
         self._store.remember_as_sound(entry)
@@ -173,9 +179,6 @@ class Store:
                 draft = Draft(self, stage, spec, lock)
                 draft.clear()
                 make(draft.path)
-                old = self.find(stage, draft.key)
-                if old is not None:
-                    self.remove(old)
                 return draft.commit()
 
     def _locks(self) -> Path:
