@@ -1,8 +1,8 @@
 """The dark-matter explorer: what sparse autoencoders miss, taken apart.
 
-`dmcore.decompose(acts, recon, groups=contexts)` splits an error that is in memory; `python -m dmcore --help` lists what
-can be computed for a whole study. Heavy libraries load when a name that needs them is first used, so that pages, which
-only read results, never import torch.
+`dmcore.decompose(acts, recon, groups=contexts)` splits an error that is in memory; `dmcore.sweep(study)` computes a study,
+and `python -m dmcore --help` lists what else can be done. Heavy libraries load when a name that needs them is first used, so
+that pages, which only read results, never import torch.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ if TYPE_CHECKING:
     from dmcore.estimate import Estimate
     from dmcore.math.decompose import LinearMap, Split, decompose
     from dmcore.math.streaming_ridge import StreamingRidge
+    from dmcore.run.notebook import sweep
+    from dmcore.sources.custom_saes import CustomSae
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CustomSae": "dmcore.sources.custom_saes",
     "DarkMatterError": "dmcore.errors",
     "Estimate": "dmcore.estimate",
     "LinearMap": "dmcore.math.decompose",
     "Split": "dmcore.math.decompose",
     "StreamingRidge": "dmcore.math.streaming_ridge",
     "decompose": "dmcore.math.decompose",
+    "sweep": "dmcore.run.notebook",
 }
 
-__all__ = ["DarkMatterError", "Estimate", "LinearMap", "Split", "StreamingRidge", "decompose"]
+__all__ = ["CustomSae", "DarkMatterError", "Estimate", "LinearMap", "Split", "StreamingRidge", "decompose", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,50 @@
+"""A study from Python: `dmcore.sweep`, the same as the command, with SAEs that exist only as objects besides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from dmcore.progress import Reporter, terminal_sink
+from dmcore.results import RECORD
+from dmcore.run.commands.shared import device_named, resolve_study
+from dmcore.run.pipeline import Pipeline
+from dmcore.sources.custom_saes import CustomSae
+from dmcore.specs import Study
+from dmcore.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def sweep(
+    study: Study | Path | str,
+    *,
+    saes: Mapping[str, CustomSae] | None = None,
+    device: str = "auto",
+    cache: Path | str | None = None,
+    progress: bool = True,
+) -> pl.DataFrame:
+    """Compute what a study asks for and the cache does not hold; the app lists it afterwards.
+
+    Args:
+        study: a `Study`, the path of a study file, or `demo`.
+        saes: objects with `encode` and `decode`, under the names that the study gives as `custom`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        cache: folder of the results; None for `$DMCORE_CACHE`, or `cache/` beside the package.
+        progress: whether to draw the progress on stderr.
+
+    Returns:
+        one row per SAE, in the order of the study, with the columns of `dmcore.results.RECORD`; SAEs that failed are
+        missing, and the reason of each is logged as an error.
+
+    Raises:
+        SpecError: an input is missing or wrong; nothing was computed.
+    """
+    found = study if isinstance(study, Study) else resolve_study(str(study))
+    reporter = Reporter(terminal_sink()) if progress else Reporter()
+    store = Store(Path(cache).absolute() if cache else None)
+    outcome = Pipeline(store, device_named(device), reporter, saes).sweep(found)
+    return pl.DataFrame(outcome.records, schema=RECORD)
