@@ -1,7 +1,6 @@
 """Activations of the stored model for SAE training, in float32, taken with plain forward hooks on its modules.
 
-The stream is cut into blocks of contexts. A block is the unit of shuffling, of looks at the validation set and of
-resuming: block `i` holds the same tokens in the same order in every run.
+The model is cut after the deepest hook; `dmcore.training.stream` makes shuffled blocks of what is read here.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dmcore.demo.scale import SEED, SKIP_POSITIONS
+from dmcore.demo.scale import SKIP_POSITIONS
 from dmcore.errors import SpecError
 
 if TYPE_CHECKING:
@@ -46,15 +45,6 @@ class ActivationSource:
                 batch = torch.from_numpy(contexts[start : start + _BATCH_CONTEXTS].astype(np.int64)).to(device)
                 self._decoder(input_ids=batch, use_cache=False)
         return {hook: torch.cat(pieces) for hook, pieces in parts.items()}
-
-    def shuffled_block(self, contexts: np.ndarray, index: int) -> dict[str, torch.Tensor]:
-        """`read`, with the tokens in an order that depends on the block's index; the same order at every hook."""
-        import torch
-
-        acts = self.read(contexts)
-        n_tokens = len(next(iter(acts.values())))
-        order = torch.from_numpy(np.random.default_rng((SEED, index)).permutation(n_tokens))
-        return {hook: tensor[order.to(tensor.device)] for hook, tensor in acts.items()}
 
     @contextmanager
     def _taps(self, parts: dict[str, list[torch.Tensor]]) -> Iterator[None]:

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 
 from dmcore.demo import language_model, ngrams, report, tokens
-from dmcore.demo.checkpoints import publish, read_json, write_json
 from dmcore.demo.contexts import write_contexts
 from dmcore.demo.corpus import collect
 from dmcore.demo.sae_plan import sae_groups
@@ -29,6 +28,7 @@ from dmcore.demo.scale import Scale
 from dmcore.demo.tokenizer import train_tokenizer
 from dmcore.errors import SpecError
 from dmcore.progress import Reporter
+from dmcore.training.checkpoints import publish, read_json, write_json
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dmcore.demo.checkpoints import write_json
 from dmcore.demo.scale import CONTEXT_LENGTH
 from dmcore.demo.tokens import HeldOutContexts
+from dmcore.training.checkpoints import write_json
 
 _NOTICE = (
     "Excerpts of the CPython standard library, Copyright (c) 2001 onwards Python Software Foundation; all rights "

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dmcore.demo.checkpoints import load_checkpoint, save_checkpoint
 from dmcore.demo.scale import CONTEXT_LENGTH, SEED, ModelScale
 from dmcore.demo.tokenizer import BOS_ID, EOS_ID
 from dmcore.progress import Reporter
+from dmcore.training.checkpoints import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     import torch

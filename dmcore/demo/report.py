@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dmcore.demo.checkpoints import write_json
-from dmcore.demo.sae_plan import SaeSpec
 from dmcore.demo.scale import SEED, SKIP_POSITIONS
+from dmcore.training.checkpoints import write_json
+from dmcore.training.target import SaeTarget
 
 STUDY_TITLE = "A small Python-code model and its SAEs"
 
 
-def write_study(out: Path, specs: Sequence[SaeSpec]) -> None:
+def write_study(out: Path, specs: Sequence[SaeTarget]) -> None:
     """`study.toml`, which names every SAE that is there."""
     lines = [
         "schema = 1",

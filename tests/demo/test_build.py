@@ -12,12 +12,12 @@ import torch
 
 from dmcore.demo.__main__ import main
 from dmcore.demo.build import BuildPlan, build, missing
-from dmcore.demo.checkpoints import read_json
 from dmcore.demo.corpus import collect
 from dmcore.demo.scale import CONTEXT_LENGTH, TINY
 from dmcore.demo.tokenizer import BOS_ID
 from dmcore.errors import Cancelled, SpecError
 from dmcore.progress import Reporter
+from dmcore.training.checkpoints import read_json
 
 SAES = replace(TINY.saes, grid_widths=(32,), grid_l0s=(4, 8), site_widths=(32,), architecture_width=32)
 SCALE = replace(TINY, saes=SAES)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
-from dmcore.demo.sae_base import SaeTraining
-from dmcore.demo.sparse_step import (
+from dmcore.training.lean.base import LeanTrainer
+from dmcore.training.lean.sparse_step import (
     SparseCodes,
     batch_top_k_codes,
     decode,
@@ -14,23 +14,18 @@ from dmcore.demo.sparse_step import (
     top_k_codes,
 )
 
-if TYPE_CHECKING:
-    import torch
-
 _THRESHOLD_RATE = 0.01
 
 
-class TopKTraining(SaeTraining):
+class TopKTrainer(LeanTrainer):
     """Mean squared error alone; sparsity is exact."""
 
     def codes(self, x: torch.Tensor) -> SparseCodes:
         """The active latents of normalised `x` during training."""
-        return top_k_codes(self.pre(x), self.spec.l0)
+        return top_k_codes(self.pre(x), self.target.l0)
 
     def pre(self, x: torch.Tensor) -> torch.Tensor:
         """Pre-activations of normalised `x`."""
-        import torch
-
         p = self.parameters
         return pre_activations(x, p["enc"].detach(), p["b_enc"].detach(), torch.bfloat16)
 
@@ -52,7 +47,7 @@ class TopKTraining(SaeTraining):
         return recon, float((codes.values > 0).sum()) / len(x)
 
 
-class BatchTopKTraining(TopKTraining):
+class BatchTopKTrainer(TopKTrainer):
     """TopK over the batch; stored as a JumpReLU with one threshold, a running mean of the smallest active value."""
 
     threshold = 0.0
@@ -60,7 +55,7 @@ class BatchTopKTraining(TopKTraining):
 
     def codes(self, x: torch.Tensor) -> SparseCodes:
         """The active latents of a batch; moves the threshold."""
-        codes, smallest = batch_top_k_codes(self.pre(x), self.spec.l0)
+        codes, smallest = batch_top_k_codes(self.pre(x), self.target.l0)
         share = _THRESHOLD_RATE if self.threshold else 1.0
         self.threshold += share * (smallest - self.threshold)
         return codes
@@ -74,8 +69,6 @@ class BatchTopKTraining(TopKTraining):
 
     def export(self) -> dict[str, torch.Tensor]:
         """JumpReLU tensors."""
-        import torch
-
         tensors = super().export()
         return tensors | {"threshold": torch.full_like(tensors["b_enc"], self.threshold / self.scale)}
 

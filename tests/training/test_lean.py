@@ -5,12 +5,16 @@ import math
 import pytest
 import torch
 
-from dmcore.demo.penalised_training import jump_relu
-from dmcore.demo.sae_base import DEAD_AFTER, ActivationStats
-from dmcore.demo.sae_files import measure_sae, save_sae
-from dmcore.demo.sae_plan import ARCHITECTURES, SaeSpec
-from dmcore.demo.sae_training import new_training
-from dmcore.demo.sparsity import SparsityController
+from dmcore.demo.sae_rounding import round_matrices
+from dmcore.training.lean import CLASSES, lean_trainer
+from dmcore.training.lean.base import DEAD_AFTER
+from dmcore.training.lean.penalised import jump_relu
+from dmcore.training.records import measure
+from dmcore.training.sae_trainer import ActivationStats
+from dmcore.training.sparsity import SparsityController
+from dmcore.training.target import SaeTarget
+
+ARCHITECTURES = tuple(CLASSES)
 
 HOOK = "blocks.2.hook_resid_post"
 
@@ -28,7 +32,7 @@ def planted(n_tokens: int, d_in: int = 16, n_features: int = 24, seed: int = 0) 
 
 def trained(architecture: str, steps: int = 400, l0: int = 3):
     acts = planted(BATCH * 40)
-    training = new_training(SaeSpec(HOOK, architecture, 32, l0), ActivationStats.of(acts), "cpu")
+    training = lean_trainer(SaeTarget(HOOK, architecture, 32, l0), ActivationStats.of(acts), 0, "cpu")
     before = training.fvu(acts[:2048])[0]
     for step in range(steps):
         training.step(acts[(step % 40) * BATCH :][:BATCH], min(1.0, 2 * (1 - step / steps)))
@@ -40,8 +44,9 @@ def test_the_stored_sae_reconstructs_as_the_trained_one_and_better_than_an_untra
     training, before = trained(architecture)
     held_out = planted(4096, seed=5)
     quick, quick_l0 = training.fvu(held_out)
-    save_sae(training.spec, training.export(), tmp_path / "sae")
-    stored, stored_l0 = measure_sae(tmp_path / "sae", held_out)
+    training.save(tmp_path / "sae", {"model_name": "tiny"})
+    round_matrices(tmp_path / "sae")
+    stored, stored_l0 = measure(tmp_path / "sae", held_out, "cpu")
     assert stored < 0.6 * before
     # Training multiplies in bfloat16, the stored SAE in float32.
     assert stored == pytest.approx(quick, rel=0.05)
@@ -56,7 +61,8 @@ def test_stored_saes_are_ordinary_saelens_folders_in_float32(tmp_path):
     for architecture in ARCHITECTURES:
         training, _ = trained(architecture, steps=2)
         folder = tmp_path / architecture
-        save_sae(training.spec, training.export(), folder)
+        training.save(folder, {"model_name": "tiny"})
+        round_matrices(folder)
         sae = SAE.load_from_disk(folder, device="cpu")
         assert type(sae).__name__ == classes.get(architecture, "StandardSAE")
         assert sae.cfg.metadata.hook_name == HOOK
@@ -74,10 +80,10 @@ def test_sparsity_comes_close_to_its_target(architecture):
 def test_a_restored_sae_goes_on_exactly_as_if_it_had_not_been_stopped():
     acts = planted(4096)
     for architecture in ARCHITECTURES:
-        spec, stats = SaeSpec(HOOK, architecture, 32, 3), ActivationStats.of(acts)
-        one = new_training(spec, stats, "cpu")
+        spec, stats = SaeTarget(HOOK, architecture, 32, 3), ActivationStats.of(acts)
+        one = lean_trainer(spec, stats, 0, "cpu")
         one.step(acts[:1024], 1.0)
-        two = new_training(spec, stats, "cpu")
+        two = lean_trainer(spec, stats, 0, "cpu")
         two.restore({name: value.clone() for name, value in one.tensors().items()})
         two.restore_control(one.control_state())
         for training in (one, two):
@@ -88,12 +94,12 @@ def test_a_restored_sae_goes_on_exactly_as_if_it_had_not_been_stopped():
 
 def test_dead_latents_get_a_gradient_and_live_ones_do_not_from_the_auxiliary_loss():
     acts = planted(2048)
-    plain, helped = (new_training(SaeSpec(HOOK, "topk", 32, 1), ActivationStats.of(acts), "cpu") for _ in range(2))
+    plain, helped = (lean_trainer(SaeTarget(HOOK, "topk", 32, 1), ActivationStats.of(acts), 0, "cpu") for _ in range(2))
     helped.since_fired[:5] = DEAD_AFTER + 1
     x = plain.normalise(acts)
     for training in (plain, helped):
         recon, _ = training.backward(x)
-        training._revive(x, recon)
+        training.revive(x, recon)
     difference = (helped.parameters["enc"].grad - plain.parameters["enc"].grad).abs().sum(1)
     assert (difference[:5] > 0).any()
     assert difference[5:].sum() == 0

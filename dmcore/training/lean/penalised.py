@@ -7,39 +7,28 @@ have unit norm, so that the L1 needs no weights. Autograd over dense activations
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
-from typing import TYPE_CHECKING
 
-from dmcore.demo.sae_base import ActivationStats, SaeTraining
-from dmcore.demo.sparsity import SparsityController
+import torch
 
-if TYPE_CHECKING:
-    import torch
-
-    from dmcore.demo.sae_plan import SaeSpec
-
-_BANDWIDTH = 0.3
-_FREEZE_BELOW = 0.5
+from dmcore.training.lean.base import LeanTrainer
+from dmcore.training.sae_trainer import ActivationStats
+from dmcore.training.sparsity import BANDWIDTH, FIRST_L0, FIRST_L1, SparsityController, first_cut
+from dmcore.training.target import SaeTarget
 
 
-class PenalisedTraining(SaeTraining):
+class PenalisedTrainer(LeanTrainer):
     """Mean squared error plus a coefficient times a sparsity penalty; subclasses define both."""
 
-    first_coefficient = 2.0
+    first_coefficient = FIRST_L1
     """Where the controller starts."""
 
-    def __init__(self, spec: SaeSpec, stats: ActivationStats, peak_rate: float, seed: int, device: str) -> None:
-        super().__init__(spec, stats, peak_rate, seed, device)
-        self.control = SparsityController(spec.l0, self.first_coefficient)
-
-    def first_cut(self, parameters: dict[str, torch.Tensor]) -> float:
-        """The pre-activation that a share l0 / width of random rows exceeds: activations have unit variance at first."""
-        share = min(0.5, self.spec.l0 / self.spec.width)
-        return float(parameters["enc"].norm(dim=1).mean()) * NormalDist().inv_cdf(1 - share)
+    def __init__(self, target: SaeTarget, stats: ActivationStats, peak_rate: float, seed: int, device: str) -> None:
+        super().__init__(target, stats, peak_rate, seed, device)
+        self.control = SparsityController(target.l0, self.first_coefficient)
 
     def extra_parameters(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Start the deciding bias where L0 is at its target, so that the controller need not travel far."""
-        parameters[self.bias_name] -= self.first_cut(parameters)
+        parameters[self.bias_name] -= first_cut(self.target.l0, self.target.width)
         return {}
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -50,16 +39,10 @@ class PenalisedTraining(SaeTraining):
         """Gradients by autograd; moves the coefficient."""
         recon, active, penalty, further = self.forward(x)
         on = active.detach() > 0
-        coefficient = self.control.update(float(on.sum()) / len(x))
-        if self.rate < _FREEZE_BELOW and self.warm and not self.control.frozen:
-            self.control.freeze(coefficient)
-        self.warm = self.warm or self.rate >= 1.0
+        coefficient = self.control.follow(float(on.sum()) / len(x), self.rate)
         loss = (recon - x).square().mean() + coefficient * penalty + further
         loss.backward()
         return recon.detach(), on.any(0)
-
-    warm = False
-    """Whether the warm-up is over."""
 
     def reconstruct(self, x: torch.Tensor) -> tuple[torch.Tensor, float]:
         """As in training."""
@@ -68,16 +51,14 @@ class PenalisedTraining(SaeTraining):
 
     def control_state(self) -> dict[str, float]:
         """The controller."""
-        return self.control.state() | {"warm": float(self.warm)}
+        return self.control.state()
 
     def restore_control(self, state: dict[str, float]) -> None:
         """The controller."""
         self.control.restore(state)
-        self.warm = bool(state["warm"])
 
     def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """`x @ weight.T` in bfloat16, returned in float32."""
-        import torch
         import torch.nn.functional as F
 
         return F.linear(x.to(torch.bfloat16), weight.to(torch.bfloat16)).float()
@@ -87,7 +68,7 @@ class PenalisedTraining(SaeTraining):
         return self.product(active, self.parameters["dec"].T) + self.parameters["b_dec"]
 
 
-class StandardTraining(PenalisedTraining):
+class StandardTrainer(PenalisedTrainer):
     """ReLU and L1."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -96,15 +77,13 @@ class StandardTraining(PenalisedTraining):
         return self.decoded(active), active, active.sum() / x.numel(), x.new_zeros(())
 
 
-class GatedTraining(PenalisedTraining):
+class GatedTrainer(PenalisedTrainer):
     """A gate that carries the L1, and a magnitude that does not."""
 
     bias_name = "b_gate"
 
     def extra_parameters(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Magnitude path: log gain and bias."""
-        import torch
-
         super().extra_parameters(parameters)
         bias = parameters[self.bias_name]
         return {"r_mag": torch.zeros_like(bias), "b_mag": bias.clone()}
@@ -126,22 +105,24 @@ class GatedTraining(PenalisedTraining):
         return super().export() | {"r_mag": p["r_mag"], "b_mag": b_mag}
 
 
-class JumpReLUTraining(PenalisedTraining):
+class JumpReLUTrainer(PenalisedTrainer):
     """A threshold a latent, learned with a straight-through estimator, and an L0 penalty."""
 
-    first_coefficient = 0.02
+    first_coefficient = FIRST_L0
 
     def extra_parameters(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Logarithms of the thresholds."""
-        import torch
-
-        return {"log_threshold": torch.full_like(parameters["b_enc"], math.log(self.first_cut(parameters)))}
+        return {
+            "log_threshold": torch.full_like(
+                parameters["b_enc"], math.log(first_cut(self.target.l0, self.target.width))
+            )
+        }
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The penalty is L0 divided by d_in."""
         p = self.parameters
         pre = self.product(x, p["enc"]) + p["b_enc"]
-        active, on = jump_relu(pre, p["log_threshold"].exp(), _BANDWIDTH)
+        active, on = jump_relu(pre, p["log_threshold"].exp(), BANDWIDTH)
         return self.decoded(active), active, on.sum() / x.numel(), x.new_zeros(())
 
     def export(self) -> dict[str, torch.Tensor]:
@@ -155,7 +136,6 @@ def jump_relu(pre: torch.Tensor, threshold: torch.Tensor, bandwidth: float) -> t
     With K the rectangle of width `bandwidth` about the threshold, d active / d threshold is `-threshold / bandwidth * K`
     and d on / d threshold is `-1 / bandwidth * K`.
     """
-    import torch
 
     class _JumpReLU(torch.autograd.Function):
         @staticmethod

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dmcore.demo import sparse_step
+from dmcore.training.lean import sparse_step
 
 
 def problem(n_tokens=64, d_in=12, d_sae=40, seed=0):

@@ -1,0 +1,107 @@
+"""Which contexts SAEs are trained on: never those that the study measures on, and a few kept apart for the curve."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dmcore.errors import SpecError
+from dmcore.progress import Reporter
+from dmcore.sources.contexts import Contexts, load_contexts
+from dmcore.specs import Study, TextsSpec
+from dmcore.store.store import Store
+
+log = logging.getLogger(__name__)
+
+HELD_OUT_SHARE, HELD_OUT_CONTEXTS = 0.05, 64
+"""Share of the training contexts that is never trained on, and the most of them."""
+LEAST_CONTEXTS = 4
+HELD_OUT_FLOATS = 2**28
+"""Most numbers of held-out activations, over all hooks."""
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """The contexts of a training."""
+
+    contexts: Contexts
+    """All."""
+    train: np.ndarray
+    """Numbers of those trained on."""
+    held_out: np.ndarray
+    """Numbers of those on which FVU and L0 are measured: the last ones."""
+    skip_positions: int
+    """First positions of each that are left out, as in the study."""
+
+    @property
+    def used_length(self) -> int:
+        """Tokens that a context gives."""
+        return self.contexts.length - self.skip_positions
+
+    def epochs(self, tokens: int) -> float:
+        """How many times so many training tokens go through the contexts."""
+        return tokens / (len(self.train) * self.used_length)
+
+
+def training_spec(study: Study, tokens: int) -> TextsSpec:
+    """The texts to train on: the study's `[train.texts]`, or its own source after what it measures on.
+
+    Raises:
+        SpecError: the study's texts are a folder of tokens, of which none are left to train on.
+    """
+    if study.train and study.train.texts:
+        return study.train.texts
+    own = study.texts
+    if own.path:
+        raise SpecError(
+            "The study measures on all contexts of its folder of tokens, so none are left to train on: "
+            "add a [train.texts] table with path, files or dataset (on the command line, --texts)."
+        )
+    used = own.context_length - study.settings.skip_positions
+    if used < 1:
+        raise SpecError(
+            f"skip_positions is {study.settings.skip_positions}, but contexts have {own.context_length} tokens: lower it."
+        )
+    needed = -(-tokens // used) + HELD_OUT_CONTEXTS
+    return replace(own, skip_contexts=own.skip_contexts + own.n_contexts, n_contexts=needed)
+
+
+def training_texts(study: Study, tokens: int, store: Store, reporter: Reporter) -> TrainingTexts:
+    """Find or make the contexts of a training of so many tokens.
+
+    Raises:
+        SpecError: there are too few, or nearly all are contexts that the study measures on.
+    """
+    contexts = _load(study, training_spec(study, tokens), store, reporter)
+    measured = _load(study, study.texts, store, reporter)
+    usable = _not_measured(contexts, measured)
+    if len(usable) < LEAST_CONTEXTS:
+        raise SpecError(
+            f"There are {len(usable)} contexts to train on, which is too few: give [train.texts] at least {LEAST_CONTEXTS}."
+        )
+    n_held_out = max(1, min(HELD_OUT_CONTEXTS, int(HELD_OUT_SHARE * len(usable))))
+    train, held_out = usable[:-n_held_out], usable[-n_held_out:]
+    return TrainingTexts(contexts, train, held_out, study.settings.skip_positions)
+
+
+def _load(study: Study, texts: TextsSpec, store: Store, reporter: Reporter) -> Contexts:  # noqa: ARG001
+    return load_contexts(replace(study, texts=texts))
+
+
+def _not_measured(contexts: Contexts, measured: Contexts) -> np.ndarray:
+    """Numbers of the contexts that the study does not measure on, compared token by token."""
+    if contexts.length != measured.length:
+        return np.arange(contexts.n_contexts)
+    seen = {np.asarray(row, dtype=np.int64).tobytes() for row in measured.tokens}
+    kept = [i for i, row in enumerate(contexts.tokens) if np.asarray(row, dtype=np.int64).tobytes() not in seen]
+    dropped = contexts.n_contexts - len(kept)
+    if dropped > contexts.n_contexts // 2:
+        raise SpecError(
+            f"{dropped} of the {contexts.n_contexts} training contexts are those that the study measures on: "
+            "give [train.texts] other texts."
+        )
+    if dropped:
+        log.warning("%d training contexts are left out: the study measures on them.", dropped)
+    return np.array(kept, dtype=np.int64)
