@@ -203,6 +203,12 @@ def nearest_releases(frame: pl.DataFrame, name: str, n: int = 3) -> list[str]:
     return close or [other for other in names if name.lower() in other.lower()][:n]
 
 
+def nearest_ids(frame: pl.DataFrame, release: str, name: str, n: int = 3) -> list[str]:
+    """The SAEs of a release whose ids look most like `name`; its first ones where none does."""
+    ids = frame.filter(pl.col("release") == release)["id"].to_list()
+    return difflib.get_close_matches(name, ids, n=n, cutoff=0.5) or ids[:n]
+
+
 def check_release(frame: pl.DataFrame, name: str) -> None:
     """Raise a `SpecError` with the nearest names if there is no such release."""
     if not len(frame.filter(pl.col("release") == name)):
