@@ -1,0 +1,140 @@
+"""Local texts: a .txt, .jsonl or .parquet file, or a folder of them or of source files.
+
+A .txt or source file is one document, a line of .jsonl one, a row of .parquet one. In a folder files are read in the order
+of their names; what is hidden, binary, no UTF-8, or (source files) above 5 MB is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from dmcore.errors import SpecError
+from dmcore.sources.texts import Document, row_document
+from dmcore.specs import TextsSpec
+from dmcore.store.fingerprint import files_fingerprint
+
+TABLES = (".jsonl", ".parquet")
+LARGEST_SOURCE_FILE = 5_000_000
+"""Bytes; a source file above that is generated, or data."""
+PATH_DOMAINS = ("folder", "extension")
+"""Values of `domain` for documents that are files: their first folder, or how their name ends."""
+ROWS_AT_ONCE = 256
+
+
+def list_files(path: Path) -> tuple[Path, list[str]]:
+    """The folder that names are relative to, and the names of the files to read, in order.
+
+    Raises:
+        SpecError: there is no such file or folder, or nothing in it that could be a text.
+    """
+    if path.is_file():
+        if path.suffix.lower() not in {".txt", *TABLES}:
+            raise SpecError(
+                f"{path} ends in {path.suffix or 'nothing'}: give a .txt, .jsonl or .parquet file, or a folder."
+            )
+        return path.parent, [path.name]
+    if not path.is_dir():
+        raise SpecError(f"There is no {path}: check files in [texts].")
+    names = []
+    for file in path.rglob("*"):
+        name = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            is_source = file.suffix.lower() not in {".txt", *TABLES}
+            if not is_source or file.stat().st_size <= LARGEST_SOURCE_FILE:
+                names.append(name.as_posix())
+    if not names:
+        raise SpecError(f"{path} has no text files: give a folder of .txt, .jsonl, .parquet or source files.")
+    return path, sorted(names)
+
+
+def texts_fingerprint(path: Path, memory: Path | None = None) -> str:
+    """Hash of the bytes and names of all files that are read.
+
+    Raises:
+        SpecError: there are none, or one cannot be read.
+    """
+    folder, names = list_files(path)
+    return files_fingerprint(folder, names, memory)
+
+
+def read_files(path: Path, texts: TextsSpec) -> Iterator[Document]:
+    """The documents of a file or folder, in order.
+
+    Raises:
+        SpecError: a file cannot be read, or lacks a column.
+    """
+    folder, names = list_files(path)
+    for name in names:
+        file = folder / name
+        domain = _path_domain(name, texts.domain)
+        try:
+            if file.suffix.lower() == ".jsonl":
+                yield from _read_jsonl(file, texts, domain)
+            elif file.suffix.lower() == ".parquet":
+                yield from _read_parquet(file, texts, domain)
+            else:
+                yield from _read_text(file, texts, domain)
+        except OSError as error:
+            raise SpecError(f"Cannot read {file} ({error.strerror or error}): check files in [texts].") from error
+
+
+def _path_domain(name: str, domain: str) -> str | None:
+    if domain == "folder":
+        return name.split("/")[0] if "/" in name else "."
+    if domain == "extension":
+        return Path(name).suffix.lower() or Path(name).name
+    return None
+
+
+def _read_text(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Document]:
+    if texts.domain and domain is None:
+        raise SpecError(
+            f"{file} is a text without columns, so it has no {texts.domain!r}: give domain as folder or extension, or "
+            "leave it out."
+        )
+    data = file.read_bytes()
+    if b"\0" in data:
+        return
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return
+    yield Document(text, domain) if domain else Document(text)
+
+
+def _read_jsonl(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Document]:
+    with file.open(encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise SpecError(f"Line {number} of {file} holds no object: write one {{...}} a line.")
+                yield row_document(row, texts, str(file), domain)
+        except UnicodeDecodeError as error:
+            raise SpecError(f"{file} is not UTF-8: convert it.") from error
+        except json.JSONDecodeError as error:
+            raise SpecError(
+                f"Line {number} of {file} is not valid JSON ({error.msg}): write one object a line."
+            ) from error
+
+
+def _read_parquet(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Document]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.ParquetFile(file)
+        asked = [texts.column, *([texts.domain] if texts.domain and domain is None else [])]
+        there = table.schema_arrow.names
+        top = [name if name in there else name.split(".")[0] for name in asked]
+        # A column that is missing is found by the row, which has all names then.
+        columns = sorted(set(top)) if set(top) <= set(there) else None
+        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
+            for row in batch.to_pylist():
+                yield row_document(row, texts, str(file), domain)
+    except pyarrow.ArrowException as error:
+        raise SpecError(f"{file} is no readable parquet file ({str(error)[:120]}): write it again.") from error
