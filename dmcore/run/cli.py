@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from dmcore.errors import Cancelled, DarkMatterError
-from dmcore.run.commands import cache, jobs, show, sweep, worker
+from dmcore.run.commands import cache, catalogue, jobs, plan, show, sweep, train_saes, worker
 
-COMMANDS = (sweep, show, cache, jobs, worker)
+COMMANDS = (sweep, show, plan, catalogue, train_saes, cache, jobs, worker)
 
 
 def build_parser() -> argparse.ArgumentParser:

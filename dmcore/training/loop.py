@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmcore.errors import DataError
+from dmcore.errors import Cancelled, DataError
 from dmcore.progress import Reporter, Stage
 from dmcore.training.checkpoints import drop_checkpoint, load_checkpoint, read_state, save_checkpoint, writing
 from dmcore.training.sae_trainer import SaeTrainer
@@ -136,7 +136,11 @@ def train_runs(
                 pool.submit(_block, run, acts[run.target.hook], options, ticker)
                 for run in sorted(active, key=lambda run: -run.target.width)
             ]
-            _results(jobs)
+            try:
+                _results(jobs)
+            except BaseException:
+                ticker.stop()  # or leaving the pool would wait for whole blocks
+                raise
             index += 1
             due = [run for run in active if index % options.look_every == 0 or run.finished or saves.due]
             _results([pool.submit(_look, run, quick[run.target.hook], options) for run in due])
@@ -240,9 +244,11 @@ def _hurry(runs: Sequence[Run], deadline: float | None) -> None:
 
 
 def _results(jobs: Sequence[Any]) -> None:
-    """Wait for all, then raise the first failure."""
+    """Wait for all, or for the first failure, which is raised."""
+    wait(jobs, return_when=FIRST_EXCEPTION)
     for job in jobs:
-        job.exception()
+        if job.done():
+            job.result()
     for job in jobs:
         job.result()
 
@@ -268,10 +274,15 @@ class _Ticker:
     """Counts tokens from several threads, and passes on the wish to cancel."""
 
     def __init__(self, stage: Stage) -> None:
-        self._stage, self._lock = stage, threading.Lock()
+        self._stage, self._lock, self._stopped = stage, threading.Lock(), False
+
+    def stop(self) -> None:
+        self._stopped = True
 
     def tick(self, tokens: int) -> None:
         with self._lock:
+            if self._stopped:
+                raise Cancelled("The training was stopped.")
             self._stage.advance(tokens)
 
 

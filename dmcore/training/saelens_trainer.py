@@ -65,7 +65,7 @@ class SaeLensTrainer(SaeTrainer):
         from sae_lens.config import LoggingConfig, SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
-        sae = _training_sae(target, len(stats.mean), device)
+        sae = _training_sae(target, len(stats.mean), device, tokens // batch_tokens)
         _initialise(sae, target, seed)
         dead_after = min(_DEAD_AFTER, int(_DEAD_SHARE_OF_TRAINING * tokens))
         config = SAETrainerConfig(
@@ -183,7 +183,7 @@ def fold(sae: Any, centre: Float[Tensor, " d_in"], scale: float) -> None:
     sae.b_dec.data.div_(scale).add_(centre)
 
 
-def _training_sae(target: SaeTarget, d_in: int, device: str) -> Any:
+def _training_sae(target: SaeTarget, d_in: int, device: str, n_steps: int) -> Any:
     from sae_lens import (
         BatchTopKTrainingSAE,
         BatchTopKTrainingSAEConfig,
@@ -200,13 +200,15 @@ def _training_sae(target: SaeTarget, d_in: int, device: str) -> Any:
     )
 
     width, l0 = target.width, target.l0
+    # SAELens's running mean of the threshold starts at zero: a short training must forget that sooner.
+    batchwise = {"k": float(l0), "topk_threshold_lr": min(0.1, max(0.01, 20 / max(1, n_steps)))}
     kind, config, options = {
         "topk": (TopKTrainingSAE, TopKTrainingSAEConfig, {"k": l0}),
-        "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, {"k": float(l0)}),
+        "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, batchwise),
         "matryoshka": (
             MatryoshkaBatchTopKTrainingSAE,
             MatryoshkaBatchTopKTrainingSAEConfig,
-            {"k": float(l0), "matryoshka_widths": matryoshka_widths(width)},
+            {**batchwise, "matryoshka_widths": matryoshka_widths(width)},
         ),
         "standard": (StandardTrainingSAE, StandardTrainingSAEConfig, {}),
         "gated": (GatedTrainingSAE, GatedTrainingSAEConfig, {}),

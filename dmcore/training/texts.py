@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 HELD_OUT_SHARE, HELD_OUT_CONTEXTS = 0.05, 64
 """Share of the training contexts that is never trained on, and the most of them."""
 LEAST_CONTEXTS = 4
+_FEWER = re.compile(r"lower n_contexts to ([\d,]+)")
+"""What `load_contexts` says where the texts end early."""
 HELD_OUT_FLOATS = 2**28
 """Most numbers of held-out activations, over all hooks."""
 
@@ -74,8 +77,13 @@ def training_texts(study: Study, tokens: int, store: Store, reporter: Reporter) 
     Raises:
         SpecError: there are too few, or nearly all are contexts that the study measures on.
     """
-    contexts = _load(study, training_spec(study, tokens), store, reporter)
-    measured = _load(study, study.texts, store, reporter)
+    contexts = _as_many_as_there_are(study, training_spec(study, tokens), store, reporter)
+    measured = load_contexts(study, store, reporter)
+    if study.settings.skip_positions >= contexts.length:
+        raise SpecError(
+            f"skip_positions is {study.settings.skip_positions}, but training contexts have {contexts.length} tokens: "
+            "lower it, or raise context_length."
+        )
     usable = _not_measured(contexts, measured)
     if len(usable) < LEAST_CONTEXTS:
         raise SpecError(
@@ -86,8 +94,16 @@ def training_texts(study: Study, tokens: int, store: Store, reporter: Reporter) 
     return TrainingTexts(contexts, train, held_out, study.settings.skip_positions)
 
 
-def _load(study: Study, texts: TextsSpec, store: Store, reporter: Reporter) -> Contexts:  # noqa: ARG001
-    return load_contexts(replace(study, texts=texts))
+def _as_many_as_there_are(study: Study, texts: TextsSpec, store: Store, reporter: Reporter) -> Contexts:
+    """The contexts asked for, or fewer where the texts give fewer: training goes through them more often then."""
+    try:
+        return load_contexts(study, store, reporter, texts=texts)
+    except SpecError as error:
+        found = _FEWER.search(str(error))
+        if texts.path or not found:
+            raise
+        log.warning("The training texts give %s contexts, not %s.", found[1], f"{texts.n_contexts:,}")
+        return load_contexts(study, store, reporter, texts=replace(texts, n_contexts=int(found[1].replace(",", ""))))
 
 
 def _not_measured(contexts: Contexts, measured: Contexts) -> np.ndarray:
