@@ -111,7 +111,7 @@ def _seconds(work: Work, operations: Operations, activations: int, other: int, p
         "disk": read / READ_BYTES_PER_SECOND
         + (activations + other + work.training_bytes()) / WRITE_BYTES_PER_SECOND
         + SECONDS_PER_SAE * len(work.saes),
-        "training": operations.training / rate["single"],
+        "training": operations.training_model / of_model + operations.training / rate["single"],
     }
 
 

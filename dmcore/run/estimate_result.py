@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,13 +36,15 @@ class Operations:
     """Gram matrices and cross moments, in float64."""
     split: float
     """Linear maps applied to every token, and fitted."""
+    training_model: float
+    """The model, over the tokens on which SAEs are trained."""
     training: float
-    """SAEs that are trained, with the model's runs for them."""
+    """The SAEs that are trained."""
 
     @property
     def total(self) -> float:
         """All of them."""
-        return self.model + self.encode + self.moments + self.split + self.training
+        return self.model + self.encode + self.moments + self.split + self.training_model + self.training
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,18 @@ class StudyEstimate:
         """Whether that is less than the device has."""
         return self.memory_per_device <= self.device_memory_bytes
 
+    @property
+    def devices_needed(self) -> int | None:
+        """The fewest devices over which the model fits; None where more devices would not help."""
+        spread = max(self.model_memory_bytes, self.training_memory_bytes) - self.parameter_bytes // self.devices
+        room = self.device_memory_bytes - spread
+        if room <= 0 or self.sae_memory_bytes > self.device_memory_bytes:
+            return None
+        return max(1, math.ceil(self.parameter_bytes / room))
+
     def to_dict(self) -> dict[str, Any]:
         """All fields and sums, as values that JSON has."""
-        sums = ("n_tokens", "disk_bytes", "download_bytes", "memory_per_device", "fits")
+        sums = ("n_tokens", "disk_bytes", "download_bytes", "memory_per_device", "fits", "devices_needed")
         content = {**asdict(self), **{name: getattr(self, name) for name in sums}}
         content["operations"]["total"] = self.operations.total
         return content
@@ -140,7 +152,10 @@ def describe(estimate: StudyEstimate) -> list[tuple[str, str]]:
     e = estimate
     widths = span_text([sae.d_sae for sae in e.saes])
     at = f"{len(e.sites)} site{'s' if len(e.sites) > 1 else ''}"
-    verdict = "fits" if e.fits else f"does not fit in {bytes_text(e.device_memory_bytes)}"
+    verdict = "fits" if e.fits else "does not fit"
+    verdict += f" in {bytes_text(e.device_memory_bytes)}"
+    if not e.fits and e.devices_needed:
+        verdict += f"; {e.devices_needed} devices would do"
     download = "nothing: all of it is on this machine"
     if e.download_bytes:
         parts = (("model", e.model_download_bytes), ("SAEs", e.sae_download_bytes))
@@ -163,7 +178,7 @@ def describe(estimate: StudyEstimate) -> list[tuple[str, str]]:
         ("  moments, maps, tables", bytes_text(e.moment_bytes)),
         *([("  training", bytes_text(e.training_bytes))] if e.training_bytes else []),
         ("Operations", flops_text(e.operations.total)),
-        *((f"  {name}", flops_text(n)) for name, n in asdict(e.operations).items() if n),
+        *((f"  {name.replace('_', ', ')}", flops_text(n)) for name, n in asdict(e.operations).items() if n),
         ("Time", f"about {seconds_text(e.seconds)} on one {e.device}" + (f" ({stages})" if stages else "")),
     ]
     return rows

@@ -86,19 +86,20 @@ class Work:
         solved = sum((7 / 3 * self.n_variants + 4) * folds * s.d_in**3 for s in self.saes)
         bases = sum(10.0 * folds * site.width**3 for site in self.sites())
         model = n * self.shape.flops_per_token(None, self.length, with_loss=True)
-        return Operations(model, encode, moments, applied + solved + bases, self.training_operations())
+        return Operations(model, encode, moments, applied + solved + bases, *self.training_operations())
 
-    def training_operations(self) -> float:
+    def training_operations(self) -> tuple[float, float]:
+        """Of the model, in its dtype; and of the SAEs, in float32."""
         train = self.study.train
-        if train is None:
-            return 0.0
         made = [sae for sae in self.saes if sae.source == "training"]
+        if train is None or not made:
+            return 0.0, 0.0
         # Forward, and twice that backward, through encoder and decoder.
         fit = sum(3 * 4.0 * train.tokens * sae.d_in * sae.d_sae for sae in made)
         length = train.texts.context_length if train.texts and not train.texts.path else self.length
         hooks = dict.fromkeys(sae.hook for sae in made)
         runs = [self.shape.flops_per_token(self.layers_to(hook), length, with_loss=False) for hook in hooks]
-        return fit + train.tokens * (sum(runs) if train.source == "live" else max(runs, default=0.0))
+        return train.tokens * (sum(runs) if train.source == "live" else max(runs)), fit
 
     def layers_to(self, hook: str) -> int:
         """Layers that are run to read a hook."""
