@@ -44,11 +44,11 @@ def test_the_table_says_unknown_and_counts(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_filters_of_every_kind_narrow_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = ["--text", "gemma-scope-2b l0_100", "--architecture", "jumprelu"]
+    chosen = ["--text", "gemma-scope-2b l0_10", "--architecture", "jumprelu"]
     assert main(["catalogue", *chosen, "--json"]) == 0
     records = json.loads(capsys.readouterr().out)
     assert records
-    assert all("gemma-scope-2b" in r["release"] and "l0_100" in r["path"] for r in records)
+    assert all("gemma-scope-2b" in r["release"] and "l0_10" in r["path"] for r in records)
     assert main(["catalogue", "--on-disk", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
 
