@@ -48,6 +48,8 @@ SETTINGS = Settings(skip_positions=0, compare_skips=())
 class RandomJumpReLU:
     """A JumpReLU SAE with random weights, at a threshold that leaves L0 latents active on random activations."""
 
+    tokens_at_once = 1
+
     def __init__(self, d_model: int, d_sae: int, l0: float) -> None:
         g = torch.Generator().manual_seed(0)
         self.d_sae = d_sae

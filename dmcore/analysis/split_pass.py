@@ -207,7 +207,10 @@ class _VariantSums:
         cells_of_fold = partition.cells_of_fold(variant.skip_positions)
         cells = [c for cells in cells_of_fold for c in cells]
         self.variant = variant
-        self.fit = fit_folds(inputs, targets, cells_of_fold, ridge=settings.ridge, fit_bias=variant.fit_bias)
+        own = variant == Variant(settings.skip_positions, settings.fit_bias)
+        self.fit = fit_folds(
+            inputs, targets, cells_of_fold, ridge=settings.ridge, fit_bias=variant.fit_bias, full=own, single=True
+        )
         self.centres = Centres.from_moments(inputs, targets, cells)
         self.units = bootstrap_units(len(partition.folds))
         self.sums = SplitSums(int(self.units.max()) + 1, inputs.shift.shape[0], self.centres)

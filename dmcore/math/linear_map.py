@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 RANK_TOLERANCE = 1e-12
@@ -22,8 +22,8 @@ RANK_TOLERANCE = 1e-12
 class AffineMap:
     """`y = (x - shift) @ weight + offset`, which is `x @ weight + bias`."""
 
-    weight: Float64[Tensor, "d_in d_target"]
-    """Slope, in units of y over units of x."""
+    weight: Float[Tensor, "d_in d_target"]
+    """Slope, in units of y over units of x; float64 as fitted."""
     offset: Float64[Tensor, " d_target"]
     """Prediction at `x = shift`."""
     shift: Float64[Tensor, " d_in"]
@@ -32,7 +32,11 @@ class AffineMap:
     @property
     def bias(self) -> Float64[Tensor, " d_target"]:
         """Prediction at `x = 0`."""
-        return self.offset - self.shift @ self.weight
+        return self.offset - self.shift @ self.weight.double()
+
+    def single(self) -> AffineMap:
+        """The map with its slope in float32: half the memory, and what predicts float32 activations in any case."""
+        return AffineMap(self.weight.float(), self.offset, self.shift)
 
     def predict(self, x: Tensor) -> Tensor:
         """(n_tokens, d_target) predictions, computed in the dtype of `x`."""

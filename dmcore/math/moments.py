@@ -23,6 +23,18 @@ from dmcore.errors import DataError
 
 ROWS_PER_PRODUCT = 1024
 """Tokens of one cell that are gathered before a matrix product is made of them."""
+ROWS_BYTES = 2**28
+"""Most bytes that wait for a product; where activations are wide, products are made of fewer tokens."""
+LEAST_ROWS = 128
+
+
+def _added(cells: Float64[Tensor, "n_cells ..."], chosen: Sequence[int]) -> Tensor:
+    """The sum of some cells, one after the other: no copy of all of them is made."""
+    first, *others = chosen
+    total = cells[first].clone()
+    for cell in others:
+        total += cells[cell]
+    return total
 
 
 class InputMoments:
@@ -42,7 +54,7 @@ class InputMoments:
 
     def pooled(self, cells: Sequence[int]) -> Float64[Tensor, "d_aug d_aug"]:
         """The Gram matrix of the tokens in `cells`, added in their order."""
-        return self.gram[list(cells)].sum(0)
+        return _added(self.gram, cells)
 
     def mean(self, cells: Sequence[int]) -> Float64[Tensor, " d_in"]:
         """Mean of `x` over the tokens in `cells`."""
@@ -75,7 +87,7 @@ class TargetMoments:
 
     def pooled(self, cells: Sequence[int]) -> tuple[Float64[Tensor, "d_aug d_target"], Float64[Tensor, " d_target"]]:
         """The cross moments and sums of squares of the tokens in `cells`, added in their order."""
-        return self.cross[list(cells)].sum(0), self.target_sq[list(cells)].sum(0)
+        return _added(self.cross, cells), _added(self.target_sq, cells)
 
     def __add__(self, other: TargetMoments) -> TargetMoments:
         n_cells, d_in_1, d_target = self.cross.shape
@@ -109,9 +121,10 @@ class MomentAccumulator:
         self._shift = shift.double()
         d_target = targets.cross.shape[2] if targets is not None else 0
         n_cells = targets.cross.shape[0] if targets is not None else inputs.gram.shape[0] if inputs is not None else 0
-        self._rows = torch.empty(
-            n_cells, ROWS_PER_PRODUCT, shift.shape[0] + 1 + d_target, dtype=self._dtype, device=shift.device
-        )
+        width = shift.shape[0] + 1 + d_target
+        affordable = ROWS_BYTES // max(1, n_cells * width * self._dtype.itemsize)
+        self._rows_per_product = min(ROWS_PER_PRODUCT, max(LEAST_ROWS, affordable))
+        self._rows = torch.empty(n_cells, self._rows_per_product, width, dtype=self._dtype, device=shift.device)
         self._filled = [0] * n_cells
         self._d_in_1 = shift.shape[0] + 1
 
@@ -132,7 +145,7 @@ class MomentAccumulator:
         done = 0
         while done < x.shape[0]:
             at = self._filled[cell]
-            take = min(ROWS_PER_PRODUCT - at, x.shape[0] - done)
+            take = min(self._rows_per_product - at, x.shape[0] - done)
             rows = self._rows[cell, at : at + take]
             torch.sub(x[done : done + take], self._shift.to(self._dtype), out=rows[:, : self._d_in_1 - 1])
             rows[:, self._d_in_1 - 1] = 1.0
@@ -140,7 +153,7 @@ class MomentAccumulator:
                 rows[:, self._d_in_1 :] = y[done : done + take]
             self._filled[cell] += take
             done += take
-            if self._filled[cell] == ROWS_PER_PRODUCT:
+            if self._filled[cell] == self._rows_per_product:
                 self._flush(cell)
 
     def _flush(self, cell: int) -> None:

@@ -35,8 +35,8 @@ class FoldedFit:
 
     fold_maps: tuple[AffineMap, ...]
     """Entry f never saw the contexts of fold f."""
-    full_map: AffineMap
-    """Fitted on every token; for new data, not for these tokens' own numbers."""
+    full_map: AffineMap | None
+    """Fitted on every token; for new data, not for these tokens' own numbers. None if it was not asked for."""
 
 
 def check_determined(tokens_per_fold: Sequence[int], n_weights: int, ridge: float) -> None:
@@ -65,6 +65,8 @@ def fit_folds(
     *,
     ridge: float = 0.0,
     fit_bias: bool = True,
+    full: bool = True,
+    single: bool = False,
 ) -> FoldedFit:
     """Fit the map of each fold on the cells of all others, and one map on all.
 
@@ -72,14 +74,18 @@ def fit_folds(
         inputs, targets: moments over cells; cells that no fold names are left out.
         cells_of_fold: the cells that hold each fold's tokens.
         ridge, fit_bias: as in `fit_map`.
+        full: whether the map on all is wanted.
+        single: whether to keep the maps in float32; they are fitted in float64 in any case.
     """
 
     def fit(cells: Sequence[int]) -> AffineMap:
-        return fit_map(inputs.pooled(cells), targets.pooled(cells)[0], inputs.shift, ridge=ridge, fit_bias=fit_bias)
+        gram, cross = inputs.pooled(cells), targets.pooled(cells)[0]
+        fitted = fit_map(gram, cross, inputs.shift, ridge=ridge, fit_bias=fit_bias)
+        return fitted.single() if single else fitted
 
     all_cells = [cell for cells in cells_of_fold for cell in cells]
     fold_maps = tuple(fit([c for c in all_cells if c not in set(held_out)]) for held_out in cells_of_fold)
-    return FoldedFit(fold_maps, fit(all_cells))
+    return FoldedFit(fold_maps, fit(all_cells) if full else None)
 
 
 @dataclass(frozen=True)
