@@ -28,8 +28,8 @@ SUDDEN_SECONDS = 60
 
 FRESH: dict[str, Any] = {
     "state": WAITING, "started": None, "ended": None, "updated": None, "stages_done": 0, "stage": "", "done": 0, "total": 0,
-    "unit": "", "rate": 0.0, "seconds_left": None, "saes_done": 0, "saes_total": 0, "memory": 0, "gpu_memory": 0,
-    "cancel": False, "error": "",
+    "unit": "", "rate": 0.0, "seconds_left": None, "all_seconds_left": None, "saes_done": 0, "saes_total": 0, "memory": 0,
+    "gpu_memory": 0, "cancel": False, "error": "",
 }  # fmt: skip
 """What a job forgets when it goes back to waiting."""
 
@@ -81,6 +81,8 @@ class Job:
     """Units a second."""
     seconds_left: float | None = None
     """To the end of the stage."""
+    all_seconds_left: float | None = None
+    """To the end of the sweep, at the pace of the SAEs of this attempt; None until one has been computed."""
     saes_done: int = 0
     """SAEs of the study that have their result."""
     saes_total: int = 0

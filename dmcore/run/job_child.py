@@ -117,7 +117,7 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
         def get_or_make(self, stage: str, *arguments: Any, **more: Any) -> Any:
             entry = super().get_or_make(stage, *arguments, **more)
             if stage == "summary":
-                watch.count(entry.key)
+                watch.count(entry.key, made=True)
             return entry
 
     outcome = Pipeline(Counting(watch.queue.root), device, reporter).sweep(study)
@@ -147,6 +147,7 @@ class Watch:
     def __init__(self, queue: Queue, job: Job, saes_total: int) -> None:
         self.queue, self.job = queue, job
         self._saes_total, self._found = saes_total, set[str]()
+        self._made, self._saes_began = set[str](), 0.0
         self._stages_done, self._stage_started = 0, 0.0
         self._last: Progress | None = None
         self._written = self._looked = 0.0
@@ -163,6 +164,8 @@ class Watch:
         if began:
             self._stage_started = now
             log.info("%s", progress.stage)
+        if not self._saes_began and progress.stage.startswith(("encode ", "split ")):
+            self._saes_began = now
         full = bool(progress.total) and progress.done >= progress.total
         finished = full and (began or last is None or last.done < last.total)
         if finished:
@@ -173,9 +176,11 @@ class Watch:
         if began or finished or now - self._written >= REPORT_SECONDS:
             self.flush()
 
-    def count(self, key: str) -> None:
-        """Note that an SAE has its result."""
+    def count(self, key: str, *, made: bool = False) -> None:
+        """Note that an SAE has its result; `made`: that it took this attempt's time."""
         self._found.add(key)
+        if made:
+            self._made.add(key)
 
     def flush(self) -> None:
         """Write the last observation."""
@@ -188,11 +193,18 @@ class Watch:
                 stages_done=self._stages_done,
                 saes_done=min(len(self._found), self._saes_total),
                 saes_total=self._saes_total,
+                all_seconds_left=self._all_seconds_left(),
                 memory=resident_bytes(),
                 gpu_memory=_gpu_bytes(),
             )
         except StoreError as error:
             log.warning("%s", error)
+
+    def _all_seconds_left(self) -> float | None:
+        if not self._made:
+            return None
+        pace = (time.monotonic() - self._saes_began) / len(self._made)
+        return pace * max(self._saes_total - len(self._found), 0)
 
     def should_cancel(self) -> bool:
         """Whether to stop; asks the queue at most every `CANCEL_SECONDS`."""

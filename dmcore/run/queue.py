@@ -181,7 +181,14 @@ class Queue:
     def finish(self, job: Job, state: str, error: str = "") -> bool:
         """Write how an attempt ended; False if that has been said already."""
         with self._transaction() as db:
-            values = {"state": state, "error": error, "ended": time.time(), "seconds_left": None, "rate": 0.0}
+            values = {
+                "state": state,
+                "error": error,
+                "ended": time.time(),
+                "seconds_left": None,
+                "all_seconds_left": None,
+                "rate": 0.0,
+            }
             return self._set(db, job.id, values, "AND state = 'running' AND attempt = ?", job.attempt) == 1
 
     # The file

@@ -16,6 +16,8 @@ from dmcore.errors import DarkMatterError, StoreError
 
 if TYPE_CHECKING:
     from dmcore.results import Summary
+    from dmcore.run.job_disk import Holding
+    from dmcore.specs import Study
     from dmcore.store.published import Published
 
 FRESH_SECONDS = 20
@@ -55,7 +57,33 @@ def summary(study_id: str, summary_key: str) -> Summary:
         raise StoreError("The results of this SAE cannot be read: sweep the study again to make them anew.") from error
 
 
+@st.cache_resource(ttl=300, show_spinner="Reading the catalogue of SAEs")
+def catalogue() -> pl.DataFrame:
+    """Every SAE of the catalogue; raises `SpecError` with the remedy where the registry is not installed."""
+    from dmcore.sources.catalogue import read_catalogue
+
+    return read_catalogue()
+
+
+@st.cache_resource(ttl=FRESH_SECONDS, show_spinner="Reading what the cache holds")
+def disk() -> list[Holding]:
+    """Every entry of the cache, with the studies that use it."""
+    from dmcore.run.job_disk import holdings
+    from dmcore.store.store import Store
+
+    return holdings(Store())
+
+
+def n_results(study: Study) -> int:
+    """SAEs of a study that have results, whether or not its index is of the file as it is now; 0 where there is none."""
+    try:
+        found = published(study.name).records["sae"]
+    except StoreError:
+        return 0
+    return len(set(found) & {sae.name for sae in study.saes})
+
+
 def forget() -> None:
     """Drop what is kept in memory, so that the next read sees the disk."""
-    for cached in (studies, published, summary):
+    for cached in (studies, published, summary, catalogue, disk):
         cached.clear()

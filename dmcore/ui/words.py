@@ -91,3 +91,12 @@ def listed(items: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     items = list(items)
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def ago_text(seconds: float) -> str:
+    """`just now`, `5 min ago`, `3 h ago`, `2 days ago`."""
+    for limit, size, unit in ((60, 0, ""), (3600, 60, "min"), (86400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // size:.0f} {unit} ago" if size else "just now"
+    days = int(seconds // 86400)
+    return f"{days} day{'s' if days > 1 else ''} ago"

@@ -1,0 +1,170 @@
+"""What the cache holds, and deleting from it: sizes by stage and study, what a deletion frees, before and after it."""
+
+from __future__ import annotations
+
+import shutil
+
+import polars as pl
+import streamlit as st
+
+from dmcore.errors import DarkMatterError
+from dmcore.run.estimate_words import bytes_text
+from dmcore.run.job_disk import Holding, delete_holdings, in_use
+from dmcore.run.job_files import delete_leftovers, leftovers
+from dmcore.run.queue import Queue
+from dmcore.store.store import Store
+from dmcore.ui import reads
+from dmcore.ui.words import plain
+
+STAGES = {
+    "summary": "what the pages show",
+    "index": "the list of a study's results",
+    "activations": "the model's activations; made again by running the model",
+    "losses": "loss and entropy of each token; made again by running the model",
+    "inputs": "moments of the activations",
+    "codes": "which features are active; made again from activations and SAE",
+    "targets": "moments of the errors; made again from the codes",
+    "split": "every token's split; made again from codes and moments",
+}
+"""What each stage is, for who decides whether to delete it."""
+SAFE = ("activations", "codes", "targets", "split", "inputs", "losses")
+"""Stages without which the pages still show every result."""
+EVERY_STUDY = "All studies"
+NO_STUDY = "No study"
+_DONE = "disk.done"
+
+
+def draw_disk() -> None:
+    """Draw the panel."""
+    queue = Queue()
+    held = reads.disk()
+    free = shutil.disk_usage(queue.root if queue.root.exists() else queue.root.parent).free
+    total = sum(h.size for h in held)
+    st.markdown(
+        f"The cache holds **{bytes_text(total)}** in {len(held):,} entries; **{bytes_text(free)}** of its disk are free."
+    )
+    st.caption(f"It is the folder {plain(str(queue.root))}.")
+    _said()
+    if not held:
+        st.info("The cache is empty: it fills when a study runs.", icon=":material/inbox:")
+    else:
+        _table(held)
+        _choice(queue, held, total)
+    _unfinished(queue)
+
+
+def _table(held: list[Holding]) -> None:
+    rows = pl.DataFrame(
+        [{"study": _study(h), "stage": h.stage, "size": h.size, "shipped": h.shipped} for h in held],
+        schema={"study": pl.String, "stage": pl.String, "size": pl.Int64, "shipped": pl.Boolean},
+    )
+    table = (
+        rows.group_by("study", "stage")
+        .agg(pl.len().alias("entries"), pl.col("size").sum(), pl.col("shipped").any())
+        .sort("size", descending=True)
+        .with_columns(
+            size=pl.col("size").map_elements(bytes_text, return_dtype=pl.String),
+            what=pl.col("stage").map_elements(lambda stage: STAGES.get(stage, ""), return_dtype=pl.String),
+            shipped=pl.when("shipped").then(pl.lit("shipped with the app")).otherwise(pl.lit("")),
+        )
+    )
+    shipped = ["shipped"] if any(h.shipped for h in held) else []
+    st.dataframe(
+        table.select("study", "stage", "entries", "size", "what", *shipped),
+        hide_index=True,
+        height=min(38 + 35 * len(table), 420),
+        column_config={"study": "Study", "stage": "Stage", "entries": "Entries", "size": "Size",
+                       "what": st.column_config.TextColumn("What it is", width="large"), "shipped": ""},
+    )  # fmt: skip
+
+
+def _study(holding: Holding) -> str:
+    return ", ".join(sorted(holding.studies)) or NO_STUDY
+
+
+def _choice(queue: Queue, held: list[Holding], total: int) -> None:
+    st.markdown("#### Free space")
+    names = sorted({name for h in held for name in h.studies})
+    extra = [NO_STUDY] if any(not h.studies for h in held) else []
+    left, right = st.columns([1, 2])
+    study = left.selectbox("Study", [EVERY_STUDY, *names, *extra], key="disk.study", persist_state="session")
+    # Only what no other study needs too: deleting for one study must not cost another.
+    mine = [h for h in held if not h.shipped and _belongs(h, study)]
+    sizes = {stage: sum(h.size for h in mine if h.stage == stage) for stage in sorted({h.stage for h in mine})}
+    stages = right.multiselect(
+        "Stages to delete",
+        sorted(sizes, key=lambda stage: -sizes[stage]),
+        format_func=lambda stage: f"{stage} ({bytes_text(sizes.get(stage, 0))})",
+        key="disk.stages",
+        persist_state="session",
+        placeholder="Choose stages",
+    )
+    chosen = [h for h in mine if h.stage in stages]
+    if not chosen:
+        shared = sum(h.size for h in held if study in h.studies and len(h.studies) > 1)
+        note = f" {bytes_text(shared)} that other studies use too are left out." if shared else ""
+        st.caption(
+            f"Results stay visible without {', '.join(SAFE[:4])}: a sweep makes them again when they are needed.{note}"
+        )
+        return
+    freed = sum(h.size for h in chosen)
+    st.markdown(f"This frees **{bytes_text(freed)}** in {len(chosen):,} entries: the cache goes from {bytes_text(total)} to "
+                f"{bytes_text(total - freed)}.")  # fmt: skip
+    if {"summary", "index"} & set(stages):
+        st.warning(
+            "The pages will no longer show these results until the study is swept again.", icon=":material/warning:"
+        )
+    running = [job.study for job in queue.jobs() if job.active]
+    busy = in_use(chosen, running)
+    if busy:
+        st.info("A job that waits or runs may need some of this: wait for it, or cancel it.", icon=":material/lock:")
+    st.button(
+        f"Delete {bytes_text(freed)}", icon=":material/delete:", type="primary", key="disk.delete", disabled=bool(busy),
+        on_click=_delete, args=([(h.stage, h.entry.key) for h in chosen],),
+    )  # fmt: skip
+
+
+def _belongs(holding: Holding, study: str) -> bool:
+    if study == EVERY_STUDY:
+        return True
+    return holding.studies == (frozenset() if study == NO_STUDY else frozenset({study}))
+
+
+def _delete(keys: list[tuple[str, str]]) -> None:
+    """As the button says; what a job has come to need since the page was drawn is refused here."""
+    from dmcore.run.job_disk import holdings
+
+    queue, store = Queue(), Store()
+    wanted = set(keys)
+    before = holdings(store)
+    chosen = [h for h in before if (h.stage, h.entry.key) in wanted]
+    try:
+        freed = delete_holdings(store, chosen, [job.study for job in queue.jobs() if job.active])
+        st.session_state[_DONE] = f"{bytes_text(freed)} freed."
+    except DarkMatterError as error:
+        st.session_state["jobs.error"] = str(error)
+    st.session_state.pop("disk.stages", None)
+    reads.forget()
+
+
+def _unfinished(queue: Queue) -> None:
+    size = leftovers(queue.root)
+    if not size:
+        return
+    st.markdown("#### Unfinished work")
+    st.caption(
+        f"{bytes_text(size)} belong to captures that were stopped: the next run of the same study goes on from them. What a "
+        "process is making now is never deleted."
+    )
+    st.button("Delete unfinished work", icon=":material/delete:", key="disk.leftovers", on_click=_delete_leftovers)
+
+
+def _delete_leftovers() -> None:
+    freed = delete_leftovers(Queue().root)
+    st.session_state[_DONE] = f"{bytes_text(freed)} of unfinished work freed."
+
+
+def _said() -> None:
+    done = st.session_state.pop(_DONE, None)
+    if done:
+        st.success(done, icon=":material/check:")

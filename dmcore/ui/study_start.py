@@ -1,0 +1,87 @@
+"""Studies that exist as files, each with a button that starts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from dmcore.errors import DarkMatterError
+from dmcore.run import worker
+from dmcore.run.queue import Queue
+from dmcore.specs import Study, load_study
+from dmcore.ui import reads
+from dmcore.ui.plan_panel import draw_plan
+from dmcore.ui.words import plain
+
+HOME = Path(__file__).parents[2]
+DEMO = HOME / "dmcore" / "demo" / "artifacts" / "study.toml"
+
+
+def studies_folder(queue: Queue) -> Path:
+    """Where studies that were put together on the page are kept."""
+    return queue.root / "studies"
+
+
+def study_files(queue: Queue) -> list[Path]:
+    """The study files that the page offers: its own, those that come with the app, the demo."""
+    own = sorted(studies_folder(queue).glob("*.toml"))
+    return [*own, DEMO, *sorted((HOME / "studies").glob("*.toml"))]
+
+
+def start(path: Path, kind: str, device: str = "auto") -> None:
+    """Put a study into the queue and see that a worker is there; for use in a button's callback."""
+    queue = Queue()
+    try:
+        job = queue.submit(kind, path, device)
+        worker.ensure_worker(queue.root, device)
+    except (DarkMatterError, OSError) as error:
+        st.session_state["jobs.error"] = str(error)
+        return
+    reads.forget()
+    st.session_state["runs.started"] = job.title
+    st.session_state["show"] = "Jobs"
+
+
+def draw_studies() -> None:
+    """List the studies that can be started."""
+    st.subheader("Start a study", anchor=False)
+    queue = Queue()
+    active = {(job.path, job.kind) for job in queue.jobs() if job.active}
+    for path in study_files(queue):
+        try:
+            study = load_study(path)
+        except DarkMatterError as error:
+            st.caption(f":material/error: {plain(str(error))}")
+            continue
+        with st.container(border=True, gap="xsmall"):
+            _row(study, path, active)
+
+
+def _row(study: Study, path: Path, active: set[tuple[str, str]]) -> None:
+    n_have, n_saes = reads.n_results(study), len(study.saes)
+    have = "all with results" if n_have >= n_saes else f"{n_have} with results" if n_have else "no results yet"
+    words, buttons = st.columns([5, 2], vertical_alignment="center")
+    words.markdown(f"**{plain(study.title)}**")
+    model = plain(study.model.id) if study.model.id else "a model on this machine"
+    words.caption(f"{plain(study.name)} · {model} · {n_saes} SAE{'s' if n_saes > 1 else ''}, {have}")
+    kinds = [("sweep", "Check again" if n_have >= n_saes else "Start")]
+    if study.train is not None:
+        kinds.insert(0, ("train-saes", "Train SAEs"))
+    with buttons.container(horizontal=True, horizontal_alignment="right"):
+        for kind, label in kinds:
+            busy = (str(path), kind) in active
+            st.button(
+                "In the queue" if busy else label,
+                icon=":material/hourglass:" if busy else ":material/play_arrow:",
+                key=f"start.{kind}.{path}",
+                disabled=busy,
+                help="Sees that every result is there; nothing is computed twice." if n_have >= n_saes else None,
+                on_click=start,
+                args=(path, kind),
+            )
+    # Estimated only where somebody looks.
+    plan = st.expander("What it takes", key=f"plan.{path}", type="compact", on_change="rerun")
+    if plan.open:
+        with plan:
+            draw_plan(study)
