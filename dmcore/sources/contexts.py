@@ -17,10 +17,12 @@ from dmcore.progress import Reporter
 from dmcore.sources.hub import cached_file, resolve_commit
 from dmcore.sources.model_files import read_model_config, vocabulary_size
 from dmcore.sources.texts import read_documents
-from dmcore.sources.texts_contexts import DOMAINS, SIDECAR, TOKENS, make_contexts
+from dmcore.sources.texts_contexts import DOMAINS, SIDECAR, TOKENS, TooFewTextsError, make_contexts
 from dmcore.specs import Study, TextsSpec, spec_dict
 from dmcore.store.fingerprint import content_key, file_sha256, files_fingerprint
 from dmcore.store.store import Store
+
+__all__ = ["Contexts", "TooFewTextsError", "contexts_spec", "find_contexts", "load_contexts", "tokenizer_fingerprint"]
 
 STAGE, VERSION = "contexts", 1
 TOKENIZER_FILES = (
@@ -73,8 +75,9 @@ def load_contexts(
         texts: other texts than the study's, for instance those to train on.
 
     Raises:
-        SpecError: a file is missing or is not what it should be, the tokens were made by another tokenizer, there are too
-            few texts, or a context has no position left after the skipped ones.
+        TooFewTextsError: the texts end early; says how many contexts they give.
+        SpecError: a file is missing or is not what it should be, the tokens were made by another tokenizer, or a context has
+            no position left after the skipped ones.
     """
     texts = texts or study.texts
     if texts.path:

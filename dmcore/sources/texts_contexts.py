@@ -30,6 +30,15 @@ DOCUMENTS_AT_ONCE = 64
 MOST_DOMAINS = 2**16
 
 
+class TooFewTextsError(SpecError):
+    """The texts end before there are as many contexts as were asked for."""
+
+    def __init__(self, message: str, made: int) -> None:
+        super().__init__(message)
+        self.made = made
+        """Contexts that they give."""
+
+
 @dataclass(frozen=True)
 class Conventions:
     """How a tokenizer begins and ends texts."""
@@ -88,7 +97,8 @@ def make_contexts(
         about: goes into `contexts.json` as well.
 
     Raises:
-        SpecError: there are too few documents, or the tokenizer is not the model's.
+        TooFewTextsError: there are too few documents.
+        SpecError: the tokenizer is not the model's.
     """
     n, length = texts.n_contexts, texts.context_length
     conventions, tally = Conventions.of(tokenizer), Tally()
@@ -114,7 +124,7 @@ def make_contexts(
             if made == n:
                 break
     if made < n:
-        raise SpecError(_too_few(made, texts, tally))
+        raise TooFewTextsError(_too_few(made, texts, tally), made)
     tokens.flush()
     if domains is not None:
         domains.flush()

@@ -7,19 +7,20 @@ of their names; what is hidden, binary, no UTF-8, or (source files) above 5 MB i
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from dmcore.errors import SpecError
 from dmcore.sources.texts import Document, row_document
 from dmcore.specs import TextsSpec
-from dmcore.store.fingerprint import files_fingerprint
+from dmcore.store.fingerprint import content_key, files_fingerprint
 
 TABLES = (".jsonl", ".parquet")
 LARGEST_SOURCE_FILE = 5_000_000
 """Bytes; a source file above that is generated, or data."""
-PATH_DOMAINS = ("folder", "extension")
-"""Values of `domain` for documents that are files: their first folder, or how their name ends."""
+REMEMBERED_FROM = 2**24
+"""Bytes of a corpus above which its hash is remembered."""
 ROWS_AT_ONCE = 256
 
 
@@ -38,12 +39,14 @@ def list_files(path: Path) -> tuple[Path, list[str]]:
     if not path.is_dir():
         raise SpecError(f"There is no {path}: check files in [texts].")
     names = []
-    for file in path.rglob("*"):
-        name = file.relative_to(path)
-        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+    for root, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            file = Path(root, name)
             is_source = file.suffix.lower() not in {".txt", *TABLES}
-            if not is_source or file.stat().st_size <= LARGEST_SOURCE_FILE:
-                names.append(name.as_posix())
+            if name.startswith(".") or not file.is_file() or (is_source and file.stat().st_size > LARGEST_SOURCE_FILE):
+                continue
+            names.append(file.relative_to(path).as_posix())
     if not names:
         raise SpecError(f"{path} has no text files: give a folder of .txt, .jsonl, .parquet or source files.")
     return path, sorted(names)
@@ -52,11 +55,30 @@ def list_files(path: Path) -> tuple[Path, list[str]]:
 def texts_fingerprint(path: Path, memory: Path | None = None) -> str:
     """Hash of the bytes and names of all files that are read.
 
+    Args:
+        path: the file or folder.
+        memory: a folder in which the hash of a large corpus is remembered by the names, sizes and times of change of its
+            files; None remembers nothing.
+
     Raises:
         SpecError: there are none, or one cannot be read.
     """
     folder, names = list_files(path)
-    return files_fingerprint(folder, names, memory)
+    stats = [(folder / name).stat() for name in names]
+    if memory is None or sum(stat.st_size for stat in stats) < REMEMBERED_FROM:
+        return files_fingerprint(folder, names, memory)
+    mark = [str(folder.resolve()), [[n, s.st_size, s.st_mtime_ns] for n, s in zip(names, stats, strict=True)]]
+    note = memory / f"{content_key(mark)}.json"
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))["texts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    fingerprint = files_fingerprint(folder, names, memory)
+    memory.mkdir(parents=True, exist_ok=True)
+    temporary = note.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"texts": fingerprint}), encoding="utf-8")
+    temporary.replace(note)
+    return fingerprint
 
 
 def read_files(path: Path, texts: TextsSpec) -> Iterator[Document]:
@@ -81,6 +103,7 @@ def read_files(path: Path, texts: TextsSpec) -> Iterator[Document]:
 
 
 def _path_domain(name: str, domain: str) -> str | None:
+    """The domain of a document that is a file: its first folder, or how its name ends."""
     if domain == "folder":
         return name.split("/")[0] if "/" in name else "."
     if domain == "extension":

@@ -110,6 +110,23 @@ def test_processing_does_its_step_and_leaves_the_predictions(
         torch.testing.assert_close(after.acts[hook], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [("center_writing_weights",), ("fold_ln",)])
+def test_no_step_is_applied_that_was_not_asked_for(
+    steps: tuple[str, ...], saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    given: dict[str, bool] = {}
+    process = TransformerBridge.process_weights
+    monkeypatch.setattr(
+        TransformerBridge, "process_weights", lambda self, **options: (given.update(options), process(self, **options))
+    )
+    load_model(study_of(saved["gpt2"], processing=steps), "cpu")
+    assert {name for name, on in given.items() if on} == set(steps)
+    every_step = {"fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"}
+    assert every_step | {"refactor_factored_attn_matrices"} == set(given)
+
+
 def test_processing_that_cannot_be_is_refused(saved: dict[str, Path]) -> None:
     with pytest.raises(SpecError, match="cannot be centred.*take center_writing_weights out"):
         load_model(study_of(saved["llama3"], processing=("center_writing_weights",)), "cpu")

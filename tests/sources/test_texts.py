@@ -15,7 +15,7 @@ import pytest
 
 from dmcore.errors import Cancelled, SpecError
 from dmcore.progress import Reporter
-from dmcore.sources.contexts import contexts_spec, find_contexts, load_contexts
+from dmcore.sources.contexts import TooFewTextsError, contexts_spec, find_contexts, load_contexts
 from dmcore.sources.texts import Document, shuffled
 from dmcore.specs import ModelSpec, SaeSpec, Settings, Study, TextsSpec
 from dmcore.store.fingerprint import content_key
@@ -255,6 +255,20 @@ def test_contexts_are_made_once_and_found_by_what_they_are_made_from(tmp_path: P
         find_contexts(moved, store)
 
 
+def test_a_large_corpus_is_hashed_once(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dmcore.sources import texts_files
+
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"text": words(*text)} for text in documents(5)])
+    plain = contexts_spec(build(tmp_path), store)
+    monkeypatch.setattr(texts_files, "REMEMBERED_FROM", 0)
+    assert contexts_spec(build(tmp_path), store) == plain
+    with monkeypatch.context() as patch:
+        patch.setattr(texts_files, "files_fingerprint", lambda *_: pytest.fail("it was hashed again"))
+        assert contexts_spec(build(tmp_path), store) == plain
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"text": words(*text)} for text in documents(6)])
+    assert contexts_spec(build(tmp_path), store) != plain
+
+
 def test_another_tokenizer_makes_other_contexts(tmp_path: Path, store: Store) -> None:
     write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"text": words(*text)} for text in documents(5)])
     before = load_contexts(build(tmp_path), store).fingerprint
@@ -284,12 +298,13 @@ def test_an_unknown_word_is_the_unknown_token(tmp_path: Path, store: Store) -> N
 def test_too_few_documents_says_how_many_there_are(tmp_path: Path, store: Store) -> None:
     write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"text": words(*text)} for text in (*documents(4), [10, 11])])
     with pytest.raises(
-        SpecError,
+        TooFewTextsError,
         match="give 4 contexts of 6 tokens, not 9 \\(5 documents, of which 1 are shorter\\): lower n_contexts to 4, or",
     ):
         load_contexts(build(tmp_path, n_contexts=9), store)
-    with pytest.raises(SpecError, match="give 1 contexts of 6 tokens after the first 3, not 9"):
+    with pytest.raises(TooFewTextsError, match="give 1 contexts of 6 tokens after the first 3, not 9") as caught:
         load_contexts(build(tmp_path, n_contexts=9, skip_contexts=3), store)
+    assert caught.value.made == 1
     with pytest.raises(SpecError, match="lower n_contexts to 17.$"):
         load_contexts(build(tmp_path, n_contexts=90, short_documents="pack"), store)
     assert list(store.entries()) == []
