@@ -16,7 +16,7 @@ TABS = ("Jobs", "New study", "Disk")
 
 
 def main() -> None:
-    page.enter_through_app()
+    enter_through_app()
     st.title("What is running?", anchor=False)
     st.caption(
         "Work runs in a process of its own, one job at a time on each device. Closing this page changes nothing."

@@ -29,7 +29,7 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
     Yields:
         the selection; None where nothing can be shown, and the reason has been.
     """
-    _enter_through_app()
+    enter_through_app()
     st.title(title, anchor=False)
     try:
         selection = choose(own)
@@ -47,7 +47,7 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
     push(own)
 
 
-def _enter_through_app() -> None:
+def enter_through_app() -> None:
     """Run `app.py` around a page that Streamlit has started alone.
 
     Until `st.navigation` has run once in the server's life, Streamlit takes a folder called `pages` for a list of its own,
