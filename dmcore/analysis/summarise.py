@@ -116,6 +116,8 @@ def baselines(
         "l0": facts.l0[kept],
         "norm": np.sqrt(table["act_norm_sq"].to_numpy()[kept].astype(np.float64)),
     }
+    # Encoders predict no next token: a loss that is nowhere a number predicts nothing, and is left out.
+    numbers = {name: values for name, values in numbers.items() if np.isfinite(values).any()}
     categories = {"token": facts.token[kept], "position": positions[kept]}
     from_x = Estimate(
         *(

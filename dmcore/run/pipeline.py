@@ -126,7 +126,7 @@ class Pipeline:
         Raises:
             SpecError: an input is missing or wrong; nothing was computed.
         """
-        plan = make_plan(study, self.store, self.custom)
+        plan = make_plan(study, self.store, self.custom, self.reporter)
         wanted = [p for i, p in enumerate(plan.saes) if only(i) and self.store.find(SUMMARY, p.summary_key) is None]
         failures: dict[str, str] = {}
         if wanted:

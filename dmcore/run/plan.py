@@ -17,8 +17,9 @@ from typing import Any
 
 from dmcore.analysis.capture import LOSS
 from dmcore.analysis.partition import Partition
-from dmcore.errors import DataError, SpecError
-from dmcore.sources.contexts import Contexts, load_contexts
+from dmcore.errors import DataError, SpecError, StoreError
+from dmcore.progress import Reporter
+from dmcore.sources.contexts import Contexts, find_contexts, load_contexts
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.sources.models import check_layers, model_fingerprint
 from dmcore.sources.saes import read_config, sae_fingerprint
@@ -60,18 +61,27 @@ class Plan:
     saes: tuple[SaePlan, ...]
 
 
-def make_plan(study: Study, store: Store, custom: Mapping[str, CustomSae] | None = None) -> Plan:
+def make_plan(
+    study: Study,
+    store: Store,
+    custom: Mapping[str, CustomSae] | None = None,
+    reporter: Reporter | None = None,
+) -> Plan:
     """Find and check all that a study names, before anything is computed.
 
     Args:
         study: what is asked.
-        store: where hashes of large files are remembered.
+        store: where hashes of large files are remembered, and contexts kept.
         custom: SAEs that are Python objects, by the name that the study gives them.
+        reporter: told of the making of contexts, where the study names texts. None: they are not made.
 
     Raises:
         SpecError: something that the study names is missing or cannot be as it says.
+        StoreError: the contexts are not there, and are not to be made.
     """
-    contexts = load_contexts(study)
+    contexts = find_contexts(study, store) if reporter is None else load_contexts(study, store, reporter)
+    if contexts is None:
+        raise StoreError(f"The contexts of the study {study.name} have not been made yet: sweep the study first.")
     check_layers(study)
     memory = store.root / "fingerprints"
     model = model_fingerprint(study, memory)
