@@ -1,0 +1,386 @@
+"""The Runs page without a browser: build a study, start, watch, stop, go on with it, and free the disk it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dmcore.progress import Progress
+from dmcore.run.job import Job
+from dmcore.run.job_disk import delete_holdings, holdings, in_use
+from dmcore.run.queue import Queue
+from dmcore.specs import load_study
+from dmcore.store.store import Store
+from dmcore.ui import reads
+from dmcore.ui.builder_saes import sae_folders
+from dmcore.ui.job_panel import numbers_of
+from dmcore.ui.words import ago_text
+from tests.pages.fake_results import write_fake_study
+from tests.run.test_queue import write_study
+
+ROOT = Path(__file__).parents[2]
+GEMMA = "google/gemma-2-2b"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache, and no worker that would be started."""
+    root = tmp_path / "cache"
+    monkeypatch.setenv("DMCORE_CACHE", str(root))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("dmcore.run.worker.ensure_worker", lambda root, device="auto": False)
+    reads.forget()
+    yield root
+    reads.forget()
+
+
+def open_runs(show: str = "", **params: str) -> AppTest:
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.switch_page("pages/runs.py")
+    for key, value in {**({"show": show} if show else {}), **params}.items():
+        at.query_params[key] = value
+    return checked(at.run())
+
+
+def checked(at: AppTest) -> AppTest:
+    assert [e.value for e in at.exception] == []
+    return at
+
+
+def words(at: AppTest) -> str:
+    parts = [*at.title, *at.markdown, *at.caption, *at.info, *at.text, *at.warning, *at.error, *at.code, *at.success]
+    return "\n".join(str(part.value) for part in parts).replace("\\", "")
+
+
+def press(at: AppTest, key: str) -> AppTest:
+    return checked(at.button(key=key).click().run())
+
+
+def keys(at: AppTest) -> set[str]:
+    return {button.key for button in at.button if button.key}
+
+
+def running_job(tmp_path: Path, name: str = "tiny", **study: Any) -> tuple[Queue, Job]:
+    queue = Queue(tmp_path / "cache")
+    queue.submit("sweep", write_study(tmp_path, name, **study), "cpu")
+    return queue, queue.take("cpu")
+
+
+def test_with_an_empty_cache_the_page_offers_studies_and_says_that_nothing_runs(cache: Path) -> None:
+    at = open_runs()
+    assert "Nothing is running" in words(at)
+    assert "A small Python-code model and its SAEs" in words(at)
+    assert any(key.startswith("start.sweep.") for key in keys(at))
+    assert not (cache / "jobs" / "queue.sqlite").exists()
+    for show in ("New study", "Disk"):
+        assert not open_runs(show).error
+
+
+def test_a_study_is_started_with_one_click_and_a_second_session_shares_the_job(cache: Path) -> None:
+    key = next(key for key in keys(open_runs()) if key.endswith("artifacts/study.toml"))
+    sessions = [open_runs(), open_runs()]
+    for at in sessions:
+        press(at, key)
+    jobs = Queue(cache).jobs()
+    assert [(job.study, job.state) for job in jobs] == [("demo", "waiting")]
+    assert sessions[0].button(key=key).disabled
+    assert "The worker is starting" in words(sessions[1])
+
+
+def test_a_running_job_shows_stage_amount_rate_time_memory_and_its_log(cache: Path, tmp_path: Path) -> None:
+    queue, job = running_job(tmp_path)
+    with_lock(queue, lambda: queue.report(
+        job, Progress("encode saes/topk_1024", 1200, 7200, "tokens", 400.0, 15.0),
+        saes_done=2, saes_total=15, memory=3 * 2**30, gpu_memory=2**30,
+    ))  # fmt: skip
+    queue.log_path(job.id).write_text("10:00:00 encode <script>alert(1)</script>\n")
+    with WorkerAlive(queue):
+        at = open_runs(job=job.id)
+        text = words(at)
+    for part in ("Running", "1,200 of 7,200 tokens", "400 tokens/s", "15 s left in this stage", "2 of 15 SAEs", "3 GiB",
+                 "GPU memory 1 GiB"):  # fmt: skip
+        assert part in text, part
+    assert "<script>" in at.code[0].value  # as code, which shows it; never as Markdown
+    assert "<script>" not in "".join(str(m.value) for m in (*at.markdown, *at.caption))
+    assert f"cancel.{job.id}" in keys(at)
+
+
+class WorkerAlive:
+    """Hold the lane as a living worker does."""
+
+    def __init__(self, queue: Queue) -> None:
+        from dmcore.run.job_files import lane_lock
+
+        self._lock = lane_lock(queue.root, "cpu", "worker", 1)
+
+    def __enter__(self) -> None:
+        assert self._lock.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.__exit__(None, None, None)
+
+
+def with_lock(queue: Queue, act: Any) -> None:
+    with WorkerAlive(queue):
+        act()
+
+
+def test_cancel_is_one_click_and_what_was_cancelled_can_be_resumed_and_removed(cache: Path, tmp_path: Path) -> None:
+    queue, job = running_job(tmp_path)
+    with WorkerAlive(queue):
+        at = open_runs()
+        press(at, f"cancel.{job.id}")
+        assert queue.job(job.id).cancel
+        assert at.button(key=f"cancel.{job.id}").label == "Stopping"
+        queue.finish(job, "cancelled")
+    at = open_runs()
+    assert "what it had finished is kept" in words(at)
+    press(at, f"resume.{job.id}")
+    assert queue.job(job.id).state == "waiting"
+    press(at, f"cancel.{job.id}")
+    assert queue.job(job.id).state == "cancelled"
+    press(at, f"remove.{job.id}")
+    assert queue.jobs() == []
+    assert "Nothing is running" in words(at)
+
+
+def test_a_job_whose_worker_died_waits_again_when_somebody_looks(cache: Path, tmp_path: Path) -> None:
+    queue, job = running_job(tmp_path)
+    assert "goes on where it was interrupted" in words(open_runs())
+    assert (queue.job(job.id).state, queue.job(job.id).attempt) == ("waiting", 2)
+
+
+def test_a_failed_job_shows_its_sentence_as_text_and_can_be_retried(cache: Path, tmp_path: Path) -> None:
+    queue, job = running_job(tmp_path)
+    queue.finish(job, "failed", "The model <b>m</b> ![x](http://a.example) is missing: check the path.")
+    at = open_runs()
+    assert "<b>m</b>" in words(at)
+    assert "![x](http" not in at.error[0].value
+    press(at, f"retry.{job.id}")
+    assert queue.job(job.id).state == "waiting"
+
+
+def test_done_with_a_warning_keeps_its_results_and_offers_a_retry(cache: Path, tmp_path: Path) -> None:
+    queue, job = running_job(tmp_path)
+    queue.report(job, None, saes_done=1, saes_total=2)
+    queue.finish(job, "done", "1 of 2 SAEs has no result (a). It reads 7 dimensions.")
+    at = open_runs()
+    assert "1 of 2 SAEs has no result" in at.warning[0].value
+    assert f"retry.{job.id}" in keys(at)
+    assert "1 of 2 SAEs have results" in words(at)
+
+
+def test_a_retry_that_cannot_be_done_says_why(cache: Path, tmp_path: Path) -> None:
+    queue, job = running_job(tmp_path)
+    queue.finish(job, "failed", "x")
+    Path(job.path).unlink()
+    at = press(open_runs(), f"retry.{job.id}")
+    assert "Cannot read the study" in words(at)
+
+
+@pytest.mark.parametrize("job", ["../../etc/passwd", "<script>alert(1)</script>", "0" * 12, "9" * 400])
+def test_hostile_links_open_nothing_and_are_not_echoed(cache: Path, tmp_path: Path, job: str) -> None:
+    running_job(tmp_path)
+    at = open_runs("<b>no tab</b>", job=job)
+    assert not at.code
+    assert job not in words(at)
+    assert "no tab" not in words(at)
+
+
+def test_a_studys_own_words_are_never_markdown(cache: Path, tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    path.write_text(path.read_text().replace("The tiny study", "![x](http://a.example/y) <b>"))
+    queue = Queue(cache)
+    queue.submit("sweep", path, "cpu")
+    at = open_runs()
+    shown = "".join(str(m.value) for m in at.markdown)
+    assert "![x]" not in shown
+    assert "a\\.example" in shown
+
+
+def choose_gemma_layer_12(at: AppTest) -> AppTest:
+    """What a researcher does: model, release, layer, widths; add all; name."""
+    checked(at.selectbox(key="builder.model.").select_index(model_index(at)).run())
+    checked(at.selectbox(key="builder.release").select("gemma-scope-2b-pt-res").run())
+    checked(at.multiselect(key="builder.filter.layer").select(12).run())
+    checked(at.multiselect(key="builder.filter.d_sae").select(16384).run())
+    press(at, "builder.add")
+    return checked(at.text_input(key="builder.name").set_value("gemma-2-2b-12").run())
+
+
+def model_index(at: AppTest) -> int:
+    return next(i for i, text in enumerate(at.selectbox(key="builder.model.").options) if text.startswith(f"{GEMMA} ("))
+
+
+def test_gemma_2_2b_layer_12_is_put_together_planned_and_started_from_this_page_alone(cache: Path) -> None:
+    at = open_runs("New study")
+    assert "Still missing: a model, an SAE and a name." in words(at)
+    choose_gemma_layer_12(at)
+    text = words(at)
+    assert "No Hugging Face token was found" in text
+    for part in ("Memory per device", "Disk", "Time", "To download", "300 contexts of 1,024 tokens"):
+        assert part in text, part
+    assert not (cache / "studies").exists()
+    press(at, "builder.start")
+    study = load_study(cache / "studies" / "gemma-2-2b-12.toml")
+    assert (study.model.id, study.model.dtype, study.texts.dataset) == (
+        GEMMA,
+        "bfloat16",
+        "monology/pile-uncopyrighted",
+    )
+    assert {(sae.release, sae.hook) for sae in study.saes} == {("gemma-scope-2b-pt-res", "blocks.12.hook_resid_post")}
+    assert len(study.saes) >= 5
+    assert [(job.study, job.state) for job in Queue(cache).jobs()] == [("gemma-2-2b-12", "waiting")]
+    assert "Waiting" in words(at)  # the Jobs tab is open now
+    assert list((cache / "studies").glob(".*")) == []
+
+
+def test_another_study_is_never_overwritten(cache: Path) -> None:
+    path = write_study(cache / "studies", "gemma-2-2b-12")
+    before = path.read_text()
+    at = choose_gemma_layer_12(open_runs("New study"))
+    assert "There is another study called gemma-2-2b-12" in words(at)
+    assert "builder.start" not in keys(at)
+    checked(at.text_input(key="builder.name").set_value("../../evil").run())
+    assert "The name may have letters" in words(at)
+    checked(at.text_input(key="builder.name").set_value("demo").run())
+    write_fake_study(cache, "demo", n_saes=1)
+    reads.forget()
+    checked(at.run())
+    assert "results of another study called demo" in words(at)
+    assert path.read_text() == before
+
+
+def test_a_plan_that_needs_more_disk_than_is_free_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dmcore.ui import plan_panel
+
+    monkeypatch.setattr(plan_panel.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    at = choose_gemma_layer_12(open_runs("New study"))
+    assert "of its disk are free: take fewer contexts" in words(at)
+
+
+def test_what_the_catalogue_page_chose_comes_with_its_model(cache: Path) -> None:
+    row = {"release": "gpt2-small-res-jb", "id": "blocks.8.hook_resid_pre", "hook": "blocks.8.hook_resid_pre",
+           "model": "openai-community/gpt2", "processing": "center_writing_weights", "d_sae": 24576, "l0": None}  # fmt: skip
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.switch_page("pages/runs.py")
+    at.query_params["show"] = "New study"
+    at.session_state["builder.saes"] = [row, {"not": "a row"}]
+    checked(at.run())
+    assert "1 SAEs chosen" in words(at)
+    checked(at.text_input(key="builder.name").set_value("gpt2").run())
+    press(at, "builder.save")
+    study = load_study(cache / "studies" / "gpt2.toml")
+    assert study.model.processing == ("center_writing_weights",)
+    assert study.saes[0].id == "blocks.8.hook_resid_pre"
+    assert Queue(cache).jobs() == []
+
+
+def test_a_local_model_with_saes_in_folders_makes_a_study(cache: Path) -> None:
+    artifacts = ROOT / "dmcore" / "demo" / "artifacts"
+    at = open_runs("New study")
+    checked(at.segmented_control(key="builder.model-source").set_value("A folder on this machine").run())
+    checked(at.text_input(key="builder.model-folder").set_value("relative/folder").run())
+    assert "give the whole path" in words(at)
+    checked(at.text_input(key="builder.model-folder").set_value(str(artifacts / "saes")).run())
+    assert "There is no config.json in it" in words(at)
+    checked(at.text_input(key="builder.model-folder").set_value(str(artifacts / "model")).run())
+    checked(at.segmented_control(key="builder.sae-source").set_value("Folders on this machine").run())
+    checked(at.text_input(key="builder.sae-folder").set_value(str(artifacts / "saes")).run())
+    assert "42 SAEs found, 42 with a site" in words(at)
+    checked(at.segmented_control(key="builder.texts-source").set_value("A folder of tokens").run())
+    checked(at.text_input(key="builder.tokens").set_value(str(artifacts / "contexts")).run())
+    checked(at.text_input(key="builder.name").set_value("local").run())
+    press(at, "builder.save")
+    study = load_study(cache / "studies" / "local.toml")
+    assert study.resolve(study.model.path) == artifacts / "model"
+    assert len(study.saes) == 42
+    assert "Saved" in words(at)
+
+
+def test_saes_in_folders_say_their_site_or_are_listed_without_one(tmp_path: Path) -> None:
+    files = {
+        "a/cfg.json": '{"hook_name": "blocks.1.hook_mlp_out"}',
+        "b/cfg.json": '{"metadata": {"hook_name": "h"}}',
+        "c/hyperparams.json": "no json",
+        "d/params.npz": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    found = {path.name: hook for path, hook in sae_folders(tmp_path)}
+    assert found == {"a": "blocks.1.hook_mlp_out", "b": "h", "c": "", "d": ""}
+
+
+def test_the_disk_is_shown_by_study_and_stage_and_freed_as_announced(cache: Path, tmp_path: Path) -> None:
+    write_fake_study(cache, "one", n_saes=2)
+    write_fake_study(cache, "two", n_saes=3)
+    at = open_runs("Disk")
+    held = holdings(Store(cache))
+    assert f"in {len(held)} entries" in words(at).replace("**", "")
+    mine = sum(h.size for h in held if h.studies == {"two"} and h.stage == "summary")
+    assert mine > 0
+    checked(at.selectbox(key="disk.study").select("two").run())
+    checked(at.multiselect(key="disk.stages").select("summary").run())
+    assert "The pages will no longer show these results" in words(at)
+    press(at, "disk.delete")
+    assert "freed." in words(at)
+    left = holdings(Store(cache))
+    assert sum(h.size for h in held) - sum(h.size for h in left) == mine
+    assert {h.entry.key for h in left} < {h.entry.key for h in held}
+
+
+def test_what_a_job_may_need_is_not_deleted(cache: Path, tmp_path: Path) -> None:
+    write_fake_study(cache, "tiny", n_saes=1)
+    queue, _ = running_job(tmp_path)
+    held = holdings(Store(cache))
+    assert in_use(held, ["tiny"]) == held
+    assert in_use(held, []) == []
+    with WorkerAlive(queue):
+        at = open_runs("Disk")
+        checked(at.multiselect(key="disk.stages").select("summary").run())
+        assert at.button(key="disk.delete").disabled
+    with pytest.raises(ValueError, match="A job that waits or runs"):
+        delete_holdings(Store(cache), held, ["tiny"])
+    assert holdings(Store(cache)) == held
+
+
+def test_entries_are_traced_to_their_study_through_everything_they_were_made_of(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    make = lambda stage, spec: store.get_or_make(stage, spec, lambda folder: (folder / "x").write_text("x"))  # noqa: E731
+    acts = make("activations", {"hook": "h"})
+    codes = make("codes", {"activations": acts.key, "sae": "s"})
+    orphan = make("activations", {"hook": "other"})
+    child = make("pursuit", {"parts": [{"codes": codes.key}]})
+    fake = write_fake_study(tmp_path, "one", n_saes=1)
+    del fake
+    owners = {h.entry.key: h.studies for h in holdings(store)}
+    assert owners[orphan.key] == owners[codes.key] == owners[child.key] == frozenset()
+    assert {studies for key, studies in owners.items() if key not in {acts.key, codes.key, orphan.key, child.key}} == {
+        frozenset({"one"})
+    }
+
+
+def test_unfinished_work_can_be_deleted(cache: Path) -> None:
+    draft = Store(cache).begin("activations", {"a": 1})
+    (draft.path / "half").write_bytes(b"x" * 5000)
+    at = open_runs("Disk")
+    press(at, "disk.leftovers")
+    assert draft.path.exists()  # somebody is making it
+    draft.release()
+    press(at, "disk.leftovers")
+    assert not draft.path.exists()
+
+
+def test_numbers_of_a_job_leave_out_what_is_not_known() -> None:
+    job = SimpleNamespace(done=0, total=0, unit="", rate=0.0, seconds_left=None, saes_total=0, saes_done=0, memory=0,
+                          gpu_memory=0, all_seconds_left=None, seconds=lambda now: None)  # fmt: skip
+    assert numbers_of(job, 0.0) == []
+    assert [ago_text(s) for s in (3, 300, 7200, 200_000)] == ["just now", "5 min ago", "2 h ago", "2 days ago"]
