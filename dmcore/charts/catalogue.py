@@ -33,7 +33,7 @@ def catalogue_chart(frame: pl.DataFrame) -> alt.LayerChart:
     """Dots at width and L0, both on log axes, their area the number of SAEs."""
     table = catalogue_table(frame)
     widths = table["d_sae"].unique().sort().to_list()
-    low, high = float(table["l0"].min()), float(table["l0"].max())  # pyright: ignore
+    low, high = (float(v) for v in table.select(pl.col("l0").min(), high=pl.col("l0").max()).row(0))
     x = alt.X("d_sae:Q", title="width (latents, log scale)",
               scale=alt.Scale(type="log", base=2, domain=[widths[0] / 1.3, widths[-1] * 1.3], nice=False),
               axis=alt.Axis(values=_apart(widths), format=",d", grid=False))  # fmt: skip

@@ -87,7 +87,7 @@ def draw_filters(frame: pl.DataFrame) -> Filters:
         left = filter_catalogue(left, architecture=architecture)
         bottom = st.columns([1.5, 2, 1.5, 1.5, 3.5], vertical_alignment="bottom")
         layer = _choice(bottom[0], "Layer", "layer", left["layer"].drop_nulls().unique().sort(), str)
-        widths = left["d_sae"].drop_nulls().unique().sort()
+        widths = filter_catalogue(left, layer=layer)["d_sae"].drop_nulls().unique().sort()
         width = _choice(bottom[1], "Width (latents)", "width", widths, lambda w: f"{w:,}")
         bounds = [
             column.number_input(label, min_value=0.0, max_value=LARGEST, value=None, format="%g", key=key, placeholder="Any",

@@ -40,6 +40,11 @@ def _names(values: pl.Series, name: Any) -> dict[str, str]:
     return {value: name(value) for value in values.drop_nulls().unique()}
 
 
+def table_key(key: tuple[str, ...]) -> str:
+    """Session key of the table under some filters."""
+    return "catalogue.table." + "|".join(key)
+
+
 def draw_table(found: pl.DataFrame, key: tuple[str, ...]) -> pl.DataFrame:
     """Draw the table; returns the rows that are chosen in it.
 
@@ -53,7 +58,7 @@ def draw_table(found: pl.DataFrame, key: tuple[str, ...]) -> pl.DataFrame:
     same = [name for name in ("release", "model") if rows.height > 1 and rows[name].n_unique() == 1]
     state = st.dataframe(
         rows.drop(same),
-        key="catalogue.table." + "|".join(key),
+        key=table_key(key),
         on_select="rerun",
         selection_mode="multi-row",
         hide_index=True,
