@@ -22,5 +22,6 @@ def new_trainer(engine: str, target: SaeTarget, stats: ActivationStats, train: T
 
 
 def memory_of(target: SaeTarget, d_in: int, batch_tokens: int = 4096) -> int:
-    """Bytes that an SAE in training takes, about: parameters, gradients, two moments, and the activations of a step."""
-    return 4 * (4 * 2 * target.width * d_in + 4 * batch_tokens * target.width)
+    """Bytes that an SAE in training takes, about: parameters, gradients, two moments, a copy to be stored, and the
+    activations of a step."""
+    return 4 * (5 * 2 * target.width * d_in + 4 * batch_tokens * target.width)

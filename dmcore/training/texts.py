@@ -18,8 +18,9 @@ log = logging.getLogger(__name__)
 
 HELD_OUT_SHARE, HELD_OUT_CONTEXTS = 0.05, 64
 """Share of the training contexts that is never trained on, and the most of them."""
-LEAST_CONTEXTS = 4
-_FEWER = re.compile(r"lower n_contexts to ([\d,]+)")
+LEAST_CONTEXTS, LEAST_HELD_OUT = 4, 8
+"""Fewer contexts are an error; fewer are held out only where that would be more than a quarter of them."""
+_FEWER = re.compile(r"lower n_contexts to ([\d,]*\d)")
 """What `load_contexts` says where the texts end early."""
 HELD_OUT_FLOATS = 2**28
 """Most numbers of held-out activations, over all hooks."""
@@ -89,7 +90,8 @@ def training_texts(study: Study, tokens: int, store: Store, reporter: Reporter) 
         raise SpecError(
             f"There are {len(usable)} contexts to train on, which is too few: give [train.texts] at least {LEAST_CONTEXTS}."
         )
-    n_held_out = max(1, min(HELD_OUT_CONTEXTS, int(HELD_OUT_SHARE * len(usable))))
+    share = max(int(HELD_OUT_SHARE * len(usable)), min(LEAST_HELD_OUT, len(usable) // 4))
+    n_held_out = min(HELD_OUT_CONTEXTS, share)
     train, held_out = usable[:-n_held_out], usable[-n_held_out:]
     return TrainingTexts(contexts, train, held_out, study.settings.skip_positions)
 
