@@ -128,26 +128,48 @@ def bert() -> Any:
     )
 
 
+def roberta() -> Any:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    return RobertaForMaskedLM(
+        RobertaConfig(
+            num_hidden_layers=N_LAYERS,
+            hidden_size=D_MODEL,
+            num_attention_heads=N_HEADS,
+            intermediate_size=32,
+            vocab_size=VOCABULARY,
+            max_position_embeddings=MAX_LENGTH,
+            pad_token_id=PAD,
+        )
+    )
+
+
+def umt5() -> Any:
+    from transformers import UMT5Config, UMT5ForConditionalGeneration
+
+    return UMT5ForConditionalGeneration(UMT5Config(**_t5()))
+
+
+def _t5() -> dict[str, Any]:
+    # The decoder is deeper than the encoder, and a head is not d_model / n_heads.
+    return {
+        "num_layers": N_LAYERS - 1,
+        "num_decoder_layers": N_LAYERS,
+        "d_model": D_MODEL,
+        "d_kv": 6,
+        "d_ff": 32,
+        "num_heads": N_HEADS,
+        "vocab_size": VOCABULARY,
+        "decoder_start_token_id": PAD,
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+    }
+
+
 def t5(feed_forward: str = "relu", *, tied: bool = True) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
-    # The decoder is deeper than the encoder, and a head is not d_model / n_heads.
-    return T5ForConditionalGeneration(
-        T5Config(
-            num_layers=N_LAYERS - 1,
-            num_decoder_layers=N_LAYERS,
-            d_model=D_MODEL,
-            d_kv=6,
-            d_ff=32,
-            num_heads=N_HEADS,
-            vocab_size=VOCABULARY,
-            feed_forward_proj=feed_forward,
-            tie_word_embeddings=tied,
-            decoder_start_token_id=PAD,
-            pad_token_id=PAD,
-            eos_token_id=EOS,
-        )
-    )
+    return T5ForConditionalGeneration(T5Config(**_t5(), feed_forward_proj=feed_forward, tie_word_embeddings=tied))
 
 
 ARCHITECTURES: dict[str, Callable[[], Any]] = {
@@ -160,11 +182,14 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "qwen2": qwen2,
     "qwen3": qwen3,
     "bert": bert,
+    "roberta": roberta,
     "t5": t5,
     "t5-v1.1": lambda: t5("gated-gelu", tied=False),
+    "umt5": umt5,
 }
-DECODER_ONLY = tuple(name for name in ARCHITECTURES if name != "bert" and not name.startswith("t5"))
-ENCODER_DECODERS = ("t5", "t5-v1.1")
+ENCODERS = ("bert", "roberta")
+ENCODER_DECODERS = ("t5", "t5-v1.1", "umt5")
+DECODER_ONLY = tuple(name for name in ARCHITECTURES if name not in ENCODERS + ENCODER_DECODERS)
 
 
 def save_tokenizer(folder: Path, kind: str = "causal") -> None:
@@ -209,5 +234,5 @@ def save_model(name: str, folder: Path, *, seed: int = 0) -> Path:
         is_norm = parameter.ndim == 1 and parameter_name.endswith("weight")
         parameter.data = parameter.data + 0.3 * noise if is_norm else 0.3 * noise
     model.save_pretrained(folder)
-    save_tokenizer(folder, "bert" if name == "bert" else "t5" if name in ENCODER_DECODERS else "causal")
+    save_tokenizer(folder, "bert" if name in ENCODERS else "t5" if name in ENCODER_DECODERS else "causal")
     return folder

@@ -87,7 +87,7 @@ class LanguageModel:
         """Raise a SpecError for a hook that the model does not have; it names the nearest that it has."""
         check_known(hooks, self._sites)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: SAEs are trained on what this returns
     def run(self, tokens: Int[Tensor, "n_contexts length"], hooks: Sequence[str], *, with_loss: bool) -> ModelOutput:
         """Run the contexts, no deeper than the hooks unless the loss is wanted; every token is attended to.
 

@@ -63,7 +63,7 @@ def resolve_commit(repository: str, revision: str) -> str | None:
         HfApi(token=token()).model_info(repository, revision=revision, timeout=SECONDS_FOR_AN_ANSWER)
         return Path(hf_hub_download(repository, "config.json", revision=revision, token=token())).parent.name
     except Exception as error:
-        if _kinds(error) & _OUT_OF_REACH:
+        if _kinds(error) & _OUT_OF_REACH or _is_busy(error):
             return None
         raise SpecError(explain(error, "model", repository)) from error
 
@@ -94,6 +94,8 @@ def explain(error: BaseException, kind: str, name: str) -> str:
             f'The {kind} {name} does not fit in memory: give dtype = "bfloat16", or device_map = "auto" to spread it '
             "over the devices that there are."
         )
+    if _is_busy(error):
+        return f"The hub does not give the {kind} {name} at present (status {status}): try again in some minutes."
     if re.search(r"file named \S*safetensors", text):
         return (
             f"The {kind} {name} has no weights as .safetensors, which alone are read because other formats can run code: "
@@ -123,6 +125,11 @@ def _status(error: BaseException) -> int | None:
         if getattr(response, "status_code", None) is not None:
             return response.status_code
     return None
+
+
+def _is_busy(error: BaseException) -> bool:
+    status = _status(error)
+    return status is not None and (status == 429 or status >= 500)
 
 
 def _text(error: BaseException) -> str:

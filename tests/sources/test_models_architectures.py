@@ -12,7 +12,15 @@ from torch import nn
 from dmcore.errors import SpecError
 from dmcore.sources.models import LanguageModel, load_model
 from dmcore.specs import CROSS_SITES, SITES, ModelSpec, SaeSpec, Settings, Study, TextsSpec
-from tests.model_builders import ARCHITECTURES, DECODER_ONLY, ENCODER_DECODERS, N_LAYERS, VOCABULARY, save_model
+from tests.model_builders import (
+    ARCHITECTURES,
+    DECODER_ONLY,
+    ENCODER_DECODERS,
+    ENCODERS,
+    N_LAYERS,
+    VOCABULARY,
+    save_model,
+)
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -50,7 +58,7 @@ def tokens() -> torch.Tensor:
 def hugging_face(folder: Path) -> nn.Module:
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    loader = AutoModel if folder.name == "bert" else AutoModelForCausalLM
+    loader = AutoModel if folder.name in ENCODERS else AutoModelForCausalLM
     loader = AutoModelForSeq2SeqLM if folder.name in ENCODER_DECODERS else loader
     return loader.from_pretrained(folder, attn_implementation="eager").eval()
 
@@ -72,7 +80,7 @@ def sites_read(model: LanguageModel, tokens: torch.Tensor) -> dict[str, torch.Te
     return model.run(tokens, model.hooks, with_loss=False).acts
 
 
-@pytest.mark.parametrize("name", [*DECODER_ONLY, "bert"])
+@pytest.mark.parametrize("name", [*DECODER_ONLY, *ENCODERS])
 def test_the_residual_stream_equals_hugging_faces_hidden_states(
     name: str, folders: dict[str, Path], models: dict[str, LanguageModel], tokens: torch.Tensor
 ) -> None:
@@ -102,11 +110,11 @@ OUTPUT = {
     "gpt2": ("transformer.h.{}.attn.c_proj", "transformer.h.{}.mlp"),
     "pythia": ("gpt_neox.layers.{}.attention.dense", "gpt_neox.layers.{}.mlp"),
     "pythia-sequential": ("gpt_neox.layers.{}.attention.dense", "gpt_neox.layers.{}.mlp"),
-    "bert": ("encoder.layer.{}.attention.output.dense", "encoder.layer.{}.output.dense"),
+    **dict.fromkeys(ENCODERS, ("encoder.layer.{}.attention.output.dense", "encoder.layer.{}.output.dense")),
 }
 
 
-@pytest.mark.parametrize("name", [*DECODER_ONLY, "bert"])
+@pytest.mark.parametrize("name", [*DECODER_ONLY, *ENCODERS])
 def test_z_is_what_the_output_projection_reads_and_mlp_out_what_hugging_face_adds(
     name: str, folders: dict[str, Path], models: dict[str, LanguageModel], tokens: torch.Tensor
 ) -> None:
@@ -134,11 +142,12 @@ def test_z_is_what_the_output_projection_reads_and_mlp_out_what_hugging_face_add
             torch.testing.assert_close(acts[f"blocks.{layer}.hook_attn_out"], attn_out, **EXACT)
 
 
+@pytest.mark.parametrize("name", ENCODERS)
 def test_in_bert_the_sites_add_up_before_the_norms(
-    folders: dict[str, Path], models: dict[str, LanguageModel], tokens: torch.Tensor
+    name: str, folders: dict[str, Path], models: dict[str, LanguageModel], tokens: torch.Tensor
 ) -> None:
-    hf = hugging_face(folders["bert"])
-    acts = sites_read(models["bert"], tokens)
+    hf = hugging_face(folders[name])
+    acts = sites_read(models[name], tokens)
     for layer, block in enumerate(hf.encoder.layer):
         pre, mid, post, mlp_out, attn_out = (
             acts[f"blocks.{layer}.{site}"]

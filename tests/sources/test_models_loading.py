@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +69,14 @@ def test_t5_runs_its_decoder_only_if_it_is_needed(saved: dict[str, Path], tokens
     assert blocks_run(model, tokens, ["encoder.1.hook_resid_post"]) == encoder
     assert blocks_run(model, tokens, ["encoder.0.hook_mlp_out", "decoder.1.hook_resid_post"]) == encoder + decoder[:2]
     assert blocks_run(model, tokens, ["encoder.0.hook_resid_post"], with_loss=True) == encoder + decoder
+
+
+def test_what_is_read_can_be_trained_on(saved: dict[str, Path], tokens: torch.Tensor) -> None:
+    acts = load_model(study_of(saved["gpt2"]), "cpu").run(tokens, [POST], with_loss=False).acts[POST]
+    assert not acts.requires_grad
+    weight = torch.ones(D_MODEL, requires_grad=True)
+    (acts @ weight).sum().backward()
+    torch.testing.assert_close(weight.grad, acts.sum((0, 1)))
 
 
 def test_a_run_leaves_no_hook_behind(saved: dict[str, Path], tokens: torch.Tensor) -> None:
@@ -232,13 +241,12 @@ def test_an_id_is_its_commit_and_is_read_from_the_cache(
 
 
 def hub_error(name: str, message: str, status: int) -> Exception:
-    import httpx
     from huggingface_hub import errors
 
     kind = getattr(errors, name)
     error = kind.__new__(kind)
     Exception.__init__(error, message)
-    error.response = httpx.Response(status)
+    error.response = SimpleNamespace(status_code=status)
     return error
 
 
