@@ -1,0 +1,96 @@
+"""The Runs page in a real browser, with a real worker: a job outlives the browser, and a link brings it back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmcore.run.queue import Queue
+from tests.builders import build_study
+from tests.pages.conftest import serve
+from tests.run.jobs_seen import wait_for
+
+pytestmark = pytest.mark.browser
+TIMEOUT = 60_000
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The app on a cache that holds one small study and no result; any worker that it starts is ended."""
+    root = tmp_path_factory.mktemp("runs") / "cache"
+    study = build_study(root / "studies", architectures=("topk", "standard"))
+    study.rename(study.with_name("tiny.toml"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with serve(root) as url:
+            yield url, root
+    for pid in workers_of(root):
+        os.kill(pid, signal.SIGKILL)
+
+
+def workers_of(root: Path) -> list[int]:
+    """Workers whose cache this is; found by their environment, so that no other's is touched."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"DMCORE_CACHE={root}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            if ours and b"\0worker\0" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def new_page(browser: Any, theme: str = "light") -> Any:
+    page = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme=theme).new_page()
+    page.set_default_timeout(TIMEOUT)
+    return page
+
+
+def test_a_job_outlives_the_browser_and_two_browsers_share_it(served: tuple[str, Path], browser: Any) -> None:
+    url, root = served
+    pages = [new_page(browser), new_page(browser)]
+    for page in pages:
+        page.goto(f"{url}/runs")
+        page.get_by_text("A tiny study").first.wait_for()
+    for page in pages:  # both before either is redrawn; the study is the first of the list
+        page.get_by_role("button", name="Start", exact=True).first.click()
+    for page in pages:
+        page.get_by_role("button", name="Cancel").wait_for()
+    assert len(Queue(root).jobs()) == 1
+    job = Queue(root).jobs()[0]
+    for page in pages:
+        page.context.close()
+    wait_for(lambda: Queue(root).job(job.id).state == "done", 120)
+    page = new_page(browser)
+    page.goto(f"{url}/runs?job={job.id}")
+    page.get_by_text("6 of 6 SAEs have results").first.wait_for()
+    assert "done" in page.locator("[data-testid=stCode]").first.inner_text()
+    page.get_by_role("link", name="Show results").first.click()
+    page.get_by_role("heading", name="What does a sparse autoencoder miss?").wait_for()
+    assert "study=tiny" in page.url
+    page.context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("tab", ["Jobs", "New study", "Disk"])
+def test_each_tab_is_drawn_without_errors_and_without_leaving_the_machine(
+    served: tuple[str, Path], browser: Any, theme: str, tab: str
+) -> None:
+    page = new_page(browser, theme)
+    hosts, errors = set(), []
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2].split(":")[0]))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{served[0]}/runs?show={tab.replace(' ', '+')}")
+    page.get_by_role("tab", name=tab, selected=True).wait_for()
+    first = {"Jobs": "Start a study", "New study": "1. Model", "Disk": "Unfinished|The cache holds"}[tab]
+    page.locator(f"text=/{first}/").first.wait_for()
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert errors == []
+    assert {host for host in hosts if host and not host.startswith("data")} == {"127.0.0.1"}
+    page.context.close()
