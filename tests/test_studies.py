@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from dmcore.run.cli import main
-from dmcore.run.estimate import estimate_study
+from dmcore.run.estimate import Machine, estimate_study
+from dmcore.run.estimate_words import bytes_text, seconds_text
 from dmcore.sources.catalogue import filter_catalogue, find_saes, read_catalogue
 from dmcore.specs import TextsSpec, load_study
 from dmcore.store.store import Store
@@ -88,6 +89,20 @@ def test_every_study_can_be_planned_offline(
     assert json.loads(capsys.readouterr().out)["study"] == load_study(path).name
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_cost_that_a_study_states_is_that_of_its_plan(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(store.root / "hub"))  # nothing has been downloaded
+    study = load_study(path)
+    found = estimate_study(study, store, Machine(devices=4 if study.model.device_map else 1))
+    assert found.fits or found.device == "cpu"  # the CPU's memory is this machine's
+    (line,) = re.findall(r"^# Cost, by `plan`: (.+)$", path.read_text(), re.MULTILINE)
+    needed = (found.download_bytes, found.disk_bytes, found.memory_per_device)
+    assert [f"{bytes_text(n)} " in line for n in needed] == [True] * 3, line
+    assert line.endswith(f"about {seconds_text(found.seconds)}.")
+
+
 def test_the_layer_20_studies_have_the_papers_saes(frame: pl.DataFrame) -> None:
     paper = [f"layer_20/width_{width}/average_l0_{l0}" for width, l0s in PAPER.items() for l0 in l0s]
     every = load_study(FOLDER / "gemma-2-9b-layer-20-all.toml")
@@ -133,4 +148,6 @@ def test_the_70b_study_trains_on_texts_that_it_does_not_measure_on() -> None:
     assert texts.skip_contexts == study.texts.n_contexts
     same = ("dataset", "split", "seed", "shuffle_buffer", "short_documents", "context_length")
     assert [getattr(texts, name) for name in same] == [getattr(study.texts, name) for name in same]
-    assert texts.n_contexts * texts.context_length >= study.train.tokens
+    # As many as the tokens need once the first positions are left out, and 64 to be held out.
+    used = texts.context_length - study.settings.skip_positions
+    assert texts.n_contexts == -(-study.train.tokens // used) + 64

@@ -138,6 +138,9 @@ def _assumptions(work: Work, peak: Peak) -> tuple[str, ...]:
         said.append(f"{missing} SAEs are folders that are not there yet; they are counted as downloads.")
     train = work.study.train
     if train is not None:
-        how = "once for each site, as training goes" if train.source == "live" else "once, and its activations are kept"
-        said.append(f"Training runs the model over its {train.tokens:,} tokens {how}.")
+        how = "as training goes" if train.source == "live" else "and keeps its activations"
+        said.append(
+            f"For training, the model runs once over {work.training_tokens_run():,} tokens {how}, with all SAEs side by side; "
+            "where memory holds only some of them, once for each group."
+        )
     return tuple(said)

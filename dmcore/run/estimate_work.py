@@ -96,10 +96,22 @@ class Work:
             return 0.0, 0.0
         # Forward, and twice that backward, through encoder and decoder.
         fit = sum(3 * 4.0 * train.tokens * sae.d_in * sae.d_sae for sae in made)
-        length = train.texts.context_length if train.texts and not train.texts.path else self.length
-        hooks = dict.fromkeys(sae.hook for sae in made)
-        runs = [self.shape.flops_per_token(self.layers_to(hook), length, with_loss=False) for hook in hooks]
-        return train.tokens * (sum(runs) if train.source == "live" else max(runs)), fit
+        deepest = max(self.layers_to(sae.hook) for sae in made)
+        per_token = self.shape.flops_per_token(deepest, self.training_length(), with_loss=False)
+        return self.training_tokens_run() * per_token, fit
+
+    def training_length(self) -> int:
+        """Tokens in a context that SAEs are trained on."""
+        texts = self.study.train.texts if self.study.train else None
+        return texts.context_length if texts and not texts.path else self.length
+
+    def training_tokens_run(self) -> int:
+        """Tokens that the model reads for the training, with the first positions of contexts, which are left out."""
+        if self.study.train is None:
+            return 0
+        length = self.training_length()
+        used = max(1, length - self.study.settings.skip_positions)
+        return -(-self.study.train.tokens // used) * length
 
     def layers_to(self, hook: str) -> int:
         """Layers that are run to read a hook."""
@@ -113,7 +125,7 @@ class Work:
             return 0
         widths = {sae.hook: sae.d_in for sae in made}
         kept = (
-            sum(train.tokens * width * self.dtype_bytes for width in widths.values())
+            sum(self.training_tokens_run() * width * self.dtype_bytes for width in widths.values())
             if train.source == "captured"
             else 0
         )
@@ -135,12 +147,12 @@ class Work:
         return self.shape.parameters * self.dtype_bytes // self.machine.devices + max(logits, scores + layer) + kept
 
     def sae_memory(self) -> int:
-        """Weights in float32, the moments of the site and of the error, the maps, and a chunk of tokens."""
+        """Weights in float32, moments of site and error, a map for each fold and variant, solving for one, a chunk of tokens."""
         chunk = max(CHUNK_TOKENS, self.length)
         return max(
             s.weight_bytes
             + 2 * 8 * self.n_cells * (s.d_in + 1) ** 2
-            + 3 * 8 * self.study.settings.n_folds * (s.d_in + 1) ** 2
+            + (4 * self.n_variants * self.study.settings.n_folds + 4 * 8) * (s.d_in + 1) ** 2
             + 4 * chunk * (min(s.d_sae, SLAB) + 12 * s.d_in)
             for s in self.saes
         )
