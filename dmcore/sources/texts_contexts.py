@@ -4,7 +4,8 @@
 `pack`: documents are joined, an end-of-text token between, and cut into contexts one after the other; what is left over of
 a document begins the next context.
 
-A beginning is what the tokenizer puts before a text by itself: a BOS (Gemma, Llama), [CLS] (BERT), nothing (GPT-2, T5). What
+A beginning is what the tokenizer puts before a text by itself: a BOS (Gemma, Llama), [CLS] (BERT), nothing (GPT-2, T5; a BOS
+with `bos = "always"`, which SAEs of SAELens expect). What
 it would put at the end is left out, because a context is no whole text.
 """
 
@@ -49,13 +50,21 @@ class Conventions:
     """The end-of-text id that goes between packed documents; nothing if it has none."""
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Conventions:
-        """Read off by tokenising a letter."""
+    def of(cls, tokenizer: Any, bos: str = "tokenizer") -> Conventions:
+        """Read off by tokenising a letter; with `bos="always"` its BOS begins a text in any case.
+
+        Raises:
+            SpecError: a BOS is asked for and the tokenizer has none.
+        """
         whole = _ids(tokenizer, ["a"], add_special_tokens=True)[0]
         bare = _ids(tokenizer, ["a"])[0]
         starts = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
-        end = tokenizer.eos_token_id
-        return cls(tuple(whole[: starts[0]]) if starts and bare else (), () if end is None else (int(end),))
+        end, prefix = tokenizer.eos_token_id, tuple(whole[: starts[0]]) if starts and bare else ()
+        if bos == "always" and not prefix:
+            if tokenizer.bos_token_id is None:
+                raise SpecError('[texts] bos is "always", but the tokenizer has no BOS: leave bos out.')
+            prefix = (int(tokenizer.bos_token_id),)
+        return cls(prefix, () if end is None else (int(end),))
 
 
 @dataclass
@@ -101,7 +110,7 @@ def make_contexts(
         SpecError: the tokenizer is not the model's.
     """
     n, length = texts.n_contexts, texts.context_length
-    conventions, tally = Conventions.of(tokenizer), Tally()
+    conventions, tally = Conventions.of(tokenizer, texts.bos), Tally()
     if len(conventions.prefix) >= length:
         raise SpecError(f"[texts] context_length is {length}, which the tokenizer's beginning fills: raise it.")
     size = max(len(tokenizer), n_vocabulary or 0)

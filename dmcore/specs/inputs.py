@@ -83,6 +83,8 @@ class TextsSpec:
     """Tokens in each, the BOS included; not for `path`."""
     short_documents: str = added("skip")
     """`skip` documents shorter than a context, or `pack` documents one after the other."""
+    bos: str = added("tokenizer")
+    """`tokenizer` begins a context as the tokenizer begins a text; `always` puts its BOS there even if it would not (GPT-2)."""
     shuffle_buffer: int = added(10_000)
     """Documents among which the next is drawn; 0 keeps the order."""
     seed: int = added(42)
@@ -97,6 +99,8 @@ class TextsSpec:
             )
         if self.short_documents not in SHORT_DOCUMENTS:
             raise SpecError(f"[texts] short_documents is {self.short_documents!r}: give skip or pack.")
+        if self.bos not in {"tokenizer", "always"}:
+            raise SpecError(f"[texts] bos is {self.bos!r}: give tokenizer or always.")
         for name, least in (
             ("n_contexts", 1),
             ("context_length", 2),

@@ -97,6 +97,20 @@ def test_a_context_begins_as_the_tokenizer_begins_a_text_and_has_no_end(
     assert packed == [[*first, *stream[:body]], [*first, *stream[body : 2 * body]]]
 
 
+def test_a_bos_can_be_asked_for_where_the_tokenizer_adds_none() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from dmcore.sources.texts_contexts import Conventions
+
+    inner = Tokenizer(models.WordLevel({"a": 0, "<s>": 1}, unk_token="a"))
+    silent = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
+    assert Conventions.of(silent).prefix == ()
+    assert Conventions.of(silent, "always").prefix == (1,)
+    with pytest.raises(SpecError, match="has no BOS"):
+        Conventions.of(PreTrainedTokenizerFast(tokenizer_object=inner), "always")
+
+
 def test_the_same_spec_gives_the_same_tokens_whatever_the_file_systems_order(tmp_path: Path) -> None:
     texts = documents(40)
     found = []

@@ -1,0 +1,50 @@
+"""Streams and sites in words, and told apart where a study reads one stream at several sites."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from dmcore.specs import CROSS_SITES, SITES
+from dmcore.ui.streams import SITE_PHRASES, SITE_SUFFIXES, site_phrase, stream_name, told_apart
+
+
+def records(*pairs: tuple[str, str]) -> pl.DataFrame:
+    return pl.DataFrame({"site": [site for site, _ in pairs], "stream": [stream for _, stream in pairs]})
+
+
+def test_a_stream_that_is_read_at_one_site_keeps_its_name() -> None:
+    found = told_apart(records(("blocks.0.hook_resid_post", "residual"), ("blocks.0.attn.hook_z", "attention")))
+    assert found["stream"].to_list() == ["residual", "attention"]
+    assert len(told_apart(records())) == 0
+
+
+def test_a_stream_that_is_read_at_several_sites_names_them() -> None:
+    found = told_apart(
+        records(
+            ("blocks.0.hook_resid_post", "residual"),
+            ("blocks.4.hook_resid_pre", "residual"),
+            ("blocks.0.hook_mlp_out", "mlp"),
+        )
+    )
+    assert found["stream"].to_list() == ["residual post", "residual pre", "mlp"]
+
+
+@pytest.mark.parametrize(
+    ("stream", "words"),
+    [
+        ("residual", "Residual"),
+        ("mlp", "MLP"),
+        ("residual pre", "Residual before"),
+        ("decoder mlp", "Decoder MLP"),
+        ("attention z", "Attention z"),
+    ],
+)
+def test_streams_in_words(stream: str, words: str) -> None:
+    assert stream_name(stream) == words
+
+
+def test_every_site_has_its_words() -> None:
+    assert set(SITE_PHRASES) == set(SITE_SUFFIXES) == {*SITES, *CROSS_SITES}
+    assert site_phrase({"site": "blocks.2.hook_resid_post"}) == "the residual stream after layer 2"
+    assert site_phrase({"site": "decoder.1.hook_mlp_out"}) == "the MLP output of layer 1 of the decoder"
