@@ -72,6 +72,7 @@ def test_every_study_says_what_it_is_and_has_the_papers_texts(path: Path) -> Non
     assert study.texts == TextsSpec(
         dataset="monology/pile-uncopyrighted", split="train", domain="meta.pile_set_name", n_contexts=300,
         context_length=1024, short_documents="skip", shuffle_buffer=10_000, seed=42,
+        bos="always" if path.stem == "gpt2-small" else "tokenizer",  # GPT-2's tokenizer adds none; its SAEs expect one
     )  # fmt: skip
     assert study.settings.skip_positions == 200
     assert study.model.dtype == ("float32" if path.stem == "gpt2-small" else "bfloat16")
