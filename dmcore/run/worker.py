@@ -25,7 +25,7 @@ from dmcore.run.queue import Queue, finish_patiently
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-TERM_SECONDS, KILL_SECONDS = 1.2, 1.6
+TERM_SECONDS, KILL_SECONDS = 1.0, 1.4
 """After a cancel: when a child that has not stopped by itself is asked by the system, and when it is killed."""
 IDLE_SECONDS = 600.0
 START_SECONDS = 15

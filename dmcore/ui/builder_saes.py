@@ -98,7 +98,7 @@ def _matches(found: pl.DataFrame) -> None:
     shown = found.head(SHOWN)
     state = st.dataframe(
         shown.select("release", "id", "layer", pl.col("stream").map_elements(stream_name, return_dtype=pl.String), "d_sae", "l0",
-                     "architecture", "on_disk"),
+                     "architecture", pl.when("on_disk").then(pl.lit("yes")).otherwise(pl.lit("")).alias("on_disk")),
         key="builder.matches",
         on_select="rerun",
         selection_mode="multi-row",
@@ -106,9 +106,9 @@ def _matches(found: pl.DataFrame) -> None:
         height=min(38 + 35 * len(shown), 260),
         column_config={
             "release": "Release", "id": "SAE", "layer": st.column_config.NumberColumn("Layer", format="%d"),
-            "stream": "Stream", "d_sae": st.column_config.NumberColumn("Width", format="localized"),
+            "stream": "Stream", "d_sae": st.column_config.NumberColumn("Width", format="localized", width=105),
             "l0": st.column_config.NumberColumn("L0", format="%.0f"), "architecture": "Architecture",
-            "on_disk": st.column_config.CheckboxColumn("On this machine"),
+            "on_disk": "On this machine",
         },
     )  # fmt: skip
     rows = [i for i in state.selection.rows if i < len(shown)]
@@ -123,7 +123,7 @@ def _matches(found: pl.DataFrame) -> None:
         )  # fmt: skip
         note = f"More than {MOST:,}: narrow the filters." if len(picked) > MOST else "Tick rows to add only those."
         more = f" The first {SHOWN:,} are shown." if len(found) > SHOWN else ""
-        st.caption(f"{len(found):,} SAEs match. {note}{more}")
+        st.caption(f"{len(found):,} {'matches' if len(found) == 1 else 'match'}. {note}{more}")
 
 
 def _add(rows: list[dict[str, Any]]) -> None:
@@ -144,7 +144,7 @@ def _chosen(model: str) -> list[SaeSpec]:
             icon=":material/warning:",
         )
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{len(mine):,} SAEs chosen**")
+        st.markdown(f"**{len(mine):,} SAE{'' if len(mine) == 1 else 's'} chosen**")
         st.button(
             "Remove all", icon=":material/close:", type="tertiary", key="builder.clear", on_click=_keep, args=([],)
         )

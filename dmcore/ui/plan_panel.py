@@ -1,19 +1,25 @@
-"""The plan of a study before it starts: what it would read, hold, write and take, beside what is free."""
+"""The plan of a study before it starts: what it would read, hold, write and take on this machine, beside what is free."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
+from dmcore.run.estimate_machine import PEAKS, Machine
 from dmcore.run.estimate_words import bytes_text
+from dmcore.run.job import lane_of
 from dmcore.run.queue import Queue
 from dmcore.specs import Study
 from dmcore.ui.words import plain
 
 MARGIN = 1.1
 """Disk that must be free, over the estimate."""
+GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def draw_plan(study: Study) -> None:
@@ -21,7 +27,7 @@ def draw_plan(study: Study) -> None:
     from dmcore.run.estimate import describe, estimate_study
 
     try:
-        estimate = estimate_study(study)
+        estimate = estimate_study(study, machine=this_machine())
         rows = describe(estimate)
     except DarkMatterError as error:
         st.info(
@@ -29,25 +35,57 @@ def draw_plan(study: Study) -> None:
             icon=":material/help:",
         )
         return
-    main = [(label, value) for label, value in rows if not label.startswith(" ")]
-    lines = ["| | |", "|---|---|", *(f"| {plain(label)} | {plain(value)} |" for label, value in main)]
-    st.markdown("\n".join(lines))
-    with st.expander("Details and assumptions", key="builder.assumptions"):
-        st.markdown("\n".join(["| | |", "|---|---|", *(f"| {plain(a.strip())} | {plain(b)} |" for a, b in rows)]))
+    st.markdown(_table([(label, value) for label, value in rows if not label.startswith(" ")]))
+    if not estimate.fits:
+        st.warning(
+            "It needs more memory than the device has: take narrower SAEs, a smaller model or number format, or run it on "
+            "another machine.",
+            icon=":material/memory:",
+        )
+    _disk_verdict(estimate.disk_bytes, estimate.download_bytes)
+    with st.expander("Details and assumptions", key=f"assumptions.{study.name}", type="compact"):
+        st.markdown(_table(rows))
         st.markdown("\n".join(f"- {plain(sentence)}" for sentence in estimate.assumptions))
-    _disk_verdict(estimate.disk_bytes)
 
 
-def _disk_verdict(needed: int) -> None:
-    root = Queue().root
-    free = shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free
-    if needed * MARGIN > free:
-        st.error(
-            f"The cache would need {bytes_text(needed)}, and {bytes_text(free)} of its disk are free: take fewer contexts or "
-            "SAEs, or free space under *Disk*.",
-            icon=":material/hard_drive:",
-        )
+def this_machine() -> Machine:
+    """The device on which the worker would run, without asking torch. A GPU whose rates are not known is left open."""
+    if lane_of("auto") == "cpu":
+        return Machine("cpu")
+    for note in sorted(GPUS.glob("*/information")):
+        try:
+            model = note.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        known = [name for name in PEAKS if name in model]
+        return Machine(known[0]) if known else Machine()
+    return Machine()
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    body = [f"| {plain(label.strip())} | {plain(value)} |" for label, value in rows]
+    return "\n".join(["| It would take | about |", "|---|---|", *body])
+
+
+def _disk_verdict(needed: int, download: int) -> None:
+    """Whether the cache's disk holds the results, and that of the downloads the downloads: they may be one."""
+    cache = _existing(Queue().root)
+    hub = _existing(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser())
+    if cache.stat().st_dev == hub.stat().st_dev:
+        wants = [("The cache and the downloads", needed + download, cache)]
     else:
-        st.caption(
-            f":material/hard_drive: {bytes_text(free)} of the cache's disk are free; downloads go to the Hugging Face cache."
-        )
+        wants = [("The cache", needed, cache), ("The downloads", download, hub)]
+    for what, size, folder in wants:
+        free = shutil.disk_usage(folder).free
+        if size * MARGIN > free:
+            st.error(
+                f"{what} would need {bytes_text(size)}, and {bytes_text(free)} of the disk are free: take fewer contexts or "
+                "SAEs, or free space under *Disk*.",
+                icon=":material/hard_drive:",
+            )
+        else:
+            st.caption(f":material/hard_drive: {what}: {bytes_text(size)} of {bytes_text(free)} that are free.")
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())

@@ -263,7 +263,23 @@ def test_a_plan_that_needs_more_disk_than_is_free_says_so(cache: Path, monkeypat
 
     monkeypatch.setattr(plan_panel.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     at = choose_gemma_layer_12(open_runs("New study"))
-    assert "of its disk are free: take fewer contexts" in words(at)
+    assert "1 MiB of the disk are free: take fewer contexts" in words(at)
+    monkeypatch.setattr(plan_panel.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**50))
+    assert "take fewer contexts" not in words(checked(at.run()))
+
+
+def test_the_plan_is_of_the_machine_that_would_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dmcore.ui import plan_panel
+
+    monkeypatch.setattr(plan_panel, "lane_of", lambda device: "cpu")
+    assert plan_panel.this_machine().device == "cpu"
+    monkeypatch.setattr(plan_panel, "lane_of", lambda device: "cuda-0")
+    monkeypatch.setattr(plan_panel, "GPUS", tmp_path)
+    assert plan_panel.this_machine().device == "auto"
+    for model, device in (("NVIDIA H100 80GB HBM3", "H100"), ("Another GPU", "auto")):
+        (tmp_path / "0000").mkdir(exist_ok=True)
+        (tmp_path / "0000" / "information").write_text(f"Model: {model}\n")
+        assert plan_panel.this_machine().device == device
 
 
 def test_what_the_catalogue_page_chose_comes_with_its_model(cache: Path) -> None:
@@ -274,7 +290,7 @@ def test_what_the_catalogue_page_chose_comes_with_its_model(cache: Path) -> None
     at.query_params["show"] = "New study"
     at.session_state["builder.saes"] = [row, {"not": "a row"}]
     checked(at.run())
-    assert "1 SAEs chosen" in words(at)
+    assert "1 SAE chosen" in words(at)
     checked(at.text_input(key="builder.name").set_value("gpt2").run())
     press(at, "builder.save")
     study = load_study(cache / "studies" / "gpt2.toml")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from typing import Any
 
@@ -28,7 +30,10 @@ def _worker(arguments: argparse.Namespace) -> int:
     if arguments.run_job:
         from dmcore.run.job_child import run_job
 
-        return run_job(arguments.run_job, arguments.parent)
+        status = run_job(arguments.run_job, arguments.parent)
+        # All is written: without this, unloading the libraries holds the device for another second.
+        logging.shutdown()
+        os._exit(status)
     from dmcore.run.worker import run_worker
 
     def say_now(line: str) -> None:
