@@ -131,6 +131,11 @@ def test_all_layers_means_every_layer_at_both_widths(
     assert sorted(rows.select("layer", "d_sae").rows()) == [(n, w) for n in range(n_layers) for w in widths]
     paths = filter_catalogue(frame, canonical).filter(pl.col("d_sae").is_in(widths))["path"]
     assert set(rows["path"]) == set(paths)
+    # What the study says of them: of each layer and width, the L0 nearest to 100.
+    every = filter_catalogue(frame, canonical.removesuffix("-canonical")).filter(pl.col("hook").is_not_null())
+    every = every.with_columns(off=(pl.col("l0") - 100).abs())
+    least = every.group_by("layer", "d_sae").agg(pl.col("off").min())
+    assert rows.join(least, on=["layer", "d_sae"]).filter((pl.col("l0") - 100).abs() > pl.col("off")).is_empty()
 
 
 def test_the_2b_study_has_every_sae_of_its_layer(frame: pl.DataFrame) -> None:

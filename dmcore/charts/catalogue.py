@@ -47,7 +47,7 @@ def catalogue_chart(frame: pl.DataFrame) -> alt.LayerChart:
         alt.Tooltip("saes:Q", title="SAEs", format=",d"),
         alt.Tooltip("releases:Q", title="releases", format=",d"),
     ]
-    dots = alt.Chart(as_part(table, LINEAR)).mark_circle(opacity=0.7)
+    dots = alt.Chart(as_part(table, LINEAR)).mark_circle(opacity=0.8)
     drawn = dots.encode(x=x, y=y, size=size, color=part_colour(), tooltip=tooltip)
     return alt.layer(drawn).properties(height=HEIGHT)
 

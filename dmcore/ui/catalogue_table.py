@@ -65,9 +65,9 @@ def draw_table(found: pl.DataFrame, key: tuple[str, ...]) -> pl.DataFrame:
         height=min(38 + 35 * found.height, 388),
         placeholder="unknown",
         column_config={
-            "id": text("SAE", width=320 if same else 215),
-            "release": text("Release", width=195),
-            "model": text("Model", width=130),
+            "id": text("SAE", width=320 if same else 185),
+            "release": text("Release", width=185),
+            "model": text("Model", width=120),
             "stream": text("Stream", width=85),
             "layer": number("Layer", format="%d", width=55),
             "width": number("Width", format="localized", width=80, help="Latents."),
