@@ -11,12 +11,13 @@ import streamlit as st
 from dmcore.errors import DarkMatterError
 from dmcore.specs import DTYPES, ModelSpec, Settings, TextsSpec
 from dmcore.ui import reads
-from dmcore.ui.builder_saes import chosen_rows, processing_of
+from dmcore.ui.builder_saes import processing_of, taken_over
 from dmcore.ui.words import plain
 
 CATALOGUE, HUB, FOLDER = "From the catalogue", "By Hugging Face id", "A folder on this machine"
 DATASET, FILES, TOKENS = "A Hugging Face data set", "Files on this machine", "A folder of tokens"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+MODEL = "builder.model"
 KEEP = {"persist_state": "session"}
 """Every widget of the builder keeps its value while another tab or page is shown."""
 DEFAULT_DATASET, DEFAULT_DOMAIN = "monology/pile-uncopyrighted", "meta.pile_set_name"
@@ -24,7 +25,10 @@ DEFAULT_DATASET, DEFAULT_DOMAIN = "monology/pile-uncopyrighted", "meta.pile_set_
 
 def draw_model() -> ModelSpec | None:
     """The model; None while it is not said."""
-    handed = {str(row["model"]) for row in chosen_rows() if row.get("model")}
+    handed = taken_over()
+    if handed:
+        for key, value in (("builder.model-source", CATALOGUE), ("builder.sae-source", CATALOGUE), (MODEL, handed)):
+            st.session_state[key] = value
     source = st.segmented_control(
         "Where the model is",
         [CATALOGUE, HUB, FOLDER],
@@ -39,7 +43,7 @@ def draw_model() -> ModelSpec | None:
     with left:
         path = identity = ""
         if source == CATALOGUE:
-            identity = _catalogue_model(handed)
+            identity = _catalogue_model()
         elif source == HUB:
             identity = _hub_id("Hugging Face id of the model", "builder.model-id", "google/gemma-2-2b")
         else:
@@ -55,7 +59,7 @@ def draw_model() -> ModelSpec | None:
     return ModelSpec(path=path, id=identity, dtype=dtype, processing=processing_of(identity))
 
 
-def _catalogue_model(handed: set[str]) -> str:
+def _catalogue_model() -> str:
     try:
         frame = reads.catalogue().filter(pl.col("hook").is_not_null())
     except DarkMatterError as error:
@@ -63,11 +67,10 @@ def _catalogue_model(handed: set[str]) -> str:
         return ""
     counts = dict(frame.group_by("model").len().sort("model").iter_rows())
     models = list(counts)
-    known = [models.index(model) for model in handed if model in counts]
-    # Not under one key: SAEs that the Catalogue page hands over bring their model with them.
-    key = f"builder.model.{models[known[0]] if len(known) == 1 else ''}"
+    if st.session_state.get(MODEL) not in counts:
+        st.session_state.pop(MODEL, None)
     chosen = st.selectbox(
-        "Model of the catalogue", models, index=known[0] if len(known) == 1 else None, key=key,
+        "Model of the catalogue", models, index=None, key=MODEL,
         format_func=lambda model: f"{model} ({counts[model]:,} SAEs)", placeholder="Choose a model", **KEEP,
     )  # fmt: skip
     return chosen or ""

@@ -14,10 +14,12 @@ import streamlit as st
 from dmcore.errors import DarkMatterError
 from dmcore.specs import SaeSpec, parse_hook
 from dmcore.ui import reads
-from dmcore.ui.words import plain, stream_name
+from dmcore.ui.streams import stream_name
+from dmcore.ui.words import plain
 
 CHOSEN = "builder.saes"
 """Session key of the chosen rows of the catalogue; the Catalogue page writes it too."""
+_OWN = "builder.own"
 COLUMNS = ("release", "id", "hook", "model", "processing", "d_sae", "l0")
 MOST = 2000
 """SAEs that a study may be given here."""
@@ -32,6 +34,16 @@ def chosen_rows() -> list[dict[str, Any]]:
     return [
         dict(row) for row in rows if isinstance(row, Mapping) and all(row.get(k) for k in ("release", "id", "hook"))
     ]
+
+
+def taken_over() -> str:
+    """The model of SAEs that another page has chosen since this was last asked; empty if none has."""
+    rows = chosen_rows()
+    names = [(row["release"], row["id"]) for row in rows]
+    before = st.session_state.get(_OWN)
+    st.session_state[_OWN] = names
+    models = {str(row.get("model") or "") for row in rows}
+    return models.pop() if names != (before or []) and len(models) == 1 else ""
 
 
 def draw_catalogue_saes(model: str) -> list[SaeSpec]:
@@ -103,6 +115,7 @@ def _matches(found: pl.DataFrame) -> None:
         on_select="rerun",
         selection_mode="multi-row",
         hide_index=True,
+        placeholder="",
         height=min(38 + 35 * len(shown), 260),
         column_config={
             "release": "Release", "id": "SAE", "layer": st.column_config.NumberColumn("Layer", format="%d"),
@@ -128,7 +141,7 @@ def _matches(found: pl.DataFrame) -> None:
 
 def _add(rows: list[dict[str, Any]]) -> None:
     there = {(row["release"], row["id"]) for row in chosen_rows()}
-    st.session_state[CHOSEN] = [*chosen_rows(), *(row for row in rows if (row["release"], row["id"]) not in there)]
+    _choose([*chosen_rows(), *(row for row in rows if (row["release"], row["id"]) not in there)])
 
 
 def _chosen(model: str) -> list[SaeSpec]:
@@ -158,8 +171,13 @@ def _chosen(model: str) -> list[SaeSpec]:
 
 
 def _keep(rows: list[dict[str, Any]]) -> None:
-    st.session_state[CHOSEN] = rows
+    _choose(rows)
     st.session_state.pop("builder.take-away", None)
+
+
+def _choose(rows: list[dict[str, Any]]) -> None:
+    st.session_state[CHOSEN] = rows
+    taken_over()  # it is this page's own choice
 
 
 def processing_of(model: str) -> tuple[str, ...]:

@@ -207,7 +207,7 @@ def test_a_studys_own_words_are_never_markdown(cache: Path, tmp_path: Path) -> N
 
 def choose_gemma_layer_12(at: AppTest) -> AppTest:
     """What a researcher does: model, release, layer, widths; add all; name."""
-    checked(at.selectbox(key="builder.model.").select_index(model_index(at)).run())
+    checked(at.selectbox(key="builder.model").select_index(model_index(at)).run())
     checked(at.selectbox(key="builder.release").select("gemma-scope-2b-pt-res").run())
     checked(at.multiselect(key="builder.filter.layer").select(12).run())
     checked(at.multiselect(key="builder.filter.d_sae").select(16384).run())
@@ -216,7 +216,7 @@ def choose_gemma_layer_12(at: AppTest) -> AppTest:
 
 
 def model_index(at: AppTest) -> int:
-    return next(i for i, text in enumerate(at.selectbox(key="builder.model.").options) if text.startswith(f"{GEMMA} ("))
+    return next(i for i, text in enumerate(at.selectbox(key="builder.model").options) if text.startswith(f"{GEMMA} ("))
 
 
 def test_gemma_2_2b_layer_12_is_put_together_planned_and_started_from_this_page_alone(cache: Path) -> None:
@@ -297,6 +297,22 @@ def test_what_the_catalogue_page_chose_comes_with_its_model(cache: Path) -> None
     assert study.model.processing == ("center_writing_weights",)
     assert study.saes[0].id == "blocks.8.hook_resid_pre"
     assert Queue(cache).jobs() == []
+
+
+def test_another_model_leaves_the_chosen_saes_out_and_says_so(cache: Path) -> None:
+    at = choose_gemma_layer_12(open_runs("New study"))
+    gpt2 = next(
+        i for i, text in enumerate(at.selectbox(key="builder.model").options) if "openai-community/gpt2 (" in text
+    )
+    checked(at.selectbox(key="builder.model").select_index(gpt2).run())
+    assert "belong to another model (google/gemma-2-2b)" in words(at)
+    assert "Still missing: an SAE." in words(at)
+    press(at, "builder.add")
+    assert at.selectbox(key="builder.model").value == "openai-community/gpt2"  # adding does not change the model
+    press(at, "builder.start")
+    study = load_study(cache / "studies" / "gemma-2-2b-12.toml")
+    assert study.model.id == "openai-community/gpt2"
+    assert not any("gemma" in sae.release for sae in study.saes)
 
 
 def test_a_local_model_with_saes_in_folders_makes_a_study(cache: Path) -> None:
