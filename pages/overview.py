@@ -18,7 +18,8 @@ from dmcore.ui.paper_claims import CLAIMS, MARKS, SUBJECTS
 from dmcore.ui.sae_table import draw_sae_table
 from dmcore.ui.sections import cards, finding, sample_words
 from dmcore.ui.selection import Selection
-from dmcore.ui.words import architecture_name, l0_text, plain, site_phrase
+from dmcore.ui.streams import site_phrase
+from dmcore.ui.words import architecture_name, l0_text, plain
 
 
 def width_ratio(selection: Selection, rows: pl.DataFrame) -> Estimate:

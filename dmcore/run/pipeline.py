@@ -62,6 +62,10 @@ from dmcore.store.store import Draft, Entry, Store
 
 log = logging.getLogger(__name__)
 
+KEPT_MOMENTS = 2**27
+"""Bytes of an SAE's moments up to which they are kept beside its summary. They grow with d_model squared, to 1.5 GB an SAE in
+Gemma 2 9B, and one pass over the codes makes them again if another split of the same SAE is asked for."""
+
 
 @dataclass
 class Site:
@@ -223,6 +227,8 @@ class Pipeline:
             save_full_map(split.path, folder)
 
         self.store.get_or_make(SUMMARY, sae.summary, make_summary)
+        if targets.manifest.size > KEPT_MOMENTS:
+            self.store.remove(targets)
 
     def _codes_and_targets(
         self, plan: Plan, site: Site, sae: SaePlan, dictionary: Dictionary | SlicedDictionary

@@ -10,7 +10,8 @@ import polars as pl
 import streamlit as st
 
 from dmcore.sources.catalogue import filter_catalogue
-from dmcore.ui.words import architecture_name, stream_name
+from dmcore.ui.streams import stream_name
+from dmcore.ui.words import architecture_name
 
 KEYS = (
     "release",

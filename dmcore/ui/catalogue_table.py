@@ -9,7 +9,8 @@ import polars as pl
 import streamlit as st
 
 from dmcore.sources.catalogue import why_unusable
-from dmcore.ui.words import architecture_name, listed, plain, stream_name
+from dmcore.ui.streams import stream_name
+from dmcore.ui.words import architecture_name, listed, plain
 
 CHOSEN = "builder.saes"
 """Session key under which the Runs page finds the rows."""

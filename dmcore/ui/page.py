@@ -13,7 +13,8 @@ from streamlit.runtime.pages_manager import PagesManager
 from dmcore.errors import DarkMatterError
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection, choose, push
-from dmcore.ui.words import plain, sae_phrase, site_phrase
+from dmcore.ui.streams import site_phrase
+from dmcore.ui.words import plain, sae_phrase
 
 APP = Path(__file__).parents[2] / "app.py"
 

@@ -7,12 +7,14 @@ objects over immutable polars tables, so they are shared between sessions and ne
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import polars as pl
 import streamlit as st
 
 from dmcore.errors import DarkMatterError, StoreError
+from dmcore.ui.streams import told_apart
 
 if TYPE_CHECKING:
     from dmcore.results import Summary
@@ -43,7 +45,7 @@ def published(study_id: str) -> Published:
     found = open_published(study_id)
     if not len(found.records):
         raise StoreError(f"The study {study_id} has no result yet: run `python -m dmcore sweep` on its file.")
-    return found
+    return replace(found, records=told_apart(found.records))
 
 
 @st.cache_resource(max_entries=256, show_spinner="Reading this SAE's results")

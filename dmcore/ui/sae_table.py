@@ -6,7 +6,8 @@ import polars as pl
 import streamlit as st
 
 from dmcore.ui.selection import Selection, select
-from dmcore.ui.words import architecture_name, stream_name
+from dmcore.ui.streams import stream_name
+from dmcore.ui.words import architecture_name
 
 _KEY = "saes"
 

@@ -19,7 +19,8 @@ from dmcore.charts.numbers import compact
 from dmcore.ui import reads
 from dmcore.ui.grid import Choice, choose_nearest
 from dmcore.ui.link import SHARED, full_link, read_study, read_wish, write_params
-from dmcore.ui.words import FIELD_NAMES, architecture_name, listed, plain, stops_text, stream_name
+from dmcore.ui.streams import stream_name
+from dmcore.ui.words import FIELD_NAMES, architecture_name, listed, plain, stops_text
 
 _VIEW = "view"
 _PUSHED = "view.pushed"

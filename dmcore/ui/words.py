@@ -1,4 +1,4 @@
-"""How the pages name things: streams, controls, predictors, widths."""
+"""How the pages name things: controls, architectures, widths, lists."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dmcore.charts.numbers import compact
-
-STREAM_NAMES = {"residual": "Residual", "mlp": "MLP", "attention": "Attention"}
-
-STREAM_PHRASES = {
-    "residual": "the residual stream after layer {layer}",
-    "mlp": "the MLP output of layer {layer}",
-    "attention": "the attention output of layer {layer}",
-}
 
 FIELD_NAMES = {
     "study": "study",
@@ -45,17 +37,8 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:.&-])", r"\\\1", text)
 
 
-def stream_name(stream: str) -> str:
-    return STREAM_NAMES.get(stream, stream)
-
-
 def architecture_name(label: str) -> str:
     return ARCHITECTURE_NAMES.get(label, label)
-
-
-def site_phrase(record: Mapping[str, Any]) -> str:
-    """`the residual stream after layer 2`."""
-    return STREAM_PHRASES.get(record["stream"], "{stream}, layer {layer}").format(**record)
 
 
 def sae_phrase(record: Mapping[str, Any]) -> str:
