@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dmcore.run.estimate_machine import Machine
 from dmcore.run.estimate_result import Operations, SiteEstimate
 from dmcore.run.estimate_saes import SaeEstimate
+from dmcore.run.retention import KEPT_MOMENTS
 from dmcore.sources.hub_cache import cached_weights
 from dmcore.sources.model_shape import ModelShape
 from dmcore.specs import Study, parse_hook, stack_of
@@ -67,13 +68,17 @@ class Work:
     def moment_bytes(self) -> int:
         n_folds = self.study.settings.n_folds
         sites = sum(8 * self.n_cells * (site.width + 1) ** 2 for site in self.sites())
-        saes = 0
+        saes = largest_dropped = 0
         for sae in self.saes:
             d = sae.d_in
             cross = 8 * self.n_cells * (d + 2) * (d + 1)
             maps = 4 * (n_folds + 1) * (d + 1) * d + 4 * d * (d + 1)  # of the folds and of all, and the summary's
-            saes += cross + maps + 20 * self.n_tokens
-        return sites + saes + 8 * self.n_tokens  # with the table of losses
+            saes += maps + 20 * self.n_tokens
+            if cross <= KEPT_MOMENTS:
+                saes += cross
+            else:  # they go when the SAE is done, so that there are never those of two
+                largest_dropped = max(largest_dropped, cross)
+        return sites + saes + largest_dropped + 8 * self.n_tokens  # with the table of losses
 
     def operations(self) -> Operations:
         n, folds = self.n_tokens, self.study.settings.n_folds

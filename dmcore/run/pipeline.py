@@ -49,6 +49,7 @@ from dmcore.progress import Reporter
 from dmcore.results import METRICS, RECORD, read_summary, write_summary
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.preflight import first_contexts, preflight
+from dmcore.run.retention import KEPT_MOMENTS
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.sources.dictionary import Dictionary
 from dmcore.sources.models import LanguageModel, load_model
@@ -61,10 +62,6 @@ from dmcore.store.published import SUMMARY, publish
 from dmcore.store.store import Draft, Entry, Store
 
 log = logging.getLogger(__name__)
-
-KEPT_MOMENTS = 2**27
-"""Bytes of an SAE's moments up to which they are kept beside its summary. They grow with d_model squared, to 1.5 GB an SAE in
-Gemma 2 9B, and one pass over the codes makes them again if another split of the same SAE is asked for."""
 
 
 @dataclass
