@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -239,3 +240,26 @@ def test_memory_for_a_token_is_six_bytes_an_active_latent_and_less_than_64(
         growing += sum(entry.manifest.files[name]["bytes"] for name in names)
     active = sum(record["l0"] for record in records) * tokens * 1.1  # skipped tokens have codes as well
     assert growing <= 6 * active + 64 * tokens * len(records)
+
+
+def test_large_moments_go_when_they_have_served_and_come_back_when_they_are_needed(
+    study_path: Path,
+    swept: tuple[Store, list[dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dmcore.run.pipeline.KEPT_MOMENTS", 0)
+    study = load_study(study_path)
+    store = Store(tmp_path)
+    found = Pipeline(store).sweep(study)
+    assert numbers(found.records) == numbers(swept[1])
+    assert list((tmp_path / "targets").iterdir()) == []
+    assert Pipeline(Store(tmp_path)).sweep(study).computed == 0
+    ridged = dataclasses.replace(study, settings=dataclasses.replace(study.settings, ridge=1.0))
+    codes = {p: p.stat().st_mtime_ns for p in (tmp_path / "codes").glob("*/manifest.json")}
+    again = Pipeline(Store(tmp_path)).sweep(ridged)
+    assert again.computed == len(study.saes)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "codes").glob("*/manifest.json")} == codes, "not encoded again"
+    monkeypatch.undo()
+    plain = Pipeline(swept[0]).sweep(ridged)
+    assert numbers(again.records) == numbers(plain.records)
