@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -61,6 +62,8 @@ def _guarded(queue: Queue, job: Job) -> int:
         return _end(queue, job, FAILED, _OUT_OF_MEMORY.format(where="Memory"))
     except OSError as error:
         log.exception("the system refused")
+        if error.errno == errno.ENOSPC:
+            return _end(queue, job, FAILED, "A disk is full: free space, then retry. Finished work is kept.")
         return _end(queue, job, FAILED, f"{error.strerror or error}: see the log, mend it, then retry.")
     except Exception as error:
         log.exception("the job failed")

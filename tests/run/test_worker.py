@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dmcore.run.cli import main
@@ -186,7 +187,8 @@ def test_a_missing_input_is_its_own_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raised", "sentence"),
     [
-        (OSError(28, "No space left on device"), "The disk of"),
+        (OSError(28, "No space left on device"), "free space"),
+        (OSError(5, "Input/output error"), "Input/output error: see the log"),
         (MemoryError(), "Memory ran out"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "Memory ran out"),
         (RuntimeError("a bug\nwith two lines"), "RuntimeError: a bug (see the log"),
@@ -218,12 +220,33 @@ def test_one_bad_sae_leaves_a_job_done_with_a_warning(study_path: Path, tmp_path
     (bad / "cfg.json").write_text(json.dumps({**cfg, "d_in": 7}))
     mixed = folder / "mixed.toml"
     head = study_path.read_text().split("[[saes]]")[0].replace('"tiny"', '"mixed"')
-    sae = '[[saes]]\nhook = "blocks.1.hook_resid_post"\npath = "saes/{}"\n'
+    sae = '[[saes]]\nhook = "blocks.1.hook_resid_post"\npath = "saes/{}"\ncheck = false\n'
     mixed.write_text(head + sae.format("blocks.1.hook_resid_post/topk") + sae.format("bad"))
     job = in_this_process(Queue(tmp_path), mixed)
     assert job.state == "done"
     assert job.error.startswith("1 of 2 SAEs has no result (saes/bad). ")
     assert (job.saes_done, job.saes_total) == (1, 2)
+
+
+def test_a_training_job_makes_the_saes_that_a_sweep_then_reads(tmp_path: Path) -> None:
+    grid = (
+        '[train]\nhooks = ["blocks.1.hook_resid_post"]\nwidths = [32]\nl0s = [4]\ntokens = 1000\nbatch_tokens = 128\n'
+    )
+    study = build_study(tmp_path / "study", architectures=(), extra=f'{grid}[train.texts]\npath = "other"')
+    other = study.parent / "other"
+    other.mkdir()
+    tokens = np.random.default_rng(5).integers(3, 60, (200, 24)).astype(np.uint16)
+    tokens[:, 0] = 1
+    np.save(other / "tokens.npy", tokens)
+    (other / "contexts.json").write_text(json.dumps({"n_contexts": 200}))
+    queue = Queue(tmp_path / "cache")
+    early = in_this_process(queue, study)
+    assert early.state == "failed"
+    assert "train-saes" in early.error
+    trained = in_this_process(queue, study, "train-saes")
+    assert (trained.state, trained.error) == ("done", "")
+    assert (study.parent / "saes" / "blocks.1.hook_resid_post" / "topk_32_4" / "cfg.json").is_file()
+    assert in_this_process(queue, study).state == "done"
 
 
 def test_progress_reaches_the_queue_a_few_times_a_second_and_every_stage_once(tmp_path: Path) -> None:
