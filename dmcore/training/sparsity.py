@@ -28,6 +28,8 @@ class SparsityController:
     """Wanted active latents a token."""
     base: float
     """Integral part of the coefficient."""
+    eagerness: float = 1.0
+    """Factor of both gains: above 1 where L0 answers slowly."""
     smoothed: float = 0.0
     """Running mean of L0; 0 before the first batch."""
     frozen: float = 0.0
@@ -52,8 +54,8 @@ class SparsityController:
             return self.frozen
         self.smoothed = l0 if not self.smoothed else self.smoothed + _SMOOTHING * (l0 - self.smoothed)
         distance = math.log(max(self.smoothed, 1e-3) / self.target)
-        self.base *= math.exp(max(-_LARGEST_STEP, min(_LARGEST_STEP, _GAIN * distance)))
-        return self.base * math.exp(max(-2.0, min(2.0, distance)))
+        self.base *= math.exp(self.eagerness * max(-_LARGEST_STEP, min(_LARGEST_STEP, _GAIN * distance)))
+        return self.base * math.exp(max(-2.0, min(2.0, self.eagerness * distance)))
 
     def freeze(self, coefficient: float) -> None:
         """Keep this coefficient from now on."""
