@@ -25,6 +25,7 @@ from dmcore.run.job_files import lane_lock
 from dmcore.run.queue import Queue, finish_patiently
 from dmcore.specs import Study, load_study
 from dmcore.store.fingerprint import content_key
+from dmcore.store.store import Store
 
 log = logging.getLogger("dmcore.job")
 
@@ -100,13 +101,12 @@ def _run(queue: Queue, job: Job) -> tuple[str, str]:
     watch.say("load libraries")
     device = device_named(job.device)
     if job.kind == "train-saes":
-        return _train(study, device, reporter)
+        return _train(study, device, reporter, Store(queue.root))
     return _sweep(study, device, reporter, watch)
 
 
 def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple[str, str]:
     from dmcore.run.pipeline import Pipeline
-    from dmcore.store.store import Store
 
     class Counting(Store):
         """A store that counts the results of this study as they are found or made."""
@@ -135,12 +135,12 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
     return DONE, f"{n_failed} of {n_saes} SAEs {verb} no result ({', '.join(list(outcome.failures)[:3])}). {first}"
 
 
-def _train(study: Study, device: Any, reporter: Reporter) -> tuple[str, str]:
+def _train(study: Study, device: Any, reporter: Reporter, store: Store) -> tuple[str, str]:
     try:
         from dmcore.training import train_study
     except ImportError as error:
         raise DarkMatterError("This version cannot train SAEs: name SAEs that exist in [[saes]] tables.") from error
-    train_study(study, device, reporter)
+    train_study(study, device, reporter, store)
     return DONE, ""
 
 
