@@ -36,8 +36,8 @@ class LiveReader:
             tokens = torch.from_numpy(np.asarray(self._tokens[rows[first : first + step]], dtype=np.int64))
             for hook, acts in self._model.run(tokens, hooks, with_loss=False).acts.items():
                 parts[hook].append(acts[:, self._skip :].flatten(0, 1))
-        # A copy outside inference mode, which autograd takes.
-        return {hook: torch.cat(some).clone() for hook, some in parts.items()}
+        # Joined outside inference mode: what the model gave cannot go through autograd.
+        return {hook: torch.cat(some) for hook, some in parts.items()}
 
 
 class CapturedReader:
