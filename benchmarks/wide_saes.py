@@ -44,7 +44,11 @@ def write_sae(folder: Path, d_in: int, d_sae: int, l0: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "sae_weights.safetensors"
     config = {"architecture": "jumprelu", "d_in": d_in, "d_sae": d_sae, "dtype": "float32", "device": "cpu"}
-    config |= {"apply_b_dec_to_input": False, "normalize_activations": "none", "metadata": {"sae_lens_version": "6.54.0"}}
+    config |= {
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "metadata": {"sae_lens_version": "6.54.0"},
+    }
     (folder / "cfg.json").write_text(json.dumps(config))
     sizes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,), "threshold": (d_sae,)}
     header, offset = {}, 0
@@ -115,7 +119,9 @@ def compare_whole(folder: Path, acts: Activations) -> None:
     same = torch.equal(one.latents, two.latents) and torch.equal(one.offsets, two.offsets)
     largest = float((one.values - two.values).abs().max()) if same else float("nan")
     recon = float((whole.decode(one, x) - sliced.decode(two, x)).abs().max())
-    print(f"whole against slices: same latents {same}, largest difference of values {largest:.1e}, of Sae(x) {recon:.1e}")
+    print(
+        f"whole against slices: same latents {same}, largest difference of values {largest:.1e}, of Sae(x) {recon:.1e}"
+    )
 
 
 def main() -> None:
@@ -144,7 +150,9 @@ def main() -> None:
             (folder / str(width)).mkdir()
             command = [sys.executable, __file__, "--measure", str(sae), str(folder / "acts"), str(folder / str(width))]
             command += ["--encode-only"] if arguments.encode_only else []
-            said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+            said = json.loads(
+                subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+            )
             peaks.append(said["peak"])
             rate = acts.n_tokens / said["seconds"]
             print(

@@ -30,6 +30,22 @@ LOSS = "loss"
 """The pseudo-site whose two dimensions are the loss and the entropy at each position."""
 
 
+ACTIVATIONS_VERSION = 1
+"""Raised when what is captured changes."""
+
+
+def activations_spec(hook: str, model: str, contexts: Contexts) -> dict[str, object]:
+    """The spec of the entry that holds a site's activations: one for all who need them.
+
+    Args:
+        hook: its name.
+        model: the model's fingerprint.
+        contexts: what the model reads.
+    """
+    made_of = {"model": model, "contexts": contexts.fingerprint}
+    return {"stage": "activations", "version": ACTIVATIONS_VERSION, "hook": hook, **made_of}
+
+
 @dataclass(frozen=True)
 class CaptureRequest:
     """What to capture, and the spec of the entry in which each site goes."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dmcore.analysis.capture import LOSS
+from dmcore.analysis.capture import LOSS, activations_spec
 from dmcore.analysis.partition import Partition
 from dmcore.errors import DataError, SpecError, StoreError
 from dmcore.progress import Reporter
@@ -27,7 +27,7 @@ from dmcore.specs import SaeSpec, Study, spec_dict
 from dmcore.store.fingerprint import content_key
 from dmcore.store.store import Store
 
-VERSIONS = {"losses": 1, "activations": 1, "inputs": 1, "codes": 1, "targets": 1, "split": 1, "summary": 1}
+VERSIONS = {"losses": 1, "inputs": 1, "codes": 1, "targets": 1, "split": 1, "summary": 1}
 """Raised when what a stage computes changes, so that old entries are not taken for new ones."""
 
 
@@ -95,7 +95,7 @@ def make_plan(
         return {"stage": stage, "version": VERSIONS[stage], **of}
 
     made_of = {"model": model, "contexts": contexts.fingerprint}
-    sites = {hook: spec("activations", hook=hook, **made_of) for hook in study.hooks}
+    sites = {hook: activations_spec(hook, model, contexts) for hook in study.hooks}
     sites[LOSS] = spec("losses", **made_of)
     inputs = {
         hook: spec("inputs", activations=content_key(sites[hook]), partition=partition.spec()) for hook in study.hooks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ PROCESSING = ("fold_ln", "center_writing_weights")
 SHORT_DOCUMENTS = ("skip", "pack")
 TRAINABLE = ("topk", "batchtopk", "jumprelu", "standard", "gated", "matryoshka")
 """Architectures that `train-saes` can train."""
+ENGINES = ("sae-lens", "lean")
+"""Whose trainers `train-saes` uses."""
 CUSTOM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -176,6 +179,8 @@ class TrainSpec:
     """Tokens in a step."""
     learning_rate: float = 0.0
     """Peak learning rate; 0 for the default of the architecture and width."""
+    engine: str = "sae-lens"
+    """`sae-lens` for SAELens's own trainers, `lean` for the faster ones of this project (no matryoshka)."""
     source: str = "live"
     """`live` runs the model as training goes; `captured` writes the activations to disk first and reads them for as long
     as it takes."""
@@ -203,6 +208,15 @@ class TrainSpec:
         unknown = [name for name in self.architectures if name not in TRAINABLE]
         if unknown:
             raise SpecError(f"[train] architectures has {unknown[0]!r}: choose among {', '.join(TRAINABLE)}.")
+        if self.engine not in ENGINES:
+            raise SpecError(f"[train] engine is {self.engine!r}: give {' or '.join(ENGINES)}.")
+        rate = self.learning_rate
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+            raise SpecError(f"[train] learning_rate is {rate!r}: give a number, 0 for the default.")
+        if min(self.l0s) > max(self.widths):
+            raise SpecError(
+                f"[train] l0s are {min(self.l0s)} and above, but widths at most {max(self.widths)}: lower one."
+            )
         if self.source not in {"live", "captured"}:
             raise SpecError(f"[train] source is {self.source!r}: give live or captured.")
         if Path(self.folder).is_absolute() or ".." in Path(self.folder).parts:

@@ -29,6 +29,8 @@ from dmcore.store.manifest import MANIFEST, Manifest, damage, read_manifest, wri
 
 log = logging.getLogger(__name__)
 
+NO_STAGES = {"partial", "locks", "damaged", "fingerprints", "jobs", "studies", "catalogue", "demo-build"}
+"""Folders of the cache that hold no entries."""
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 """What a stage or a key may look like: nothing that could leave the cache folder."""
 
@@ -203,7 +205,7 @@ class Store:
     def entries(self) -> Iterator[Entry | Path]:
         """Every entry, by stage and key; the folder alone where the manifest cannot be read."""
         for folder in sorted(self.root.glob("*/*")):
-            if folder.parent.name in {"partial", "locks", "damaged", "fingerprints"} or not folder.is_dir():
+            if folder.parent.name in NO_STAGES or not folder.is_dir():
                 continue
             if not (folder / MANIFEST).exists() and not any(folder.iterdir()):
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dmcore.analysis.activations import Activations, Chunk
-from dmcore.analysis.capture import CONTEXTS_PER_RUN, CONTEXTS_PER_RUN_CUDA, CaptureRequest, capture
+from dmcore.analysis.capture import CONTEXTS_PER_RUN, CONTEXTS_PER_RUN_CUDA, CaptureRequest, activations_spec, capture
 from dmcore.progress import Reporter
 from dmcore.sources.contexts import Contexts
 from dmcore.sources.models import LanguageModel
 from dmcore.store.store import Store
 from dmcore.training.stream import Reader
-
-ACTIVATIONS_VERSION = 1
-"""As a sweep counts it (`VERSIONS["activations"]` of `dmcore.run.plan`), so that both find each other's captures."""
 
 
 class LiveReader:
@@ -80,9 +76,3 @@ def captured_reader(
     specs = {hook: activations_spec(hook, model, contexts) for hook in hooks}
     entries = capture(store, CaptureRequest(contexts, specs), load, reporter)
     return CapturedReader({hook: Activations(entries[hook].path) for hook in hooks}, skip_positions)
-
-
-def activations_spec(hook: str, model: str, contexts: Contexts) -> dict[str, Any]:
-    """The spec of the entry that holds a site's activations, as a sweep makes it."""
-    made_of = {"model": model, "contexts": contexts.fingerprint}
-    return {"stage": "activations", "version": ACTIVATIONS_VERSION, "hook": hook, **made_of}

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from dmcore.training.target import SaeTarget
 
-ENGINES = ("sae-lens", "lean")
 _TOKENS_AT_ONCE = 4096
 
 

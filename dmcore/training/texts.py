@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dmcore.errors import SpecError
 from dmcore.progress import Reporter
-from dmcore.sources.contexts import Contexts, load_contexts
+from dmcore.sources.contexts import Contexts, TooFewTextsError, load_contexts
 from dmcore.specs import Study, TextsSpec
 from dmcore.store.store import Store
 
@@ -20,8 +19,6 @@ HELD_OUT_SHARE, HELD_OUT_CONTEXTS = 0.05, 64
 """Share of the training contexts that is never trained on, and the most of them."""
 LEAST_CONTEXTS, LEAST_HELD_OUT = 4, 8
 """Fewer contexts are an error; fewer are held out only where that would be more than a quarter of them."""
-_FEWER = re.compile(r"lower n_contexts to ([\d,]*\d)")
-"""What `load_contexts` says where the texts end early."""
 HELD_OUT_FLOATS = 2**28
 """Most numbers of held-out activations, over all hooks."""
 
@@ -100,12 +97,11 @@ def _as_many_as_there_are(study: Study, texts: TextsSpec, store: Store, reporter
     """The contexts asked for, or fewer where the texts give fewer: training goes through them more often then."""
     try:
         return load_contexts(study, store, reporter, texts=texts)
-    except SpecError as error:
-        found = _FEWER.search(str(error))
-        if texts.path or not found:
+    except TooFewTextsError as error:
+        if error.made < 1:
             raise
-        log.warning("The training texts give %s contexts, not %s.", found[1], f"{texts.n_contexts:,}")
-        return load_contexts(study, store, reporter, texts=replace(texts, n_contexts=int(found[1].replace(",", ""))))
+        log.warning("The training texts give %s contexts, not %s.", f"{error.made:,}", f"{texts.n_contexts:,}")
+        return load_contexts(study, store, reporter, texts=replace(texts, n_contexts=error.made))
 
 
 def _not_measured(contexts: Contexts, measured: Contexts) -> np.ndarray:

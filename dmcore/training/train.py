@@ -31,7 +31,7 @@ from dmcore.training.engines import memory_of, new_trainer
 from dmcore.training.loop import LoopOptions, Run, halfway, train_runs
 from dmcore.training.readers import LiveReader, captured_reader
 from dmcore.training.records import LOG, TrainedSae, measure, read_trained, what_is_there
-from dmcore.training.sae_trainer import ENGINES, ActivationStats
+from dmcore.training.sae_trainer import ActivationStats
 from dmcore.training.schedule import Budget
 from dmcore.training.stream import EpochOrder, Reader, Stream, contexts_per_block
 from dmcore.training.target import SaeTarget
@@ -52,8 +52,6 @@ def train_study(
     device: torch.device | str,
     reporter: Reporter,
     store: Store | None = None,
-    *,
-    engine: str = "sae-lens",
 ) -> list[TrainedSae]:
     """Train every SAE of a study's grid that is not there yet.
 
@@ -62,7 +60,6 @@ def train_study(
         device: where model and SAEs are.
         reporter: told how far it is; may cancel at any step.
         store: where contexts and captured activations are kept.
-        engine: `sae-lens` or `lean`.
 
     Returns:
         All SAEs of the grid, in its order.
@@ -76,13 +73,11 @@ def train_study(
     train = study.train
     if train is None:
         raise SpecError("The study has no [train] table: add one with hooks, widths and l0s.")
-    if engine not in ENGINES:
-        raise SpecError(f"The engine is {engine!r}: give {' or '.join(ENGINES)}.")
     check_layers(study)
     store = store or Store()
     targets = grid(train)
     texts = training_texts(study, train.tokens, store, reporter)
-    job = _Job(study, train, texts, str(device), engine, store, reporter)
+    job = _Job(study, train, texts, str(device), store, reporter)
     folder = study.resolve(train.folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +113,6 @@ class _Job:
     spec: TrainSpec
     texts: TrainingTexts
     device: str
-    engine: str
     store: Store
     reporter: Reporter
 
@@ -148,7 +142,7 @@ class _Job:
         """What determines an SAE. Not whether its activations came from disk, nor the device: they change it by rounding."""
         return {
             "version": VERSION,
-            "engine": self.engine,
+            "engine": self.spec.engine,
             "model": self.fingerprint,
             "texts": self.texts.contexts.fingerprint,
             "contexts": len(self.texts.train),
@@ -209,7 +203,7 @@ class _Job:
             )
 
     def _run(self, target: SaeTarget, stats: ActivationStats) -> Run:
-        trainer = new_trainer(self.engine, target, stats, self.spec, self.device)
+        trainer = new_trainer(self.spec.engine, target, stats, self.spec, self.device)
         return Run(target, trainer, Budget(self.spec.tokens), content_key(self.settings(target)))
 
     def _groups(

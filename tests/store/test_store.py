@@ -164,3 +164,12 @@ def test_a_pointer_is_replaced(tmp_path: Path) -> None:
         entry = store.replace("index", SPEC, lambda folder, text=text: (folder / "t").write_text(text))
     assert (store.find("index", entry.key).path / "t").read_text() == "new"
     assert json.loads((entry.path / MANIFEST).read_text())["key"] == content_key(SPEC)
+
+
+def test_what_is_no_stage_is_no_entry_and_is_left_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry = store.get_or_make("codes", {"a": 1}, make)
+    for name in ("jobs/logs", "studies/saes", "catalogue/old", "partial/codes-1"):
+        (store.root / name).mkdir(parents=True)
+        (store.root / name / "file").write_text("kept")
+    assert [found.path for found in store.entries()] == [entry.path]

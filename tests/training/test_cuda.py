@@ -27,13 +27,15 @@ def test_training_on_cuda_comes_to_what_the_cpu_comes_to(
     monkeypatch.setattr("dmcore.training.loop.CHECKPOINT_SECONDS", 0.0)
     found = {}
     for device in ("cpu", "cuda"):
-        study = build_train_study(tmp_path / device, architectures=("topk", "batchtopk", "jumprelu"), source=source)
+        study = build_train_study(
+            tmp_path / device, architectures=("topk", "batchtopk", "jumprelu"), source=source, engine=engine
+        )
         if device == "cuda":
             calls = iter(range(10**9))
             with pytest.raises(Cancelled):
                 stop = Reporter(should_cancel=lambda calls=calls: next(calls) > 80)
-                train_study(study, device, stop, Store(study.folder / "cache"), engine=engine)
-        found[device] = train_study(study, device, Reporter(), Store(study.folder / "cache"), engine=engine)
+                train_study(study, device, stop, Store(study.folder / "cache"))
+        found[device] = train_study(study, device, Reporter(), Store(study.folder / "cache"))
     for cpu, cuda in zip(found["cpu"], found["cuda"], strict=True):
         assert cuda.fvu == pytest.approx(cpu.fvu, rel=0.1)
         assert cuda.l0 == pytest.approx(cpu.l0, rel=0.2)

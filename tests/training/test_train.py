@@ -37,8 +37,10 @@ def weights(study: Study) -> dict[str, bytes]:
     return {str(p.relative_to(study.folder)): p.read_bytes() for p in sorted(study.folder.rglob("sae_weights*"))}
 
 
-def train(study: Study, reporter: Reporter | None = None, **options):
-    return train_study(study, "cpu", reporter or Reporter(), Store(study.folder / "cache"), **options)
+def train(study: Study, reporter: Reporter | None = None, **changes):
+    if changes:
+        study = replace(study, train=replace(study.train, **changes))
+    return train_study(study, "cpu", reporter or Reporter(), Store(study.folder / "cache"))
 
 
 class Interruption:
@@ -274,7 +276,7 @@ def test_what_cannot_be_is_refused_before_anything_is_run(tmp_path: Path, monkey
 
 def test_the_lean_engine_has_no_matryoshka(tmp_path: Path) -> None:
     study = build_train_study(tmp_path, architectures=("matryoshka",))
-    with pytest.raises(SpecError, match="--engine sae-lens"):
+    with pytest.raises(SpecError, match="lean engine trains no matryoshka"):
         train(study, engine="lean")
 
 

@@ -11,10 +11,21 @@ from typing import Any
 from dmcore.errors import SpecError
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.run.commands.shared import device_named, resolve_study, say
-from dmcore.specs import NAME, TRAINABLE, ModelSpec, Study, TextsSpec, TrainSpec, load_study
+from dmcore.specs import ENGINES, NAME, TRAINABLE, ModelSpec, Study, TextsSpec, TrainSpec, load_study
 from dmcore.store.store import Store
 
-GRID = ("hooks", "widths", "l0s", "architectures", "tokens", "batch_tokens", "learning_rate", "source", "seed")
+GRID = (
+    "hooks",
+    "widths",
+    "l0s",
+    "architectures",
+    "tokens",
+    "batch_tokens",
+    "learning_rate",
+    "engine",
+    "source",
+    "seed",
+)
 """Options that make or change a [train] table."""
 HELD_OUT = 64
 """Contexts asked for beyond those to be trained on."""
@@ -31,7 +42,6 @@ def register(commands: Any) -> None:
     )
     train.add_argument("study", help="a study file, or: demo")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
-    train.add_argument("--engine", choices=["sae-lens", "lean"], default="sae-lens", help="which trainers (sae-lens)")
     train.add_argument("--json", action="store_true", help="print the records as JSON")
     grid = train.add_argument_group("a grid, where the study has no [train] table, or instead of it; needs --out")
     grid.add_argument("--hooks", nargs="+", metavar="HOOK", help="sites, e.g. blocks.2.hook_resid_post")
@@ -41,6 +51,7 @@ def register(commands: Any) -> None:
     grid.add_argument("--tokens", type=int, metavar="N", help="training tokens of each SAE")
     grid.add_argument("--batch-tokens", type=int, metavar="N", help="tokens in a step (4096)")
     grid.add_argument("--learning-rate", type=float, metavar="RATE", help="peak learning rate (by architecture)")
+    grid.add_argument("--engine", choices=ENGINES, help="SAELens's trainers, or this project's faster ones (sae-lens)")
     grid.add_argument("--source", choices=["live", "captured"], help="run the model as training goes, or before (live)")
     grid.add_argument("--seed", type=int, metavar="N", help="of first weights and order (0)")
     grid.add_argument(
@@ -60,7 +71,7 @@ def _train(arguments: argparse.Namespace) -> int:
     elif changes or arguments.texts:
         raise SpecError("Options for the grid make another study: say with --out FOLDER where it goes.")
     device = device_named(arguments.device)
-    trained = train_study(study, device, Reporter(terminal_sink()), Store(), engine=arguments.engine)
+    trained = train_study(study, device, Reporter(terminal_sink()), Store())
     records = [one.record() for one in trained]
     if arguments.json:
         say(json.dumps(records, indent=1))
@@ -129,7 +140,7 @@ def _texts(base: Study, train: TrainSpec, path: Path) -> TextsSpec:
     if base.texts.path:
         from dmcore.sources.contexts import load_contexts
 
-        length = load_contexts(base).length
+        length = load_contexts(base, Store()).length
     used = max(1, length - base.settings.skip_positions)
     needed = -(-train.tokens // used) + HELD_OUT
     return TextsSpec(files=str(path), n_contexts=needed, context_length=length, short_documents="pack")

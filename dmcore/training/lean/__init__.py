@@ -1,6 +1,7 @@
 """The lean engine: steps written out by hand, so that only the active latents of a token cost anything.
 
-5 to 10 times as fast as SAELens's trainers on a CPU. Its products are in bfloat16, parameters and sums in float32.
+On a CPU TopK is about 7 times as fast as SAELens's trainer, the others 2 to 3 times. Its products are in bfloat16,
+parameters and sums in float32.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def lean_trainer(
     """
     if target.architecture not in CLASSES:
         raise SpecError(
-            f"The lean engine trains no {target.architecture} SAEs: it has {', '.join(CLASSES)}; use --engine sae-lens."
+            f"The lean engine trains no {target.architecture} SAEs, but {', '.join(CLASSES)}: "
+            'say engine = "sae-lens" in [train].'
         )
     kind = CLASSES[target.architecture]
     return kind(target, stats, peak_rate or peak_rate_of(target), target.seed(seed), device)
