@@ -1,7 +1,7 @@
 """How long a person waits for the pages, in a real browser.
 
 1. `streamlit run app.py` from nothing to a drawn Overview.
-2. A change of page: Overview to Regression, and back.
+2. A change of page, to each.
 3. A slider of the sidebar on each page: key pressed to charts drawn with the new SAE's numbers.
 
 Run: `python benchmarks/pages.py [--repeats 7]`. Needs a Chromium (the system's, or Playwright's own). Prints medians, and
@@ -39,6 +39,8 @@ DRAWN = """([heading, n]) => {
 }"""
 OVERVIEW = ["What does a sparse autoencoder miss?", 2]
 REGRESSION = ["How linear is the error?", 4]
+CATALOGUE = ["Which SAEs are there?", 1]
+RUNS = ["What is running?", 0]
 
 
 def free_port() -> int:
@@ -131,7 +133,12 @@ def measure(repeats: int) -> dict[str, list[float]]:
                         slider.append(time_slide(page, label, key, target))
                         page.wait_for_timeout(300)
             for _ in range(repeats):
-                for link, target in (("Overview", OVERVIEW), ("Regression", REGRESSION)):
+                for link, target in (
+                    ("Overview", OVERVIEW),
+                    ("Regression", REGRESSION),
+                    ("Catalogue", CATALOGUE),
+                    ("Runs", RUNS),
+                ):
                     times.setdefault(f"page: to {link}", []).append(time_switch(page, link, target))
                     page.wait_for_timeout(300)
         finally:

@@ -1,7 +1,7 @@
 """Take the README's pictures: the pages as a browser draws them.
 
-Run: `python benchmarks/screenshots.py [--folder docs]`. Writes `overview.png`, `regression.png`, and each `-dark`, of the study
-of `$DMCORE_CACHE`, or of `cache/`.
+Run: `python benchmarks/screenshots.py [--folder docs]`. Writes a picture of each page, and each `-dark`, of the study of
+`$DMCORE_CACHE`, or of `cache/`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def main() -> None:
                 for name, path, drawn in (
                     ("overview", "", pages.OVERVIEW),
                     ("regression", "regression", pages.REGRESSION),
+                    ("catalogue", "catalogue?release=gemma-scope-9b-pt-res&layer=20", pages.CATALOGUE),
+                    ("runs", "runs", pages.RUNS),
                 ):
                     context = chromium.new_context(viewport={"width": 1440, "height": 1160}, color_scheme=theme)
                     page = context.new_page()

@@ -1,0 +1,50 @@
+"""The README says what is true: its study loads, its SAEs exist, its commands and folders are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dmcore.run.cli import build_parser
+from dmcore.sources.catalogue import find_saes, read_catalogue
+from dmcore.specs import load_study
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_study_in_full_loads_and_its_sae_exists(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.+?)```", README, re.DOTALL)
+    (tmp_path / "study.toml").write_text(text)
+    study = load_study(tmp_path / "study.toml")
+    assert len(study.saes) == 1 + 2 * 2 * 2
+    row = find_saes(read_catalogue(tmp_path), [(study.saes[0].release, study.saes[0].id)])
+    assert (row["hook"].item(), row["model"].item()) == (study.saes[0].hook, study.model.id)
+
+
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"^python -m dmcore (.+?) *(?:#.*)?$", README, re.MULTILINE)))
+)
+def test_every_command_is_understood(command: str) -> None:
+    if " | " in command:
+        command = command.split(" | ")[0]
+    build_parser().parse_args(command.split())
+
+
+def test_every_folder_and_file_of_the_layout_is_there() -> None:
+    block = README.split("## Layout")[1].split("```")[1]
+    for line in filter(None, block.splitlines()):
+        indented, name = line.startswith("  "), re.split(r"  +", line.strip())[0]
+        for one in name.split(", "):
+            path = ROOT / ("dmcore" if indented else "") / one
+            assert path.exists() or path.with_suffix(".py").exists(), one
+    rooms = {p.parent.name for p in (ROOT / "dmcore").glob("*/*.py")}
+    assert rooms - {one.rstrip("/") for one in re.findall(r"^  (\w+)/", block, re.MULTILINE)} == set()
+
+
+def test_every_measured_figure_names_a_command_that_exists() -> None:
+    table = README.split("## Measured")[1].split("## Cite")[0]
+    for script in re.findall(r"python (benchmarks/\w+\.py)", table):
+        assert (ROOT / script).is_file(), script
