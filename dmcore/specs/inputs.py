@@ -13,8 +13,8 @@ from dmcore.specs.hooks import parse_hook, stream_of
 from dmcore.specs.keys import added
 
 DTYPES = ("float32", "bfloat16", "float16")
-PROCESSING = ("fold_ln", "center_writing_weights")
-"""Changes to a model's raw weights that an SAE's release may ask for."""
+PROCESSING = {"fold_ln": "layer norms folded in", "center_writing_weights": "writing weights centred"}
+"""Changes to a model's raw weights that an SAE's release may ask for, in words."""
 SHORT_DOCUMENTS = ("skip", "pack")
 TRAINABLE = ("topk", "batchtopk", "jumprelu", "standard", "gated", "matryoshka")
 """Architectures that `train-saes` can train."""
@@ -58,6 +58,12 @@ class ModelSpec:
     def name(self) -> str:
         """The model in a word or two."""
         return self.id or Path(self.path).name
+
+    @property
+    def described(self) -> str:
+        """Its name, and what was done to its weights: `gpt2 (writing weights centred)`."""
+        done = ", ".join(PROCESSING[step] for step in self.processing)
+        return f"{self.name} ({done})" if done else self.name
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def publish(store: Store, study: Study, records: Sequence[dict[str, Any]]) -> En
 
     def make(folder: Path) -> None:
         table.write_parquet(folder / "records.parquet", compression="zstd")
-        about = {"name": study.name, "title": study.title, "model": study.model.name, "n_saes": len(study.saes)}
+        about = {"name": study.name, "title": study.title, "model": study.model.described, "n_saes": len(study.saes)}
         (folder / "study.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     return store.replace(INDEX, study.to_dict(), make)
