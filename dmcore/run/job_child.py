@@ -136,10 +136,8 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
 
 
 def _train(study: Study, device: Any, reporter: Reporter, store: Store) -> tuple[str, str]:
-    try:
-        from dmcore.training import train_study
-    except ImportError as error:
-        raise DarkMatterError("This version cannot train SAEs: name SAEs that exist in [[saes]] tables.") from error
+    from dmcore.training import train_study
+
     train_study(study, device, reporter, store)
     return DONE, ""
 
