@@ -41,9 +41,9 @@ from dmcore.analysis.summarise import (
     summary_tables,
     write_split,
 )
-from dmcore.errors import DarkMatterError
+from dmcore.errors import DarkMatterError, StoreError
 from dmcore.math.linear_map import RidgeBasis
-from dmcore.math.moments import InputMoments
+from dmcore.math.moments import InputMoments, TargetMoments
 from dmcore.math.split import check_determined, check_varying
 from dmcore.progress import Reporter
 from dmcore.results import METRICS, RECORD, read_summary, write_summary
@@ -62,6 +62,9 @@ from dmcore.store.published import SUMMARY, publish
 from dmcore.store.store import Draft, Entry, Store
 
 log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Times that moments are made which another sweep deletes before they are read."""
 
 
 @dataclass
@@ -200,9 +203,8 @@ class Pipeline:
             first = first_contexts(site.acts, self.device)
             check_belongs(sae.sae.name, site.hook, first, plan.study.settings.skip_positions, dictionary)
         dictionary.pulse = self.reporter.pulse(f"latents of {sae.sae.name}", "slices")
-        codes, targets = self._codes_and_targets(plan, site, sae, dictionary)
+        codes, targets, target_moments = self._codes_and_moments(plan, site, sae, dictionary)
         settings, partition = plan.study.settings, plan.partition
-        target_moments = load_targets(targets.path, self.device)
 
         def make_split(folder: Path) -> None:
             errors = decoded(site.acts, dictionary, codes.path, self.device)
@@ -227,26 +229,45 @@ class Pipeline:
         if targets.manifest.size > KEPT_MOMENTS:
             self.store.remove(targets)
 
+    def _codes_and_moments(
+        self, plan: Plan, site: Site, sae: SaePlan, dictionary: Dictionary | SlicedDictionary
+    ) -> tuple[Entry, Entry, TargetMoments]:
+        """Codes, and moments read: made again where another sweep, which has finished with them, deletes them in between."""
+        for _ in range(ATTEMPTS):
+            codes, targets = self._codes_and_targets(plan, site, sae, dictionary)
+            try:
+                return codes, targets, load_targets(targets.path, self.device)
+            except FileNotFoundError:
+                log.info("%s: another sweep has deleted its moments; they are made again", sae.sae.name)
+        raise StoreError(
+            f"The moments of {sae.sae.name} are deleted again and again: end what else works on this cache."
+        )
+
     def _codes_and_targets(
         self, plan: Plan, site: Site, sae: SaePlan, dictionary: Dictionary | SlicedDictionary
     ) -> tuple[Entry, Entry]:
         """Codes and moments, in one pass where both are missing."""
         found = self.store.begin("codes", sae.codes)
+        written = False
 
         def make_targets(folder: Path) -> None:
+            nonlocal written
             stream = encoded if isinstance(found, Draft) else decoded
             errors = stream(site.acts, dictionary, found.path, self.device)
             name, n_tokens = sae.sae.name, site.acts.n_tokens
             save_targets(error_moments(errors, site.inputs, plan.partition, self.reporter, name, n_tokens), folder)
+            written = True
 
         try:
             if isinstance(found, Draft):
                 found.clear()
-                if self.store.find("targets", content_key(sae.targets)) is not None:
-                    with self.store.writing():
-                        for _ in encoded(site.acts, dictionary, found.path, self.device):
-                            pass
             targets = self.store.get_or_make("targets", sae.targets, make_targets)
+            if (
+                isinstance(found, Draft) and not written
+            ):  # the moments were there, or another process has just made them
+                with self.store.writing():
+                    for _ in encoded(site.acts, dictionary, found.path, self.device):
+                        pass
             return (found.commit() if isinstance(found, Draft) else found), targets
         finally:
             if isinstance(found, Draft):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def _remembered_sha256(path: Path, memory: Path | None) -> str:
         pass
     digest = file_sha256(path)
     memory.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_suffix(f".{id(mark)}.tmp")
+    temporary = note.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps({"file": mark, "sha256": digest}), encoding="utf-8")
     temporary.replace(note)
     return digest

@@ -68,7 +68,7 @@ class Draft:
         manifest = write_manifest(self.path, self.stage, self.key, self.spec, time.monotonic() - self._started)
         target = self._store.folder(self.stage, self.key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        grave = self.path.with_name(f"removed-{self.path.name}-{os.getpid()}")
+        grave = self._store.grave(self.stage, self.key)
         replaced = target.exists()
         if replaced:
             target.replace(grave)
@@ -112,22 +112,28 @@ class Store:
     def find(self, stage: str, key: str, *, checksums: bool = True) -> Entry | None:
         """The entry if it is there and sound. One that is damaged is moved aside, with a warning."""
         folder = self.folder(stage, key)
-        if not folder.is_dir():
-            return None
-        try:
-            manifest = read_manifest(folder)
-            if (manifest.stage, manifest.key) != (stage, key):
-                raise StoreError("the manifest is that of another entry")
-            entry = Entry(folder, manifest)
-            if self._sound.get(folder) != self._mark(entry):
-                found = damage(folder, manifest, checksums=checksums)
-                if found:
-                    raise StoreError(found)
-                if checksums:
-                    self.remember_as_sound(entry)
-        except StoreError as error:
-            self._move_aside(folder, str(error))
-            return None
+        while folder.is_dir():
+            seen = _identity(folder)
+            try:
+                return self._checked(folder, checksums=checksums)
+            except StoreError as error:
+                # While this process was looking, another one may have put a new entry there, or taken it away.
+                if _identity(folder) == seen:
+                    self._move_aside(folder, str(error))
+                    return None
+        return None
+
+    def _checked(self, folder: Path, *, checksums: bool) -> Entry:
+        manifest = read_manifest(folder)
+        if (manifest.stage, manifest.key) != (folder.parent.name, folder.name):
+            raise StoreError("the manifest is that of another entry")
+        entry = Entry(folder, manifest)
+        if self._sound.get(folder) != self._mark(entry):
+            found = damage(folder, manifest, checksums=checksums)
+            if found:
+                raise StoreError(found)
+            if checksums:
+                self.remember_as_sound(entry)
         return entry
 
     def remember_as_sound(self, entry: Entry) -> None:
@@ -215,11 +221,18 @@ class Store:
                 yield folder
 
     def remove(self, entry: Entry) -> None:
-        """Delete an entry: out of sight by one rename first, so that no reader sees half of it."""
-        grave = self.root / "partial" / f"removed-{entry.manifest.stage}-{entry.key}-{os.getpid()}"
+        """Delete an entry: out of sight by one rename first, so that no reader sees half of it. It may be gone already."""
+        grave = self.grave(entry.manifest.stage, entry.key)
         grave.parent.mkdir(parents=True, exist_ok=True)
-        entry.path.replace(grave)
-        shutil.rmtree(grave)
+        try:
+            entry.path.replace(grave)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(grave, ignore_errors=True)  # another process may be sweeping what is left here
+
+    def grave(self, stage: str, key: str) -> Path:
+        """A folder of no one else's, for what is about to be deleted."""
+        return self.root / "partial" / f"removed-{stage}-{key}-{os.getpid()}-{time.time_ns()}"
 
     def sweep_partial(self) -> list[Path]:
         """Delete what killed makers left and nobody holds; returns what was deleted."""
@@ -230,7 +243,7 @@ class Store:
                 with lock:
                     shutil.rmtree(folder)
                     gone.append(folder)
-            except Timeout:
+            except (Timeout, FileNotFoundError):  # it is being made, or is being deleted by another process
                 continue
         return gone
 
@@ -254,3 +267,12 @@ class Store:
         log.warning(
             "Cache entry %s/%s is damaged: %s. It was moved to %s.", folder.parent.name, folder.name, reason, aside
         )
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one that takes its place; None where there is none."""
+    try:
+        stat = folder.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns

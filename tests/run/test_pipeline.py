@@ -19,12 +19,14 @@ import pytest
 import torch
 
 import dmcore
+from dmcore.analysis import encode
 from dmcore.analysis.activations import Activations, chunks_of
 from dmcore.results import METRICS, RECORD, TABLES
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
 from dmcore.sources.saes import load_dictionary
 from dmcore.specs import load_study
+from dmcore.store.fingerprint import content_key
 from dmcore.store.published import list_studies, open_published
 from dmcore.store.store import Entry, Store
 from tests.builders import HOOKS, LENGTH, N_CONTEXTS, build_sae, build_study
@@ -263,3 +265,53 @@ def test_large_moments_go_when_they_have_served_and_come_back_when_they_are_need
     monkeypatch.undo()
     plain = Pipeline(swept[0]).sweep(ridged)
     assert numbers(again.records) == numbers(plain.records)
+
+
+def test_moments_that_another_sweep_deletes_before_they_are_read_are_made_again(
+    study_path: Path,
+    swept: tuple[Store, list[dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, deleted = Store(tmp_path), []
+
+    def load(folder: Path, device: torch.device) -> Any:
+        if folder not in deleted:
+            deleted.append(folder)
+            store.remove(store.find("targets", folder.name))
+        return encode.load_targets(folder, device)
+
+    monkeypatch.setattr("dmcore.run.pipeline.load_targets", load)
+    found = Pipeline(store).sweep(load_study(study_path))
+    assert len(deleted) == len(found.records) and not found.failures
+    assert numbers(found.records) == numbers(swept[1])
+    monkeypatch.setattr("dmcore.run.pipeline.ATTEMPTS", 0)
+    (entry,) = [e for e in store.entries() if isinstance(e, Entry) and e.key == found.records[0]["summary_key"]]
+    store.remove(entry)
+    assert "deleted again and again" in next(iter(Pipeline(store).sweep(load_study(study_path)).failures.values()))
+
+
+def test_codes_are_written_even_if_another_process_makes_the_moments_first(
+    study_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study(study_path)
+    study = dataclasses.replace(study, saes=study.saes[:1])
+    store = Store(tmp_path)
+    Pipeline(store).sweep(study)
+    plan = make_plan(study, store)
+    for stage, spec in (("codes", plan.saes[0].codes), ("summary", plan.saes[0].summary)):
+        store.remove(store.find(stage, content_key(spec)))
+    # The moments appear only when they are asked for to be made, as if another process had just committed them.
+    find, hidden = Store.find, []
+
+    def late(self: Store, stage: str, key: str, **more: Any) -> Entry | None:
+        if stage == "targets" and not hidden:
+            hidden.append(key)
+            return None
+        return find(self, stage, key, **more)
+
+    monkeypatch.setattr(Store, "find", late)
+    assert not Pipeline(store).sweep(study).failures
+    monkeypatch.undo()
+    codes = store.find("codes", content_key(plan.saes[0].codes))
+    assert codes is not None and "counts.npy" in codes.manifest.files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from dmcore.errors import StoreError
+from dmcore.store import store as store_module
 from dmcore.store.fingerprint import content_key, files_fingerprint
-from dmcore.store.manifest import MANIFEST
+from dmcore.store.manifest import MANIFEST, damage
 from dmcore.store.store import Draft, Entry, Store
 
 SPEC = {"stage": "demo", "n": 1}
@@ -173,3 +175,31 @@ def test_what_is_no_stage_is_no_entry_and_is_left_alone(tmp_path: Path) -> None:
         (store.root / name).mkdir(parents=True)
         (store.root / name / "file").write_text("kept")
     assert [found.path for found in store.entries()] == [entry.path]
+
+
+def test_an_entry_that_is_replaced_while_it_is_looked_at_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = Store(tmp_path), Store(tmp_path)
+    old = writer.replace("index", SPEC, lambda folder: (folder / "t").write_text("old"))
+
+    def meanwhile(*arguments: object, **more: object) -> str | None:
+        monkeypatch.setattr(store_module, "damage", damage)
+        writer.replace("index", SPEC, lambda folder: (folder / "t").write_text("longer"))
+        return damage(*arguments, **more)
+
+    monkeypatch.setattr(store_module, "damage", meanwhile)
+    found = reader.find("index", old.key)
+    assert found is not None and (found.path / "t").read_text() == "longer"
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_an_entry_may_be_removed_by_two(tmp_path: Path) -> None:
+    entry = Store(tmp_path).get_or_make("stage", SPEC, make)
+    Store(tmp_path).remove(entry)
+    Store(tmp_path).remove(entry)
+    # What a killed process with the same number left does not stand in the way.
+    again = Store(tmp_path).get_or_make("stage", SPEC, make)
+    (tmp_path / "partial" / f"removed-stage-{entry.key}-{os.getpid()}" / "more").mkdir(parents=True)
+    Store(tmp_path).remove(again)
+    assert Store(tmp_path).find("stage", entry.key) is None
