@@ -13,10 +13,13 @@ import numpy as np
 import torch
 
 from dmcore.analysis.activations import Chunk
+from dmcore.errors import DataError
 from dmcore.math.sparse_codes import SparseCodes
 
 SLAB = 65_536
 HEADER = 128
+MOST_ACTIVE = 65_535
+"""Latents of a slab that a count can say are active on a token."""
 
 
 class NpyAppender:
@@ -65,6 +68,11 @@ class CodesWriter:
             tokens = np.repeat(np.arange(len(counts)), counts)
             flat = np.bincount(tokens * self._n_slabs + (latents >> 16), minlength=len(counts) * self._n_slabs)
             per_slab = flat.reshape(-1, self._n_slabs)
+        if per_slab.size and int(per_slab.max()) > MOST_ACTIVE:
+            raise DataError(
+                f"More than {MOST_ACTIVE:,} latents of the SAE are active on one token: it is not sparse; check its weights "
+                "and threshold."
+            )
         self._counts.append(per_slab)
         ends = codes.offsets[chunk.length :: chunk.length].cpu().numpy()
         self._contexts.append(self._total + ends)

@@ -94,7 +94,7 @@ class ScreenedEncoder(ThresholdEncoder):
         """Pack the weights for the screen, about the mean of the first tokens."""
         d_in = x.shape[1]
         depth = -(-(d_in + EXTRA) // 32) * 32
-        self._centre = x.mean(0)
+        centre, blocks = x.mean(0), list[Tensor]()
         bias = self.b_enc.double() - self.threshold.double()
         for first in range(0, self.d_sae, LATENTS_PER_BLOCK):
             rows = self._rows[first : first + LATENTS_PER_BLOCK]
@@ -104,12 +104,13 @@ class ScreenedEncoder(ThresholdEncoder):
             accumulation = depth * 2.0**-23 * rows.norm(dim=1)
             packed[d_in] = MARGIN_SLACK * ((rows.T - packed[:d_in].float()).norm(dim=0) + accumulation)
             packed[d_in + 1] = MARGIN_SLACK * packed[:d_in].float().norm(dim=0)
-            left = bias[first : first + LATENTS_PER_BLOCK] + rows.double() @ self._centre.double()
+            left = bias[first : first + LATENTS_PER_BLOCK] + rows.double() @ centre.double()
             left = left + left.abs() * BIAS_SLACK
             for piece in range(EXTRA - 2):
                 packed[d_in + 2 + piece] = left
                 left = left - packed[d_in + 2 + piece].double()
-            self._blocks.append(packed)
+            blocks.append(packed)
+        self._centre, self._blocks = centre, blocks  # at the end: memory may run out on the way
 
     def _screened_input(self, x: Tensor) -> Tensor:
         """(n_tokens, depth) bfloat16 `[x', |x|, |x - x'|, 1, 1, 1, 0...]`, with x about the centre."""

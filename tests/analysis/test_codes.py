@@ -10,6 +10,7 @@ import torch
 
 from dmcore.analysis.activations import Chunk, chunks_of
 from dmcore.analysis.codes import Codes, CodesWriter
+from dmcore.errors import DataError
 from dmcore.math.sparse_codes import SparseCodes
 
 
@@ -44,3 +45,10 @@ def test_codes_come_back_exactly(d_sae: int, tmp_path: Path) -> None:
     active = sum(codes.latents.numel() for codes in written)
     size = sum(path.stat().st_size for path in tmp_path.glob("*.npy"))
     assert size <= 6 * active + 500 * (2 * -(-d_sae // 65_536)) + 8 * 11 + 4 * 128
+
+
+def test_more_active_latents_than_a_count_can_say_are_refused(tmp_path: Path) -> None:
+    n = 65_536
+    codes = SparseCodes(torch.tensor([0, n]), torch.arange(n, dtype=torch.int32), torch.ones(n))
+    with pytest.raises(DataError, match="it is not sparse"):
+        CodesWriter(tmp_path, n).append(codes, Chunk(0, 1, 1))

@@ -80,3 +80,22 @@ def test_a_screen_that_lets_everything_through_is_given_up() -> None:
 
 def test_devices_without_matrix_units_do_not_screen() -> None:
     assert not screening_pays(torch.device("meta"))
+
+
+@needs_sampling
+def test_a_screen_that_memory_cut_short_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w, b, threshold = problem(0)
+    encoder, zeros, made = ScreenedEncoder(w, b, threshold), torch.zeros, []
+
+    def short_of_memory(*size: int, **more: object) -> torch.Tensor:
+        made.append(size)
+        if len(made) == 3:
+            raise MemoryError
+        return zeros(*size, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", short_of_memory)
+        with pytest.raises(MemoryError):
+            encoder.encode(x)
+    found, expected = encoder.encode(x), ThresholdEncoder(w, b, threshold).encode(x)
+    assert found.latents.tolist() == expected.latents.tolist()
