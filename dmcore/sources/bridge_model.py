@@ -5,7 +5,7 @@ The bridge changes the Hugging Face model in place: what it has wrapped cannot b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,12 @@ from torch import Tensor
 from dmcore.errors import SpecError
 from dmcore.sources.hooked import LanguageModel, Site
 from dmcore.specs import SITES
+
+PROBE = (2, 16)
+"""Contexts and tokens on which the bridge is compared with the model that it has wrapped."""
+TOLERANCE = {torch.float32: 0.01}
+"""Largest difference of the logits, as a share of their spread, that is rounding; by dtype."""
+TOLERANCE_HALF = 0.1
 
 
 def read_bridge(name: str, hf: Any, tokenizer: Any, processing: Sequence[str] = ()) -> LanguageModel:
@@ -26,37 +32,67 @@ def read_bridge(name: str, hf: Any, tokenizer: Any, processing: Sequence[str] = 
         processing: of `dmcore.specs.PROCESSING`; exactly these steps are applied to the weights.
 
     Raises:
-        SpecError: the architecture is not one that the bridge reads, or cannot be processed so.
+        SpecError: the architecture is not one that the bridge reads, or that it reads rightly, or cannot be processed so.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
     device = hf.get_input_embeddings().weight.device
+    n_vocabulary = hf.config.get_text_config().vocab_size
+    probe = torch.randint(n_vocabulary, PROBE, generator=torch.Generator().manual_seed(0)).to(device)
+    expected = None
+    if device.type != "meta":  # which has no numbers; the bridge refuses it
+        with torch.no_grad():
+            expected = hf(input_ids=probe, attention_mask=torch.ones_like(probe), use_cache=False).logits.float()
     try:
         bridge = TransformerBridge.boot_transformers(
             name, hf_model=hf, tokenizer=tokenizer, device=str(device), dtype=hf.dtype
         )
-    except (ValueError, NotImplementedError, AttributeError) as error:
+    except Exception as error:  # each architecture fails in its own way
         if "offload" in str(error).lower():
             raise SpecError(
                 f"The model {name} does not fit on the GPUs that there are, and parts of it cannot stay outside them: give "
                 'dtype = "bfloat16", or use more GPUs.'
             ) from error
         raise SpecError(
-            f"Models like {name} ({type(hf).__name__}) cannot be read ({str(error).splitlines()[0][:120]}): choose a "
+            f"Models like {name} ({type(hf).__name__}) cannot be read ({_first_line(error)}): choose a "
             "decoder-only model, BERT or T5."
         ) from error
     bridge = bridge.eval()
+
+    def predict(ids: Tensor) -> Tensor:
+        return bridge.forward(ids, return_type="logits", use_cache=False)
+
+    if expected is not None:
+        _check_same(name, hf, expected, predict, probe)
     if processing:
         _process(bridge, name, processing)
     points = bridge.hook_dict
     names = [f"blocks.{layer}.{site}" for layer in range(bridge.cfg.n_layers) for site in SITES]
     # Hooks of torch on the bridge's points: its own `run_with_cache` keeps every layer's attention as well.
     sites = {hook: Site(points[hook]) for hook in names if hook in points}
+    return LanguageModel(sites, torch.device(device), predict, n_vocabulary=n_vocabulary)
 
-    def predict(ids: Tensor) -> Tensor:
-        return bridge.forward(ids, return_type="logits", use_cache=False)
 
-    return LanguageModel(sites, torch.device(device), predict, n_vocabulary=hf.config.get_text_config().vocab_size)
+@torch.no_grad()
+def _check_same(name: str, hf: Any, expected: Tensor, predict: Callable[[Tensor], Tensor], probe: Tensor) -> None:
+    """Some architectures and options (StableLM's partial rotation, GPT-2's unscaled attention) come out wrong, silently."""
+    try:
+        found = predict(probe).float()
+    except Exception as error:
+        raise SpecError(
+            f"Models like {name} ({type(hf).__name__}) cannot be run ({_first_line(error)}): choose another model."
+        ) from error
+    spread = (expected - expected.mean(-1, keepdim=True)).norm()
+    share = float((found - expected).norm() / spread.clamp_min(1e-12))
+    if share > TOLERANCE.get(hf.dtype, TOLERANCE_HALF):  # nan, an overflow in float16, is told when it is captured
+        raise SpecError(
+            f"Models like {name} ({type(hf).__name__}) are not read rightly: with hooks, the predictions differ from the "
+            f"model's own by {share:.0%} of their spread. Choose another model."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def _process(bridge: Any, name: str, processing: Sequence[str]) -> None:
@@ -78,6 +114,5 @@ def _process(bridge: Any, name: str, processing: Sequence[str]) -> None:
         )
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise SpecError(
-            f"The weights of {name} cannot be processed ({str(error).splitlines()[0][:120]}): take processing out of the "
-            "study."
+            f"The weights of {name} cannot be processed ({_first_line(error)}): take processing out of the study."
         ) from error

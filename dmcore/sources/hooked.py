@@ -119,7 +119,8 @@ class LanguageModel:
         missing = [hook for hook in hooks if hook not in acts]
         if missing:
             raise SpecError(f"The model ran but gave nothing at {missing[0]}: this architecture has no such site.")
-        return {hook: acts[hook].flatten(2) for hook in hooks}, logits
+        # Some models (OPT) put all tokens on one axis in their MLPs.
+        return {hook: acts[hook].reshape(*ids.shape, -1) for hook in hooks}, logits
 
     @contextmanager
     def _reading(self, hooks: Sequence[str], acts: dict[str, Tensor], *, stop: bool) -> Iterator[None]:

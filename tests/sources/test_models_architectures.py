@@ -20,6 +20,7 @@ from tests.model_builders import (
     N_LAYERS,
     VOCABULARY,
     save_model,
+    save_tokenizer,
 )
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
@@ -239,3 +240,55 @@ def test_every_architecture_is_refused_what_it_lacks(models: dict[str, LanguageM
         models["t5"].check_hooks(["encoder.9.hook_mlp_out"])
     with pytest.raises(SpecError, match="layers 0 to 2.*blocks.2.hook_mlp_out"):
         models["gpt2"].run(torch.zeros(1, 2, dtype=torch.long), ["blocks.3.hook_mlp_out"], with_loss=False)
+
+
+@pytest.mark.parametrize("name", ["stablelm", "gpt2-unscaled"])
+def test_what_the_bridge_reads_wrongly_is_refused(name: str, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, StableLmConfig, StableLmForCausalLM
+
+    wide = {"initializer_range": 0.5, "vocab_size": VOCABULARY}
+    kinds = {
+        "stablelm": lambda: StableLmForCausalLM(
+            StableLmConfig(
+                **wide,
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=4,
+                intermediate_size=32,
+                max_position_embeddings=64,
+            )
+        ),
+        "gpt2-unscaled": lambda: GPT2LMHeadModel(
+            GPT2Config(**wide, n_embd=16, n_layer=2, n_head=4, n_positions=64, scale_attn_weights=False)
+        ),
+    }
+    torch.manual_seed(0)
+    kinds[name]().save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(SpecError, match="are not read rightly: .* Choose another model"):
+        load_model(study_of(tmp_path), "cpu")
+
+
+def test_sites_whose_tokens_are_on_one_axis_are_read(tmp_path: Path) -> None:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    config = OPTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=32,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=64,
+        word_embed_proj_dim=16,
+    )
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    model = load_model(study_of(tmp_path), "cpu")
+    ids = torch.arange(12).view(2, 6)
+    acts = model.run(
+        ids, ["blocks.0.hook_mlp_out", "blocks.0.hook_resid_mid", "blocks.0.hook_resid_post"], with_loss=False
+    ).acts
+    assert all(site.shape == (2, 6, 16) for site in acts.values())
+    total = acts["blocks.0.hook_resid_mid"] + acts["blocks.0.hook_mlp_out"]
+    torch.testing.assert_close(total, acts["blocks.0.hook_resid_post"], **EXACT)
