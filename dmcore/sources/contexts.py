@@ -15,12 +15,12 @@ import numpy as np
 from dmcore.errors import SpecError
 from dmcore.progress import Reporter
 from dmcore.sources.hub import cached_file, resolve_commit
-from dmcore.sources.model_files import read_model_config, vocabulary_size
+from dmcore.sources.model_files import most_positions, read_model_config, vocabulary_size
 from dmcore.sources.texts import read_documents
 from dmcore.sources.texts_contexts import DOMAINS, SIDECAR, TOKENS, TooFewTextsError, make_contexts
 from dmcore.specs import Study, TextsSpec, spec_dict
 from dmcore.store.fingerprint import content_key, file_sha256, files_fingerprint
-from dmcore.store.store import Store
+from dmcore.store.store import Entry, Store
 
 __all__ = ["Contexts", "TooFewTextsError", "contexts_spec", "find_contexts", "load_contexts", "tokenizer_fingerprint"]
 
@@ -46,7 +46,7 @@ class Contexts:
     tokens: np.ndarray
     """(n_contexts, context_length) unsigned integers."""
     fingerprint: str
-    """Hash of the token file and its sidecar, or of what they were made from."""
+    """Hash of the tokens, their domains, and (in a folder) the sidecar."""
     domains: np.ndarray | None = None
     """(n_contexts, context_length) numbers into `domain_names`; None if the texts have no domains."""
     domain_names: tuple[str, ...] = ()
@@ -82,8 +82,7 @@ def load_contexts(
     texts = texts or study.texts
     if texts.path:
         return _load_folder(study, texts)
-    if texts is study.texts:
-        _check_length(study, texts.context_length)
+    _check_length(study, texts, texts.context_length)
     store = store or Store()
     spec = contexts_spec(study, store, texts)
 
@@ -101,8 +100,7 @@ def load_contexts(
             about={"tokenizer": _tokenizer_sha256(study), "source": texts.dataset or texts.files},
         )
 
-    entry = store.get_or_make(STAGE, spec, make)
-    return _read(entry.path, content_key(spec))
+    return _read_entry(store.get_or_make(STAGE, spec, make))
 
 
 def find_contexts(study: Study, store: Store, texts: TextsSpec | None = None) -> Contexts | None:
@@ -114,15 +112,13 @@ def find_contexts(study: Study, store: Store, texts: TextsSpec | None = None) ->
     texts = texts or study.texts
     if texts.path:
         return load_contexts(study, store, texts=texts)
-    if texts is study.texts:
-        _check_length(study, texts.context_length)
-    key = content_key(contexts_spec(study, store, texts))
-    entry = store.find(STAGE, key)
-    return _read(entry.path, key) if entry else None
+    _check_length(study, texts, texts.context_length)
+    entry = store.find(STAGE, content_key(contexts_spec(study, store, texts)))
+    return _read_entry(entry) if entry else None
 
 
 def contexts_spec(study: Study, store: Store, texts: TextsSpec | None = None) -> dict[str, Any]:
-    """What made contexts are made from; its `content_key` is their fingerprint, known before they are made.
+    """What made contexts are made from; its `content_key` is their entry's.
 
     Local files count by their bytes, wherever they are; a data set by its name and revision.
 
@@ -155,9 +151,15 @@ def tokenizer_fingerprint(study: Study) -> str:
     return files_fingerprint(folder, names)
 
 
-def _check_length(study: Study, length: int) -> None:
+def _check_length(study: Study, texts: TextsSpec, length: int) -> None:
+    config = read_model_config(study)
+    most = most_positions(config) if config else None
+    if most is not None and length > most:
+        raise SpecError(
+            f"Contexts of {length:,} tokens are asked for, but the model has {most:,} positions: lower context_length."
+        )
     skip = study.settings.skip_positions
-    if skip >= length:
+    if texts is study.texts and skip >= length:
         raise SpecError(f"skip_positions is {skip}, but contexts have {length} tokens: lower it.")
 
 
@@ -165,8 +167,7 @@ def _load_folder(study: Study, texts: TextsSpec) -> Contexts:
     folder = study.resolve(texts.path)
     names = [TOKENS, SIDECAR, *([DOMAINS] if (folder / DOMAINS).is_file() else [])]
     contexts = _read(folder, files_fingerprint(folder, names))
-    if texts is study.texts:
-        _check_length(study, contexts.length)
+    _check_length(study, texts, contexts.length)
     _check_tokenizer(study, folder)
     config = read_model_config(study)
     size = vocabulary_size(config) if config else None
@@ -176,6 +177,12 @@ def _load_folder(study: Study, texts: TextsSpec) -> Contexts:
             "tokenise them again with the model's tokenizer."
         )
     return contexts
+
+
+def _read_entry(entry: Entry) -> Contexts:
+    """Made contexts count by their tokens, not by what they were made from: the branch of a data set may move."""
+    hashes = {name: file["sha256"] for name, file in entry.manifest.files.items() if name in {TOKENS, DOMAINS}}
+    return _read(entry.path, content_key(hashes))
 
 
 def _read(folder: Path, fingerprint: str) -> Contexts:

@@ -31,7 +31,7 @@ def model_fingerprint(study: Study, memory: Path | None = None) -> str:
     spec = study.model
     content: dict[str, Any] = {"dtype": spec.dtype}
     if spec.processing:
-        content["processing"] = sorted(spec.processing)
+        content["processing"] = sorted(set(spec.processing))
     if spec.id:
         commit = resolve_commit(spec.id, spec.revision)
         content |= {"id": spec.id, **({"commit": commit} if commit else {"revision": spec.revision})}
@@ -70,6 +70,18 @@ def vocabulary_size(config: dict[str, Any]) -> int | None:
     """Token ids that the model knows."""
     size = _text_config(config).get("vocab_size")
     return size if isinstance(size, int) else None
+
+
+def most_positions(config: dict[str, Any]) -> int | None:
+    """Tokens in the longest context that a model with learned (or tabled) positions can read; None if it has no such limit."""
+    kind = config.get("model_type", "")
+    if kind not in {"gpt2", "gpt_neo", "gptj", "codegen", "opt", *ENCODERS}:
+        return None
+    most = config.get("n_positions", config.get("max_position_embeddings"))
+    if not isinstance(most, int):
+        return None
+    # These number positions from the padding id on.
+    return most - config.get("pad_token_id", 1) - 1 if kind in {"roberta", "xlm-roberta", "camembert"} else most
 
 
 def model_kind(config: dict[str, Any]) -> str:

@@ -83,7 +83,12 @@ def row_document(row: dict[str, Any], texts: TextsSpec, where: str, domain: str 
     if domain is None and texts.domain:
         value = column_value(row, texts.domain, where, "domain")
         domain = NO_DOMAIN if value is None or value == "" else str(value)
-    return Document(text or "", domain or NO_DOMAIN)
+    return Document(_whole(text or ""), _whole(domain or NO_DOMAIN))
+
+
+def _whole(text: str) -> str:
+    """A text that UTF-8 can hold: JSON can write half a character, which tokenizers refuse."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def column_value(row: dict[str, Any], column: str, where: str, key: str) -> Any:
@@ -92,6 +97,8 @@ def column_value(row: dict[str, Any], column: str, where: str, key: str) -> Any:
         return row[column]
     value: Any = row
     for part in column.split("."):
+        if value is None:  # nothing is nested in this row
+            return None
         if not isinstance(value, dict) or part not in value:
             raise SpecError(f"{where} has no column {column!r}: give {key} one of {_names(row)}.")
         value = value[part]

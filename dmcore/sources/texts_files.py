@@ -128,7 +128,8 @@ def _read_text(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Doc
 
 
 def _read_jsonl(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Document]:
-    with file.open(encoding="utf-8") as lines:
+    number = 0
+    with file.open(encoding="utf-8-sig") as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
@@ -139,10 +140,11 @@ def _read_jsonl(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Do
                 yield row_document(row, texts, str(file), domain)
         except UnicodeDecodeError as error:
             raise SpecError(f"{file} is not UTF-8: convert it.") from error
-        except json.JSONDecodeError as error:
-            raise SpecError(
-                f"Line {number} of {file} is not valid JSON ({error.msg}): write one object a line."
-            ) from error
+        except SpecError:
+            raise
+        except (ValueError, RecursionError) as error:  # no JSON, nested too deeply, or a number of thousands of digits
+            said = getattr(error, "msg", str(error))[:120]
+            raise SpecError(f"Line {number} of {file} is not valid JSON ({said}): write one object a line.") from error
 
 
 def _read_parquet(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Document]:

@@ -255,7 +255,6 @@ def test_contexts_are_made_once_and_found_by_what_they_are_made_from(tmp_path: P
     study = build(tmp_path / "one")
     assert find_contexts(study, store) is None
     made = load_contexts(study, store)
-    assert made.fingerprint == content_key(contexts_spec(study, store))
     (tmp_path / "one").rename(tmp_path / "two")
     moved = build(tmp_path / "two")
     found = find_contexts(moved, store)
@@ -344,6 +343,10 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, store: Store) -> None
     refused("Line 2 of .*bad.jsonl is not valid JSON", files="bad.jsonl")
     (tmp_path / "list.jsonl").write_text("[1]\n")
     refused("Line 1 of .* holds no object", files="list.jsonl")
+    (tmp_path / "deep.jsonl").write_text('{"text": ' + "[" * 200_000 + "\n")
+    refused("Line 1 of .*deep.jsonl is not valid JSON", files="deep.jsonl")
+    (tmp_path / "long.jsonl").write_text('{"text": "a", "n": ' + "1" * 5000 + "}\n")
+    refused("Line 1 of .*long.jsonl is not valid JSON", files="long.jsonl")
     (tmp_path / "a.txt").write_text(words(10))
     refused("text without columns, so it has no 'lang'", files="a.txt", domain="lang")
     with pytest.raises(SpecError, match="skip_positions is 6, but contexts have 6 tokens"):
@@ -451,3 +454,55 @@ def test_tokens_of_another_tokenizer_are_refused_for_an_id_as_well(
     (refs / "main").write_text("a" * 40)
     with pytest.raises(SpecError, match="another tokenizer than the model's"):
         load_contexts(study)
+
+
+def test_tokens_count_by_what_they_are_and_not_by_the_name_of_a_branch(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = [documents(9, seed=0)]
+    monkeypatch.setattr(
+        "dmcore.sources.contexts.read_documents", lambda *_: (Document(words(*text)) for text in moving[-1])
+    )
+    study = build(tmp_path, dataset="lab/texts")
+    before = load_contexts(study, store)
+    again = load_contexts(study, Store(tmp_path / "elsewhere"))
+    moving.append(documents(9, seed=1))
+    moved = load_contexts(study, Store(tmp_path / "another"))
+    assert again.fingerprint == before.fingerprint == find_contexts(study, store).fingerprint
+    assert moved.fingerprint != before.fingerprint, "activations of the old texts are not taken for those of the new"
+
+
+def test_half_characters_and_byte_order_marks_are_read_and_what_is_nested_may_be_missing(
+    tmp_path: Path, store: Store
+) -> None:
+    body = words(*range(10, 20))
+    rows = [{"text": f"{body} \ud800", "meta": {"lang": "en"}}, {"text": body, "meta": None}]
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(map(json.dumps, rows)).encode())
+    contexts = load_contexts(build(tmp_path, files="a.jsonl", domain="meta.lang"), store)
+    assert contexts.domain_names == ("en", "(none)")
+    pl.DataFrame({"text": [body] * 2, "meta": [{"lang": "en"}, None]}).write_parquet(tmp_path / "a.parquet")
+    table = load_contexts(build(tmp_path, files="a.parquet", domain="meta.lang"), store)
+    assert table.domain_names == ("en", "(none)")
+    assert np.array_equal(table.tokens, contexts.tokens)
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({"model_type": "gpt2", "n_positions": 5}, 5),
+        ({"model_type": "bert", "max_position_embeddings": 5}, 5),
+        ({"model_type": "roberta", "max_position_embeddings": 7, "pad_token_id": 1}, 5),
+    ],
+)
+def test_contexts_longer_than_the_model_reads_are_refused_before_they_are_made(
+    config: dict[str, Any], most: int, tmp_path: Path, store: Store
+) -> None:
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"text": words(*text)} for text in documents(5)])
+    study = build(tmp_path)
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "vocab_size": VOCABULARY}))
+    for find in (find_contexts, load_contexts):
+        with pytest.raises(SpecError, match=f"of 6 tokens are asked for, but the model has {most} positions: lower"):
+            find(study, store)
+    rotary = {"model_type": "llama", "max_position_embeddings": 5, "vocab_size": VOCABULARY}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(rotary))
+    assert load_contexts(study, store).length == 6
