@@ -14,6 +14,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -67,6 +68,8 @@ class DiskTensor:
         return out
 
     def _fill(self, file: int, out: Tensor, offset: int) -> None:
+        if not out.numel():
+            return
         view = memoryview(
             out.view(torch.uint8).numpy() if out.dim() else out.reshape(1).view(torch.uint8).numpy()
         ).cast("B")
@@ -92,12 +95,7 @@ def safetensors_header(path: Path) -> dict[str, DiskTensor]:
                 raise ValueError("its header has an impossible length")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        found = {
-            name: DiskTensor(
-                path, 8 + length + int(about["data_offsets"][0]), _type(about["dtype"]), tuple(about["shape"])
-            )
-            for name, about in header.items()
-        }
+        found = {name: _safetensor(path, 8 + length, about) for name, about in header.items()}
     except OSError as error:
         raise SpecError(f"Cannot read {path} ({error.strerror}): check the path.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -105,6 +103,14 @@ def safetensors_header(path: Path) -> dict[str, DiskTensor]:
     for tensor in found.values():
         if tensor.start + tensor.nbytes > size:
             raise SpecError(f"{path} is cut short: copy or download it again.")
+    return found
+
+
+def _safetensor(path: Path, data: int, about: dict[str, Any]) -> DiskTensor:
+    first, last = (int(offset) for offset in about["data_offsets"])
+    found = DiskTensor(path, data + first, _type(about["dtype"]), tuple(int(size) for size in about["shape"]))
+    if first < 0 or min(found.shape, default=0) < 0 or found.nbytes != last - first:
+        raise ValueError("the place and the shape of a tensor do not agree")
     return found
 
 
@@ -127,11 +133,13 @@ def npz_arrays(path: Path) -> dict[str, DiskTensor]:
             }
     except OSError as error:
         raise SpecError(f"Cannot read {path} ({error.strerror}): check the path.") from error
+    except SpecError:
+        raise
     except (zipfile.BadZipFile, ValueError, KeyError) as error:
         raise SpecError(f"{path} is not an npz file of weights ({error}): copy or download it again.") from error
 
 
-def _npz_member(path: Path, file: object, member: zipfile.ZipInfo) -> DiskTensor:
+def _npz_member(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> DiskTensor:
     if member.compress_type != zipfile.ZIP_STORED:
         raise SpecError(f"{path} is compressed: save it again with numpy.savez, so that it can be read in slices.")
     # The local header repeats the name and may have extra fields of its own length: 30 bytes, then these two.
@@ -141,6 +149,6 @@ def _npz_member(path: Path, file: object, member: zipfile.ZipInfo) -> DiskTensor
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
-    if fortran or dtype.kind != "f" or dtype.byteorder == ">":
+    if fortran or dtype.name not in {"float16", "float32", "float64"} or dtype.byteorder == ">":
         raise ValueError(f"{member.filename} is {dtype} in another order than expected")
     return DiskTensor(path, file.tell(), getattr(torch, dtype.name), tuple(shape))

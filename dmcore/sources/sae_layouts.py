@@ -47,10 +47,10 @@ class LatentMatrix:
         return self.tensor.shape[1 if self.latents_first else 0]
 
     def by_row(self, first: int, last: int) -> Tensor:
-        """(last - first, d_in) a row a latent, in the file's type."""
+        """(last - first, d_in) a row a latent, in the file's type, or in float32 where it is scaled."""
         read = self.tensor.rows if self.latents_first else self.tensor.columns
         found = read(first, last) if self.latents_first else read(first, last).T
-        return found if self.scale == 1.0 else found * self.scale
+        return found if self.scale == 1.0 else found.float() * self.scale
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,8 @@ def _from_folder(folder: Path, device: torch.device, memory: int | None) -> Dict
     if config.architecture in SLICEABLE and COPIES * 2 * 4 * config.d_in * config.d_sae > allowed:
         return SlicedDictionary(open_weights(folder), device)
     if layout_of(folder) == "SAELens":
-        return _resident(SAE.load_from_disk(folder, device=str(device)))
+        # In float32 whatever its configuration says, as in slices and from a release.
+        return _resident(SAE.load_from_disk(folder, device=str(device), dtype="float32"))
     from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 
     weights = open_weights(folder)

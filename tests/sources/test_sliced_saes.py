@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import dmcore.sources.sliced_dictionary as sliced_module
 from dmcore.errors import SpecError
 from dmcore.sources.disk_tensor import npz_arrays, safetensors_header
+from dmcore.sources.sae_layouts import LatentMatrix
 from dmcore.sources.saes import load_dictionary
 from dmcore.sources.sliced_dictionary import SlicedDictionary
 from dmcore.specs import SaeSpec, load_study
@@ -195,7 +196,7 @@ def test_damaged_and_foreign_files_are_sentences(study_path: Path, tmp_path: Pat
     with pytest.raises(SpecError, match="is not a safetensors file"):
         safetensors_header(tmp_path / "text.safetensors")
     np.savez_compressed(tmp_path / "small.npz", w_enc=np.zeros((2, 2), dtype=np.float32))
-    with pytest.raises(SpecError, match="is compressed: save it again with numpy.savez"):
+    with pytest.raises(SpecError, match="small.npz is compressed: save it again with numpy.savez, .* slices.$"):
         npz_arrays(tmp_path / "small.npz")
     np.savez(tmp_path / "object.npz", w_enc=np.array([{"a": 1}], dtype=object))
     with pytest.raises(SpecError, match="is not an npz file of weights"):
@@ -223,3 +224,45 @@ def test_the_memory_of_an_sae_can_be_set(study_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("DMCORE_SAE_MEMORY_GIB", "much")
     with pytest.raises(SpecError, match="give a number of GiB"):
         load_dictionary(study, study.saes[0], D_MODEL, "cpu")
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_an_sae_whose_configuration_says_bfloat16_is_the_same_whole_and_in_slices(
+    study_path: Path, tmp_path: Path, memory: int | None, small_slices: None
+) -> None:
+    sae = build_sae("jumprelu", HOOK)
+    sae.save_model(tmp_path / "sae")
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    ours = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=memory)
+    equal_forward(sae, ours)
+
+
+def test_weights_in_bfloat16_are_scaled_in_float32(tmp_path: Path) -> None:
+    matrix = torch.randn(7, 9).bfloat16()
+    save_file({"a": matrix}, tmp_path / "t.safetensors")
+    tensor = safetensors_header(tmp_path / "t.safetensors")["a"]
+    for latents_first, expected in ((True, matrix), (False, matrix.T)):
+        rows = LatentMatrix(tensor, latents_first, 1.7).by_row(0, expected.shape[0])
+        torch.testing.assert_close(rows, expected.float() * 1.7, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets"), [([4], [-16, 0]), ([-1, -4], [0, 16]), ([2], [0, 16]), (["x"], [0, 4]), ([2], [0])]
+)
+def test_a_header_that_contradicts_itself_is_a_sentence(
+    shape: list[object], offsets: list[int], tmp_path: Path
+) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    (tmp_path / "t.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    with pytest.raises(SpecError, match="is not a safetensors file of weights"):
+        safetensors_header(tmp_path / "t.safetensors")
+
+
+def test_empty_tensors_are_read(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(3, 0), "b": torch.zeros(0)}, tmp_path / "t.safetensors")
+    found = safetensors_header(tmp_path / "t.safetensors")
+    assert found["a"].read().shape == (3, 0) and found["b"].read().shape == (0,)
+    np.savez(tmp_path / "t.npz", a=np.zeros(3, dtype=np.longdouble))
+    with pytest.raises(SpecError, match="is not an npz file of weights"):
+        npz_arrays(tmp_path / "t.npz")
