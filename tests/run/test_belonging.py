@@ -220,3 +220,35 @@ def test_encoding_halves_too(caplog: pytest.LogCaptureFixture, monkeypatch: pyte
     monkeypatch.setattr(dictionary, "_encode", lambda part: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         dictionary.encode(x)
+
+
+class Largest(torch.nn.Module):
+    """A TopK whose k is no tensor."""
+
+    d_in = D_MODEL
+
+    def __init__(self, k: int, act: torch.nn.Module | None = None) -> None:
+        super().__init__()
+        self.k, self.act = k, act or torch.nn.ReLU()
+        self.register_buffer("scale", torch.ones(1, dtype=torch.float64))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(x)
+
+    def decode(self, acts: torch.Tensor) -> torch.Tensor:
+        return acts
+
+
+def test_the_key_of_a_custom_sae_changes_with_its_settings_its_modules_and_its_code() -> None:
+    class Other(Largest):
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(x) * 2
+
+    Other.__qualname__ = "Largest"  # as in a notebook, where a cell is edited and run again
+    finer = Largest(4)
+    finer.scale += 1e-12
+    saes = [Largest(4), Largest(5), Largest(4, torch.nn.GELU()), Other(4), finer]
+    keys = [dmcore.CustomSae(sae).fingerprint() for sae in saes]
+    assert len(set(keys)) == len(saes)
+    assert dmcore.CustomSae(Largest(4).eval()).fingerprint() == keys[0]
+    assert dmcore.CustomSae(Largest(5), version="1").fingerprint() == dmcore.CustomSae(saes[0], "1").fingerprint()
