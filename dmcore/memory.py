@@ -6,7 +6,7 @@ import logging
 import os
 import resource
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 UNLIMITED = 2**62
-CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
-)
+CGROUPS = {
+    "": ("/sys/fs/cgroup", ("memory.max", "memory.current", "memory.stat")),
+    "memory": ("/sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")),
+}
+"""Where control groups of version 2 and 1 are, by what `/proc/self/cgroup` calls them; limit, use, details."""
+OWN_CGROUPS = Path("/proc/self/cgroup")
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch and its libraries say where they raise no error of its own."""
 
 
 def available_memory(device: torch.device) -> int:
@@ -51,16 +51,29 @@ def _free_memory() -> int:
 
 
 def _container_memory() -> int:
-    for limit, usage, stat in CGROUPS:
-        try:
-            allowed = int(Path(limit).read_text(encoding="ascii"))
-            used = int(Path(usage).read_text(encoding="ascii"))
-            lines = dict(line.split() for line in Path(stat).read_text(encoding="ascii").splitlines())
-        except (OSError, ValueError):
-            continue
-        # Pages of files that the system would drop at need are counted as used.
-        return allowed - used + int(lines.get("inactive_file", 0))
-    return UNLIMITED
+    """What its control group leaves to a process; the least of those around it, which need not be at the root."""
+    try:
+        own = [line.split(":", 2) for line in OWN_CGROUPS.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        own = []
+    left = UNLIMITED
+    for controller, (root, names) in CGROUPS.items():
+        paths = [
+            PurePosixPath(line[2].lstrip("/")) for line in own if len(line) == 3 and controller in line[1].split(",")
+        ]
+        folders = {Path(root)} | {Path(root, folder) for path in paths for folder in (path, *path.parents)}
+        left = min([left, *(_left_in(folder, names) for folder in folders)])
+    return left
+
+
+def _left_in(folder: Path, names: tuple[str, str, str]) -> int:
+    try:
+        allowed, used = (int((folder / name).read_text(encoding="ascii")) for name in names[:2])
+        lines = dict(line.split() for line in (folder / names[2]).read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return UNLIMITED
+    # Pages of files that the system would drop at need are counted as used.
+    return allowed - used + int(lines.get("inactive_file", 0))
 
 
 def _address_space() -> int:
@@ -80,7 +93,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def halve_when_out_of_memory(

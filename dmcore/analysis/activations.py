@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +114,26 @@ class ActivationWriter:
         _write_atomically(self._folder / META, {**meta, "dtype": str(dtype).removeprefix("torch.")})
         if resume:
             return np.lib.format.open_memmap(path, mode="r+")
-        return np.lib.format.open_memmap(path, mode="w+", dtype=stored, shape=(n_contexts * length, d_model))
+        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=stored, shape=(n_contexts * length, d_model))
+        _reserve(path)
+        return mapped
 
     def finish(self) -> None:
         """Drop the note of progress: the manifest takes its place."""
         self._mapped = None
         (self._folder / self.PROGRESS).unlink(missing_ok=True)
+
+
+def _reserve(path: Path) -> None:
+    """Take all of a file's place on the disk: a disk that fills up under a mapped file kills the process without a word."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:  # the file system cannot do it
+                raise
 
 
 def _write_atomically(path: Path, content: dict[str, object]) -> None:

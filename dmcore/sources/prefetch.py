@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from dmcore.errors import DarkMatterError
 from dmcore.memory import available_memory
 from dmcore.sources.sae_layouts import layout_files
 from dmcore.sources.saes import release_folder
@@ -61,7 +60,7 @@ def _warm(study: Study, sae: SaeSpec, stop: threading.Event) -> None:
             return
         for path in paths:
             _read(path, stop)
-    except (OSError, DarkMatterError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of the disk, of the hub, of its network library
         log.debug("Reading ahead of %s stopped: %s", sae.name, error)
 
 

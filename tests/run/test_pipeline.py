@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -21,6 +22,7 @@ import torch
 import dmcore
 from dmcore.analysis import encode
 from dmcore.analysis.activations import Activations, chunks_of
+from dmcore.errors import StoreError
 from dmcore.results import METRICS, RECORD, TABLES
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
@@ -315,3 +317,16 @@ def test_codes_are_written_even_if_another_process_makes_the_moments_first(
     monkeypatch.undo()
     codes = store.find("codes", content_key(plan.saes[0].codes))
     assert codes is not None and "counts.npy" in codes.manifest.files
+
+
+def test_a_disk_too_small_for_the_activations_is_told_before_the_model_runs(
+    study_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreError, match="The disk of .* is full: free space and run again"):
+        Pipeline(Store(tmp_path)).sweep(load_study(study_path))
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "no")))
+    assert not Pipeline(Store(tmp_path)).sweep(load_study(study_path)).failures
