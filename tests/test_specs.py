@@ -92,6 +92,11 @@ def test_the_same_study_elsewhere_is_the_same_study(tmp_path: Path) -> None:
             '[train]\nhooks = ["blocks.0.hook_mlp_out"]\nwidths = [8]\nl0s = [2]\narchitectures = ["x"]\n[texts]',
             "choose among",
         ),
+        (
+            "[texts]",
+            '[train]\nhooks = ["blocks.0.hook_mlp_out"]\nwidths = [8]\nl0s = [2]\nfolder = ""\n[texts]',
+            "a folder inside the study's own",
+        ),
         ("blocks.2.hook_resid_post", "encoder.2.hook_cross_attn_out", "encoder.2.hook_attn_out"),
     ],
 )

@@ -225,7 +225,7 @@ class TrainSpec:
             )
         if self.source not in {"live", "captured"}:
             raise SpecError(f"[train] source is {self.source!r}: give live or captured.")
-        if Path(self.folder).is_absolute() or ".." in Path(self.folder).parts:
+        if not Path(self.folder).parts or Path(self.folder).is_absolute() or ".." in Path(self.folder).parts:
             raise SpecError(f"[train] folder is {self.folder!r}: give a folder inside the study's own.")
 
     def saes(self) -> tuple[SaeSpec, ...]:
