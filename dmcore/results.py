@@ -122,7 +122,11 @@ def write_summary(folder: Path, record: dict[str, Any], tables: dict[str, pl.Dat
         )
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record alone."""
+    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+
+
 def read_summary(folder: Path) -> Summary:
     """Read what `write_summary` wrote."""
-    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    return Summary(record, **{name: pl.read_parquet(folder / f"{name}.parquet") for name in TABLES})
+    return Summary(read_record(folder), **{name: pl.read_parquet(folder / f"{name}.parquet") for name in TABLES})

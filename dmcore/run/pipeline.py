@@ -46,7 +46,7 @@ from dmcore.math.linear_map import RidgeBasis
 from dmcore.math.moments import InputMoments, TargetMoments
 from dmcore.math.split import check_determined, check_varying
 from dmcore.progress import Reporter
-from dmcore.results import METRICS, RECORD, read_summary, write_summary
+from dmcore.results import METRICS, RECORD, read_record, write_summary
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.preflight import first_contexts, preflight
 from dmcore.run.retention import KEPT_MOMENTS
@@ -147,8 +147,10 @@ class Pipeline:
 
     def publish(self, plan: Plan) -> list[dict[str, Any]]:
         """Write the index of what is finished; returns its records."""
-        records = finished_records(plan, self.store)
-        if records:
+        records: list[dict[str, Any]] = []
+        # Again while there is more than was written: another process may have published that in the meantime.
+        while len(found := finished_records(plan, self.store)) > len(records):
+            records = found
             publish(self.store, plan.study, records)
         return records
 
@@ -277,7 +279,7 @@ class Pipeline:
 def finished_records(plan: Plan, store: Store) -> list[dict[str, Any]]:
     """The records of the SAEs whose summaries are there, in the order of the study."""
     found = [store.find(SUMMARY, p.summary_key) for p in plan.saes]
-    return [read_summary(entry.path).record for entry in found if entry is not None]
+    return [read_record(entry.path) for entry in found if entry is not None]
 
 
 def token_facts(plan: Plan, losses: Entry, codes: Entry) -> TokenFacts:

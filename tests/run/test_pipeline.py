@@ -330,3 +330,15 @@ def test_a_disk_too_small_for_the_activations_is_told_before_the_model_runs(
         Pipeline(Store(tmp_path)).sweep(load_study(study_path))
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "no")))
     assert not Pipeline(Store(tmp_path)).sweep(load_study(study_path)).failures
+
+
+def test_an_index_never_lacks_what_another_process_finished_while_it_was_written(
+    study_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, store = load_study(study_path), Store(tmp_path)
+    pipeline = Pipeline(store)
+    records = pipeline.sweep(study).records
+    seen = iter([records[:3], records, records])
+    monkeypatch.setattr("dmcore.run.pipeline.finished_records", lambda *_: next(seen))
+    assert pipeline.publish(make_plan(study, store)) == records
+    assert len(open_published(study.name, store).records) == len(records)
