@@ -62,6 +62,7 @@ def write_split(found: SplitPass, inputs: InputMoments, partition: Partition, se
     for name in SPLIT_TABLES:
         tables[name].write_parquet(folder / f"{name}.parquet", compression="zstd")
     fit = found.fit
+    assert fit.full_map is not None, "asked for when it was fitted"
     maps = {"weight": fit.full_map.weight, "bias": fit.full_map.bias}
     for fold, fitted in enumerate(fit.fold_maps):
         maps |= {f"fold_{fold}.weight": fitted.weight, f"fold_{fold}.bias": fitted.bias}

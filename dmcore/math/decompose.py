@@ -118,6 +118,7 @@ def decompose(
     cells = list(range(n_folds))
     check_varying(inputs, cells)
     fit = fit_folds(inputs, targets, [[f] for f in cells], ridge=ridge, fit_bias=fit_bias)
+    assert fit.full_map is not None, "asked for when it was fitted"
     sums = SplitSums(
         int(bootstrap_units(n_contexts).max()) + 1, acts_t.shape[1], Centres.from_moments(inputs, targets, cells)
     )

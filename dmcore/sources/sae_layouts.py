@@ -129,7 +129,8 @@ def read_sae_config(folder: Path) -> SaeConfig:
 
 def _saelens_config(folder: Path) -> SaeConfig:
     config = _json(folder / CONFIG)
-    metadata = config.get("metadata") if isinstance(config.get("metadata"), dict) else {}
+    metadata = config.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
     kwargs = metadata.get("model_from_pretrained_kwargs") or config.get("model_from_pretrained_kwargs") or {}
     try:
         return SaeConfig(
@@ -173,7 +174,8 @@ def open_weights(folder: Path) -> SaeWeights:
     if layout == "Llama Scope":
         return _open_llama(folder)
     config, tensors = _json(folder / CONFIG), safetensors_header(folder / WEIGHTS)
-    _shape_of(tensors, "W_enc", folder / WEIGHTS), _shape_of(tensors, "W_dec", folder / WEIGHTS)
+    for name in ("W_enc", "W_dec"):
+        _shape_of(tensors, name, folder / WEIGHTS)
     return _weights(config, tensors, LatentMatrix(tensors["W_enc"], False), LatentMatrix(tensors["W_dec"], True), {})
 
 
