@@ -66,6 +66,7 @@ def test_the_same_study_elsewhere_is_the_same_study(tmp_path: Path) -> None:
         ("skip_positions = 4", "zzz = 1", "known keys are"),
         ("hook_resid_post", "hook_resid_pots", "blocks.2.hook_resid_post"),
         ("blocks.2.hook_resid_post", "layer2", "did you mean"),
+        ("blocks.2.hook_resid_post", "encoder_blocks.2.hook_resid_post", "did you mean encoder.2.hook_resid_post"),
         ('path = "saes/a"', "", "needs either path"),
         ('path = "saes/a"', 'path = "saes/a"\nrelease = "r"\nid = "i"', "not both"),
         ('path = "saes/a"', "path = 7", "text in quotes"),

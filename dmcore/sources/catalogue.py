@@ -217,6 +217,25 @@ def check_release(frame: pl.DataFrame, name: str) -> None:
         raise SpecError(f"There is no release {name!r}: {hint}")
 
 
+def check_names(frame: pl.DataFrame, *, model: str | None, site: str | None, architecture: str | None) -> None:
+    """Raise a `SpecError` with the nearest names if nothing in the catalogue is called so."""
+    for kind, name, columns in (
+        ("model", model, ("model", "model_name")),
+        ("site or stream", site, ("site", "stream")),
+        ("architecture", architecture, ("architecture",)),
+    ):
+        if name is None or filter_catalogue(frame, **{kind.split()[0]: name}).height:  # type: ignore[arg-type]
+            continue
+        known = [other for column in columns for other in frame[column].drop_nulls().unique(maintain_order=True)]
+        short = {other.rsplit("/", 1)[-1].lower(): other for other in known}
+        near = difflib.get_close_matches(name.rsplit("/", 1)[-1].lower(), short, n=3, cutoff=0.5)
+        if near:
+            hint = f"did you mean {' or '.join(short[other] for other in near)}?"
+        else:
+            hint = f"there are {', '.join(known)}." if len(known) <= 20 else "--releases lists them with their models."
+        raise SpecError(f"Nothing in the catalogue has the {kind} {name!r}: {hint}")
+
+
 def find_saes(frame: pl.DataFrame, names: Sequence[tuple[str, str]]) -> pl.DataFrame:
     """The rows of some (release, id), in their order; those that are not there are left out."""
     wanted = pl.DataFrame(names, schema={"release": pl.String, "id": pl.String}, orient="row")

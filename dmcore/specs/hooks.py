@@ -44,7 +44,11 @@ def parse_hook(hook: str) -> tuple[int, str]:
     found = HOOK.fullmatch(hook)
     if found and found[3] in sites_of(found[1]):
         return int(found[2]), found[3]
-    stack, layer = (found[1], int(found[2])) if found else ("blocks", 0)
+    if found:
+        stack, layer = found[1], int(found[2])
+    else:  # `encoder_blocks.3.hook_resid_post` means the encoder's
+        stack = next((name for name in STACKS if hook.startswith(name)), "blocks")
+        layer = int(next(iter(re.findall(r"\.(\d{1,4})\.", hook)), 0))
     raise SpecError(f"There is no hook {hook!r}: did you mean {' or '.join(nearest_hooks(hook, stack, layer))}?")
 
 

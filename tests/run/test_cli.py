@@ -88,6 +88,14 @@ def test_cache_ls_verify_and_rm(
         (["sweep", "STUDY", "--device", "tpu9"], "--device cpu"),
         (["sweep", "STUDY", "--workers", "0"], "1 or above"),
         (["cache", "rm", "zzzz"], "cache ls"),
+        ([], "dmcore COMMAND --help"),
+        (["swep"], "dmcore COMMAND --help"),
+        (["catalogue", "--width", "16k"], "dmcore catalogue --help"),
+        (["show", "STUDY", "--jsn"], "--help"),
+        (["catalogue", "--model", "gemma2-2b"], "gemma-2-2b"),
+        (["catalogue", "--site", "reisdual"], "did you mean residual"),
+        (["catalogue", "--architecture", "topkk"], "did you mean topk"),
+        (["catalogue", "--architecture", "zzz"], "there are"),
     ],
 )
 def test_errors_are_one_line_with_the_remedy(
@@ -98,6 +106,23 @@ def test_errors_are_one_line_with_the_remedy(
     assert error.startswith("error: ")
     assert remedy in error
     assert "\n" not in error
+
+
+@pytest.mark.parametrize("command", [["sweep", "STUDY"], ["worker", "--once"]])
+def test_a_cache_that_cannot_be_written_is_a_sentence(
+    command: list[str], study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("DMCORE_CACHE", str(tmp_path / "file"))
+    assert main([str(study) if a == "STUDY" else a for a in command]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "DMCORE_CACHE" in error
+
+
+def test_filters_that_leave_nothing_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["catalogue", "--model", "gemma-2-2b", "--layer", "99"]) == 0
+    assert "leave one of the filters out" in capsys.readouterr().out
 
 
 def test_show_before_sweep_says_what_to_run(

@@ -35,11 +35,12 @@ def register(commands: Any) -> None:
 
 
 def _catalogue(arguments: argparse.Namespace) -> int:
-    from dmcore.sources.catalogue import check_release, filter_catalogue, read_catalogue
+    from dmcore.sources.catalogue import check_names, check_release, filter_catalogue, read_catalogue
 
     frame = read_catalogue()
     if arguments.release is not None:
         check_release(frame, arguments.release)
+    check_names(frame, model=arguments.model, site=arguments.site, architecture=arguments.architecture)
     names = ("release", "model", "layer", "width", "site", "architecture", "text")
     wanted = {name: getattr(arguments, name) for name in names}
     found = filter_catalogue(frame, **wanted, on_disk=arguments.on_disk)
@@ -49,6 +50,9 @@ def _catalogue(arguments: argparse.Namespace) -> int:
         rows = found.select(*JSON_KEYS).rename({"processing": "asked"}).to_dicts()
         # A list, as in a study file; and the width by both names that are in use.
         say(json.dumps([_record(row) for row in rows], indent=1))
+        return 0
+    if not found.height:
+        say(f"None of the {frame.height:,} SAEs is all that was asked for: leave one of the filters out.")
         return 0
     rows = [
         (r["release"], r["id"], r["model"], r["hook"] or f"({r['kind']})", _whole(r["d_sae"]), _l0(r["l0"]),
