@@ -16,6 +16,7 @@ from dmcore.errors import SpecError
 from dmcore.run.estimate_machine import (
     EFFICIENCY,
     GIB,
+    OTHER,
     READ_BYTES_PER_SECOND,
     SECONDS_PER_SAE,
     WRITE_BYTES_PER_SECOND,
@@ -123,6 +124,16 @@ def _assumptions(work: Work, peak: Peak) -> tuple[str, ...]:
         f"takes {SECONDS_PER_SAE:g} s besides. Downloads are not in the time.",
         "The model's files are taken to be in the study's dtype; where a publisher keeps float32, they are twice as large.",
     ]
+    if work.device == OTHER and not work.machine.tflops:
+        said.append(
+            f"The rates of {work.machine.gpu or 'this GPU'} are not known here: those of an RTX 3090 are assumed, so the time is "
+            "a guess; the memory is "
+            + (
+                f"its own, {peak.memory_gib:.3g} GiB."
+                if work.machine.memory_gib
+                else f"taken to be {peak.memory_gib:g} GiB."
+            )
+        )
     if work.machine.devices > 1:
         said.append("Devices share the parameters and work one after the other, so more of them save memory, not time.")
     unknown = [sae for sae in work.saes if not sae.l0_known]

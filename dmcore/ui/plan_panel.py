@@ -10,7 +10,7 @@ from pathlib import Path
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
-from dmcore.run.estimate_machine import PEAKS, Machine
+from dmcore.run.estimate_machine import Machine, gpu_here, machine_of_gpu
 from dmcore.run.estimate_words import bytes_text
 from dmcore.run.job import lane_of
 from dmcore.run.queue import Queue
@@ -49,16 +49,19 @@ def draw_plan(study: Study) -> None:
 
 
 def this_machine() -> Machine:
-    """The device on which the worker would run, without asking torch. A GPU whose rates are not known is left open."""
+    """The device on which the worker would run, without asking torch."""
     if lane_of("auto") == "cpu":
         return Machine("cpu")
+    found = gpu_here()
+    if found is not None:
+        return machine_of_gpu(*found)
     for note in sorted(GPUS.glob("*/information")):
         try:
-            model = note.read_text(encoding="utf-8", errors="replace")
+            lines = note.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             continue
-        known = [name for name in PEAKS if name in model]
-        return Machine(known[0]) if known else Machine()
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+        return machine_of_gpu(models[0] if models else "this GPU", None)
     return Machine()
 
 

@@ -275,11 +275,14 @@ def test_the_plan_is_of_the_machine_that_would_do_it(tmp_path: Path, monkeypatch
     assert plan_panel.this_machine().device == "cpu"
     monkeypatch.setattr(plan_panel, "lane_of", lambda device: "cuda-0")
     monkeypatch.setattr(plan_panel, "GPUS", tmp_path)
+    monkeypatch.setattr(plan_panel, "gpu_here", lambda: None)
     assert plan_panel.this_machine().device == "auto"
-    for model, device in (("NVIDIA H100 80GB HBM3", "H100"), ("Another GPU", "auto")):
+    for model, device in (("NVIDIA H100 80GB HBM3", "H100"), ("Another GPU", "GPU")):
         (tmp_path / "0000").mkdir(exist_ok=True)
         (tmp_path / "0000" / "information").write_text(f"Model: {model}\n")
         assert plan_panel.this_machine().device == device
+    monkeypatch.setattr(plan_panel, "gpu_here", lambda: ("Another GPU", 12.0))
+    assert plan_panel.this_machine().peak(1).memory_gib == 12.0
 
 
 def test_what_the_catalogue_page_chose_comes_with_its_model(cache: Path) -> None:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dmcore.errors import SpecError
 from dmcore.run.cli import main
 from dmcore.run.estimate import Machine, StudyEstimate, describe, estimate_study
+from dmcore.run.estimate_machine import gpu_here, machine_of_gpu
 from dmcore.run.estimate_words import bytes_text, count_text, flops_text, seconds_text
 from dmcore.specs import ModelSpec, SaeSpec, Settings, Study, TextsSpec, TrainSpec, load_study
 from dmcore.store.store import Entry, Store
@@ -114,7 +116,7 @@ def test_a_given_rate_takes_the_place_of_the_devices_own(store: Store) -> None:
     slow, fast = (estimate_study(gemma_study(), store, Machine(tflops=t)) for t in (10.0, 100.0))
     for stage in ("model", "encode", "moments", "split"):
         assert slow.seconds_by_stage[stage] == pytest.approx(10 * fast.seconds_by_stage[stage])
-    with pytest.raises(SpecError, match="give one of H100, A100, cpu"):
+    with pytest.raises(SpecError, match="give one of H200, H100, A100, .* cpu"):
         estimate_study(gemma_study(), store, Machine("abacus"))
 
 
@@ -230,3 +232,39 @@ def test_estimating_imports_neither_torch_nor_saelens(tmp_path: Path) -> None:
         "heavy = {'torch', 'sae_lens', 'transformers'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("NVIDIA H200", "H200"), ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100-PCIE-40GB", "A100-40GB"), ("NVIDIA GeForce RTX 4090", "RTX-4090"), ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"), ("NVIDIA A10G", "A10"), ("Tesla T4", "T4"), ("NVIDIA RTX A6000", "A6000"),
+        ("Tesla V100-SXM2-32GB", "V100"), ("NVIDIA RTX 4000 Ada Generation", "GPU"), ("", "GPU"),
+    ],
+)  # fmt: skip
+def test_a_gpu_is_known_by_what_it_calls_itself(name: str, device: str) -> None:
+    found = machine_of_gpu(name, 17.5)
+    assert found.device == device
+    assert found.peak(1).memory_gib == 17.5
+    assert machine_of_gpu(name, None).peak(1).memory_gib > 1
+
+
+def test_an_unknown_gpu_has_its_own_memory_and_says_that_its_rate_is_assumed(store: Store) -> None:
+    found = estimate_study(gemma_study(), store, machine_of_gpu("Some GPU 3", 17.5))
+    assert found.device_memory_bytes == int(17.5 * 2**30)
+    assert any("The rates of Some GPU 3 are not known" in said and "17.5 GiB" in said for said in found.assumptions)
+    known = estimate_study(gemma_study(), store, Machine("H200"))
+    assert not any("not known" in said for said in known.assumptions)
+    given = estimate_study(gemma_study(), store, Machine("GPU", tflops=10.0))
+    assert not any("not known here" in said for said in given.assumptions)
+
+
+def test_the_driver_is_asked_for_name_and_memory_and_may_be_silent() -> None:
+    def answer(text: str) -> Any:
+        return lambda *_, **__: subprocess.CompletedProcess([], 0, text, "")
+
+    assert gpu_here(answer("NVIDIA H200, 143771\nNVIDIA H200, 143771\n")) == ("NVIDIA H200", 143771 / 1024)
+    for nothing in ("", "no devices were found\n", "NVIDIA GB10, [N/A]\n"):
+        assert gpu_here(answer(nothing)) is None
+    assert gpu_here(lambda *_, **__: subprocess.run(["/nonexistent/nvidia-smi"])) is None

@@ -17,7 +17,9 @@ def register(commands: Any) -> None:
     plan.add_argument("--devices", type=int, default=1, help="devices over which the model is spread (1)")
     plan.add_argument("--device-memory", type=float, help="memory of each device in GiB (that of the assumed device)")
     plan.add_argument(
-        "--device", default="auto", help="cpu, A100, H100 or auto: H100 from a billion parameters up (auto)"
+        "--device",
+        default="auto",
+        help="H200, H100, A100, RTX-4090, ..., GPU for another, cpu, or auto: H100 from a billion parameters up (auto)",
     )
     plan.add_argument(
         "--tflops", type=float, help="peak rate of a device, 10^12 operations a second, in place of its own"
