@@ -46,8 +46,9 @@ def width_sentence(selection: Selection, rows: pl.DataFrame) -> str:
         return f"A dictionary {factor} wider leaves {percent(ratio, ratio.low, ratio.high)} of the nonlinear error."
     ratio = paired_ratio(selection.summary, selection.summary_of(narrowest), "fvu_nonlinear")
     factor = times(record["d_sae"] / narrowest["d_sae"])
+    more = ratio.low > 1
     return (
-        f"It is {factor} wider than the narrowest dictionary here, and leaves "
+        f"It is {factor} wider than the narrowest dictionary here, {'yet has' if more else 'and leaves'} "
         f"{percent(ratio, ratio.low, ratio.high)} of that one's nonlinear error."
     )
 

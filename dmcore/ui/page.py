@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 from streamlit.runtime.pages_manager import PagesManager
 
 from dmcore.errors import DarkMatterError
@@ -17,6 +18,16 @@ from dmcore.ui.streams import site_phrase
 from dmcore.ui.words import plain, sae_phrase
 
 APP = Path(__file__).parents[2] / "app.py"
+NARROW = """
+@media (max-width: 1100px) {
+  [data-testid="stMainBlockContainer"] { padding-left: 1.5rem; padding-right: 1.5rem; }
+  [data-testid="stMain"] [data-testid="stHorizontalBlock"] { flex-wrap: wrap; }
+  [data-testid="stMain"] [data-testid="stColumn"] { min-width: min(100%, 8rem); }
+  [data-testid="stMain"] [data-testid="stColumn"]:has([data-testid="stVegaLiteChart"]) { min-width: min(100%, 24rem); }
+}
+"""
+"""In a narrow window columns go below one another, as Streamlit does by itself on a telephone only: a chart of a few
+centimetres says nothing."""
 
 
 @contextmanager
@@ -57,19 +68,32 @@ def enter_through_app() -> None:
     if PagesManager.uses_pages_directory:
         runpy.run_path(str(APP))
         st.stop()
+    st.html(f"<style>{NARROW}</style>")
 
 
 def _missing(selection: Selection) -> None:
     n_missing = getattr(selection.published, "n_missing", 0)
     if n_missing > 0:
-        remedy = f"`python -m dmcore sweep {selection.study_id if selection.study_id == 'demo' else 'STUDY.toml'}`"
-        st.caption(
-            f":material/hourglass: {n_missing} of the study's SAEs have no result yet: run {remedy} to add them."
-        )
+        some = "1 of the study's SAEs has" if n_missing == 1 else f"{n_missing:,} of the study's SAEs have"
+        file = "demo" if selection.study_id == "demo" else "STUDY.toml"
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(
+                f":material/hourglass: {some} no result yet: start the study on Runs, or run `python -m dmcore sweep {file}`.",
+                width="content",
+            )
+            _to_runs()
 
 
 def _explain(error: DarkMatterError) -> None:
     st.info(str(error), icon=":material/inbox:")
-    if st.button("Look again", icon=":material/refresh:"):
+    with st.container(horizontal=True, vertical_alignment="center"):
+        _to_runs()
+        again = st.button("Look again", icon=":material/refresh:")
+    if again:
         reads.forget()
         st.rerun()
+
+
+def _to_runs() -> None:
+    with suppress(StreamlitAPIException):  # a page that was started without the app has no other to go to
+        st.page_link("pages/runs.py", label="Runs", icon=":material/play_circle:", width="content")

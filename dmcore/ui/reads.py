@@ -33,7 +33,9 @@ def studies() -> dict[str, str]:
 
     found = list_studies()
     if not found:
-        raise StoreError("Nothing has been computed yet: run `python -m dmcore sweep demo`, then reload this page.")
+        raise StoreError(
+            "Nothing has been computed yet: start a study on the Runs page, or run `python -m dmcore sweep demo`."
+        )
     return found
 
 
@@ -44,7 +46,9 @@ def published(study_id: str) -> Published:
 
     found = open_published(study_id)
     if not len(found.records):
-        raise StoreError(f"The study {study_id} has no result yet: run `python -m dmcore sweep` on its file.")
+        raise StoreError(
+            f"The study {study_id} has no result yet: start it on the Runs page, or run `python -m dmcore sweep` on its file."
+        )
     return replace(found, records=told_apart(found.records))
 
 

@@ -24,10 +24,11 @@ def cards(values: Mapping[str, Any], shown: Sequence[tuple[str, str, str]]) -> N
         values: holds `<metric>`, `<metric>_low`, `<metric>_high`.
         shown: label, metric and glossary term of each card.
     """
-    for column, (label, metric, term) in zip(st.columns(len(shown)), shown, strict=True):
+    row = st.container(horizontal=True)
+    for label, metric, term in shown:
         triple = [values[f"{metric}{end}"] for end in ("", "_low", "_high")]
         interval = span(*triple[1:])
-        column.metric(
+        row.metric(
             label,
             point(*triple),
             delta=interval or None,
@@ -40,8 +41,10 @@ def cards(values: Mapping[str, Any], shown: Sequence[tuple[str, str, str]]) -> N
 
 
 def sample_words(record: Mapping[str, Any]) -> str:
-    """n and split, as captions end: `n = 72,000 tokens in 300 contexts (first 16 skipped); 5 folds of whole contexts.`"""
+    """n and split, as captions end: `n = 72,000 tokens in 300 contexts (first 16 positions skipped); held out over ...`"""
+    skip = record["skip_positions"]
+    skipped = "" if not skip else " (first position skipped)" if skip == 1 else f" (first {skip} positions skipped)"
     return (
-        f"n = {record['n_tokens']:,} tokens in {record['n_contexts']:,} contexts (first {record['skip_positions']} positions "
-        f"skipped); held out over {record['n_folds']} folds of whole contexts."
+        f"n = {record['n_tokens']:,} tokens in {record['n_contexts']:,} contexts{skipped}; held out over {record['n_folds']} "
+        "folds of whole contexts."
     )

@@ -257,7 +257,7 @@ def write_fake_study(
     study: Any = SimpleNamespace(
         name=study_id,
         title=title or published.title,
-        model=SimpleNamespace(name=model or published.model),
+        model=SimpleNamespace(described=model or published.model),
         saes=records,
         to_dict=lambda: {"name": study_id, "title": title or published.title},
     )

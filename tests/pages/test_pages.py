@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -203,6 +204,9 @@ def test_nothing_computed_is_a_sentence_with_its_remedy(tmp_path: Path, monkeypa
         assert not at.exception
         assert "python -m dmcore sweep demo" in at.info[0].value
         assert not at.metric
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert not at.exception
+    assert [link.proto.label for link in at.get("page_link")] == ["Runs"]
     reads.forget()
 
 
@@ -212,6 +216,30 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     reads.forget()
     yield tmp_path
     reads.forget()
+
+
+@pytest.mark.parametrize(("n_missing", "said"), [(1, "1 of the study's SAEs has"), (7, "7 of the study's SAEs have")])
+def test_saes_without_a_result_are_counted_beside_a_way_to_start_them(
+    n_missing: int, said: str, in_fake_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dmcore.store import published
+
+    opened = published.open_published
+    monkeypatch.setattr(published, "open_published", lambda study: replace(opened(study), n_missing=n_missing))
+    reads.forget()
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert not at.exception
+    assert f"{said} no result yet" in words(at)
+    assert [link.proto.label for link in at.get("page_link")] == ["Runs"]
+
+
+def test_a_single_skipped_position_is_not_plural() -> None:
+    from dmcore.ui.sections import sample_words
+
+    record = {"n_tokens": 920, "n_contexts": 40, "n_folds": 5}
+    assert "(first position skipped)" in sample_words({**record, "skip_positions": 1})
+    assert "(first 2 positions skipped)" in sample_words({**record, "skip_positions": 2})
+    assert "skipped" not in sample_words({**record, "skip_positions": 0})
 
 
 def test_a_study_of_one_sae_says_what_is_not_known(own_cache: Path) -> None:
