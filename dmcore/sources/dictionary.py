@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -69,6 +69,13 @@ class Dictionary:
             codes = SparseCodes(codes.offsets, codes.latents, codes.values / norms[codes.latents.long()])
         recon = decode(codes, sae.W_dec, sae.b_dec)
         return denormalised(sae, recon, x.to(self.dtype))
+
+
+def check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Raise a SpecError if a weight is NaN: to a threshold it would only look like a dead latent."""
+    for name, tensor in tensors.items():
+        if bool(tensor.isnan().any()):
+            raise SpecError(f"{name} of the SAE holds NaN: copy or download it again.")
 
 
 def denormalised(sae: Any, recon: Tensor, x: Tensor) -> Tensor:

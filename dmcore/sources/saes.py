@@ -16,7 +16,7 @@ import torch
 from dmcore.errors import SpecError
 from dmcore.memory import available_memory
 from dmcore.sources.custom_saes import CustomSae, custom_sae
-from dmcore.sources.dictionary import Dictionary
+from dmcore.sources.dictionary import Dictionary, check_numbers
 from dmcore.sources.sae_layouts import SaeConfig, layout_files, layout_of, open_weights, read_sae_config
 from dmcore.sources.sliced_dictionary import SLICEABLE, SlicedDictionary
 from dmcore.specs import SaeSpec, Study
@@ -192,6 +192,7 @@ def _from_folder(folder: Path, device: torch.device, memory: int | None) -> Dict
 def _resident(loaded: Any) -> Dictionary:
     if getattr(loaded, "hook_z_reshaping_mode", False):
         loaded.turn_off_forward_pass_hook_z_reshaping()  # heads are flattened when they are captured
+    check_numbers(loaded.state_dict())
     return Dictionary(loaded.eval())
 
 

@@ -13,7 +13,7 @@ from dmcore.errors import SpecError
 from dmcore.math.screened import threshold_encoder
 from dmcore.math.sliced import decode_sliced, encode_sliced
 from dmcore.math.sparse_codes import Encoder, GatedEncoder, SparseCodes, TopKEncoder
-from dmcore.sources.dictionary import denormalised
+from dmcore.sources.dictionary import check_numbers, denormalised
 from dmcore.sources.sae_layouts import SaeWeights
 
 SLICE_BYTES = 2**27
@@ -48,6 +48,7 @@ class SlicedDictionary:
         self.latents_per_slice = max(LATENTS_MULTIPLE, multiple)
         self.tokens_at_once = max(1, GROUP_BYTES // (4 * self.d_in))
         self._vectors = {name: v.float().to(self._device) for name, v in weights.vectors.items()}
+        check_numbers(self._vectors)
         self._norms: Tensor | None = None
 
     @torch.inference_mode()
@@ -67,6 +68,7 @@ class SlicedDictionary:
         """The encoder of a slice of latents."""
         rows = self._weights.W_enc.by_row(first, last)
         W_enc = rows.to(self._device).float().T
+        check_numbers({"W_enc": W_enc})
         own = {name: vector[first:last] for name, vector in self._vectors.items() if name != "b_dec"}
         if self.architecture == "gated":
             return GatedEncoder(W_enc, own["b_gate"], own["r_mag"], own["b_mag"])

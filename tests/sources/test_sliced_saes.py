@@ -266,3 +266,17 @@ def test_empty_tensors_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", a=np.zeros(3, dtype=np.longdouble))
     with pytest.raises(SpecError, match="is not an npz file of weights"):
         npz_arrays(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+@pytest.mark.parametrize("name", ["W_enc", "b_enc"])
+def test_a_weight_that_is_no_number_is_told_and_is_no_dead_latent(
+    study_path: Path, tmp_path: Path, name: str, memory: int | None, small_slices: None
+) -> None:
+    sae = build_sae("jumprelu", HOOK)
+    getattr(sae, name).data[..., 25] = torch.nan
+    sae.save_model(tmp_path / "sae")
+    with pytest.raises(SpecError, match=f"{name} of the SAE holds NaN"):
+        load_dictionary(
+            load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=memory
+        ).encode(X)
