@@ -143,7 +143,7 @@ def _delete(keys: list[tuple[str, str]]) -> None:
         st.session_state[_DONE] = f"{bytes_text(freed)} freed."
     except DarkMatterError as error:
         st.session_state["jobs.error"] = str(error)
-    st.session_state.pop("disk.stages", None)
+    st.session_state["disk.stages"] = []  # popped, the browser would go on showing what was chosen
     reads.forget()
 
 

@@ -18,6 +18,10 @@ HOME = Path(__file__).parents[2]
 DEMO = HOME / "dmcore" / "demo" / "artifacts" / "study.toml"
 
 
+CHECKED = "Sees that every result is there; nothing is computed twice."
+UNTRAINED = "Its SAEs are not there yet: train them first."
+
+
 def studies_folder(queue: Queue) -> Path:
     """Where studies that were put together on the page are kept."""
     return queue.root / "studies"
@@ -58,6 +62,12 @@ def draw_studies() -> None:
             _row(study, path, active)
 
 
+def _untrained(study: Study) -> bool:
+    """Whether SAEs that the study itself trains are not there yet: a sweep would only say so, some seconds later."""
+    trained = study.train.saes() if study.train is not None else ()
+    return any(not study.resolve(sae.path).is_dir() for sae in trained)
+
+
 def _row(study: Study, path: Path, active: set[tuple[str, str]]) -> None:
     n_have, n_saes = reads.n_results(study), len(study.saes)
     have = "all with results" if n_have >= n_saes else f"{n_have} with results" if n_have else "no results yet"
@@ -71,12 +81,13 @@ def _row(study: Study, path: Path, active: set[tuple[str, str]]) -> None:
     with buttons.container(horizontal=True, horizontal_alignment="right"):
         for kind, label in kinds:
             busy = (str(path), kind) in active
+            untrained = kind == "sweep" and _untrained(study)
             st.button(
                 "In the queue" if busy else label,
                 icon=":material/hourglass:" if busy else ":material/play_arrow:",
                 key=f"start.{kind}.{path}",
-                disabled=busy,
-                help="Sees that every result is there; nothing is computed twice." if n_have >= n_saes else None,
+                disabled=busy or untrained,
+                help=UNTRAINED if untrained else CHECKED if n_have >= n_saes else None,
                 on_click=start,
                 args=(path, kind),
             )

@@ -419,3 +419,20 @@ def test_numbers_of_a_job_leave_out_what_is_not_known() -> None:
                           gpu_memory=0, all_seconds_left=None, seconds=lambda now: None)  # fmt: skip
     assert numbers_of(job, 0.0) == []
     assert [ago_text(s) for s in (3, 300, 7200, 200_000)] == ["just now", "5 min ago", "2 h ago", "2 days ago"]
+
+
+def test_a_study_whose_saes_are_not_trained_is_trained_first(cache: Path) -> None:
+    folder = cache / "studies"
+    folder.mkdir(parents=True)
+    (folder / "own.toml").write_text(
+        'schema = 1\nname = "own"\n[model]\npath = "m"\n[texts]\npath = "t"\n'
+        '[train]\nhooks = ["blocks.0.hook_resid_post"]\nwidths = [32]\nl0s = [4]\n'
+    )
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.switch_page("pages/runs.py")
+    checked(at.run())
+    key = f"{{}}.{folder / 'own.toml'}"
+    assert at.button(key=key.format("start.sweep")).disabled
+    assert not at.button(key=key.format("start.train-saes")).disabled
+    (folder / "saes" / "blocks.0.hook_resid_post" / "topk_32_4").mkdir(parents=True)
+    assert not checked(at.run()).button(key=key.format("start.sweep")).disabled
