@@ -14,6 +14,7 @@ import pytest
 from dmcore.charts import picture
 from dmcore.charts.baselines import baselines_by_layer_chart, baselines_chart, baselines_table
 from dmcore.charts.budget import budget_chart, budget_table
+from dmcore.charts.catalogue import catalogue_chart
 from dmcore.charts.density import MOST_CELLS, density_chart, frame_cells, mean_actual, panel_table
 from dmcore.charts.dimensions import MOST_POINTS, dimensions_chart, dimensions_table
 from dmcore.charts.labels import decade_ticks, spread
@@ -35,6 +36,11 @@ SUMMARY: Summary = PUBLISHED.summary(RECORD["summary_key"])
 WIDTHS = over_widths(PUBLISHED.records, RECORD)
 LAYERS = over_layers(PUBLISHED.records, RECORD)
 MANY_DIMS = pl.concat([SUMMARY.dims] * (MOST_POINTS // len(SUMMARY.dims) + 2))
+CATALOGUE = pl.DataFrame(
+    [("a", 16_384, 20.0), ("a", 16_384, 20.4), ("b", 65_536, 150.0), ("b", None, 8.0), ("c", 1_048_576, None)],
+    schema={"release": pl.String, "d_sae": pl.Int64, "l0": pl.Float64},
+    orient="row",
+)
 NEGATIVE = SUMMARY.baselines.with_columns(r2=pl.col("r2") - 0.2)
 
 
@@ -69,6 +75,8 @@ CHARTS: dict[str, Callable[[], alt.LayerChart]] = {
     "baselines by layer": lambda: baselines_by_layer_chart(by_layer()),
     "layers": lambda: layers_chart(LAYERS, RECORD),
     "one layer": lambda: layers_chart(LAYERS.head(1), LAYERS.row(0, named=True)),
+    "catalogue": lambda: catalogue_chart(CATALOGUE),
+    "catalogue of one SAE": lambda: catalogue_chart(CATALOGUE.head(1)),
 }
 
 
