@@ -46,7 +46,10 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
     try:
         selection = choose(own)
         where, what = site_phrase(selection.record), sae_phrase(selection.record)
-        st.caption(f"{plain(selection.published.title)} · {where[0].upper()}{where[1:]} · {what}")
+        model = getattr(selection.published, "model", "")
+        # A local folder's name says little; an id, or what was done to the weights, says what the numbers are of.
+        of_model = f" · {plain(model)}" if "/" in model or "(" in model else ""
+        st.caption(f"{plain(selection.published.title)}{of_model} · {where[0].upper()}{where[1:]} · {what}")
         _missing(selection)
     except DarkMatterError as error:
         _explain(error)

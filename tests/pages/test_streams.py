@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 
 from dmcore.specs import CROSS_SITES, SITES
 from dmcore.ui.streams import SITE_PHRASES, SITE_SUFFIXES, site_phrase, stream_name, told_apart
+from tests.pages.fake_results import write_fake_study
 
 
 def records(*pairs: tuple[str, str]) -> pl.DataFrame:
@@ -42,6 +45,23 @@ def test_a_stream_that_is_read_at_several_sites_names_them() -> None:
 )
 def test_streams_in_words(stream: str, words: str) -> None:
     assert stream_name(stream) == words
+
+
+def test_what_was_done_to_the_models_weights_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamlit.testing.v1 import AppTest
+
+    from dmcore.specs import ModelSpec
+    from dmcore.ui import reads
+
+    model = ModelSpec(id="openai-community/gpt2", processing=("center_writing_weights",))
+    write_fake_study(tmp_path, n_saes=2, model=model.described)
+    monkeypatch.setenv("DMCORE_CACHE", str(tmp_path))
+    reads.forget()
+    at = AppTest.from_file(str(Path(__file__).parents[2] / "app.py"), default_timeout=60).run()
+    reads.forget()
+    assert not at.exception
+    (caption,) = [one.value for one in at.caption if "gpt2" in one.value]
+    assert "openai\\-community/gpt2 \\(writing weights centred\\)" in caption
 
 
 def test_every_site_has_its_words() -> None:
