@@ -69,7 +69,7 @@ def _tried(plan: Plan, wanted: Sequence[SaePlan]) -> list[SaePlan]:
     sizes = []
     for p in wanted:
         config = read_config(plan.study, p.sae)
-        sizes.append(SMALL if config is None else 8 * config.d_in * config.d_sae)
+        sizes.append(8 * config.d_in * config.d_sae if config and config.d_in and config.d_sae else SMALL)
     if sum(sizes) <= SMALL:
         return list(wanted)
     first = {p.sae.hook: p for p in reversed(wanted)}

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
 from dmcore.errors import SpecError
 from dmcore.memory import available_memory
+from dmcore.sources.catalogue import check_release, find_saes, nearest_ids, read_catalogue
 from dmcore.sources.custom_saes import CustomSae, custom_sae
 from dmcore.sources.dictionary import Dictionary, check_numbers
-from dmcore.sources.sae_layouts import SaeConfig, layout_files, layout_of, open_weights, read_sae_config
+from dmcore.sources.hub import explain, token
+from dmcore.sources.sae_layouts import GEMMA_PARAMS, SaeConfig, layout_files, layout_of, open_weights, read_sae_config
 from dmcore.sources.sliced_dictionary import SLICEABLE, SlicedDictionary
-from dmcore.specs import SaeSpec, Study
+from dmcore.specs import PROCESSING, SaeSpec, Study
 from dmcore.store.fingerprint import content_key, files_fingerprint
 
 MEMORY_VARIABLE = "DMCORE_SAE_MEMORY_GIB"
@@ -53,18 +57,29 @@ def sae_fingerprint(
 
 
 def read_config(study: Study, sae: SaeSpec) -> SaeConfig | None:
-    """What the small files of an SAE say; None for an SAE of a release or of Python, which is known once loaded.
+    """What the small files of an SAE say, or the catalogue; None for an object of Python, which is known once loaded.
 
     Raises:
-        SpecError: the folder or a key is missing, or the SAE was trained at another hook or model.
+        SpecError: the folder, a key, the release or the id is missing, or the SAE was trained at another hook or model.
     """
-    if sae.release or sae.custom:
+    if sae.custom:
         return None
+    if sae.release:
+        listed = _listed_config(release_row(sae))
+        check_origin(study, sae, listed)
+        return listed
     folder = study.resolve(sae.path)
     _check_trained(study, sae, folder)
     found = read_sae_config(folder)
     check_origin(study, sae, found)
     return found
+
+
+def _listed_config(row: dict[str, Any]) -> SaeConfig:
+    steps = tuple(step for step in str(row["processing"] or "").split(",") if step in PROCESSING)
+    return SaeConfig(
+        row["architecture"] or "", row["d_in"] or 0, row["d_sae"] or 0, row["hook"] or "", row["model"] or "", steps
+    )
 
 
 def _check_trained(study: Study, sae: SaeSpec, folder: Path) -> None:
@@ -156,6 +171,8 @@ def load_dictionary(
         except SpecError:
             raise
         except Exception as error:  # SAELens raises many kinds; each means that this SAE cannot be read
+            if sae.release:
+                raise SpecError(explain(error, "SAE", sae.name)) from error
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise SpecError(
                 f"Cannot load the SAE {sae.name} ({reason}): check its folder or id, or copy it again."
@@ -217,18 +234,33 @@ def release_folder(sae: SaeSpec) -> Path | None:
     Raises:
         SpecError: there is no such release or id.
     """
-    from sae_lens.loading.pretrained_saes_directory import (
-        get_conversion_loader_name,
-        get_pretrained_saes_directory,
-        get_repo_id_and_folder_name,
-    )
-
-    directory = get_pretrained_saes_directory()
-    if sae.release not in directory or sae.id not in directory[sae.release].saes_map:
-        raise SpecError(f"There is no SAE {sae.name} in SAELens: `python -m dmcore catalogue` lists what there is.")
-    if get_conversion_loader_name(sae.release) != "gemma_2" or "embedding" in sae.id:
+    row = release_row(sae)
+    if row["conversion_func"] != "gemma_2" or "embedding" in row["path"]:
         return None
     from huggingface_hub import hf_hub_download
 
-    repo_id, folder = get_repo_id_and_folder_name(sae.release, sae.id)
-    return Path(hf_hub_download(repo_id, filename="params.npz", subfolder=folder)).parent
+    try:
+        found = hf_hub_download(row["repo_id"], filename=GEMMA_PARAMS, subfolder=row["path"], token=token())
+    except Exception as error:
+        raise SpecError(explain(error, "SAE", sae.name)) from error
+    return Path(found).parent
+
+
+@lru_cache(maxsize=1)
+def _catalogue() -> pl.DataFrame:
+    return read_catalogue()
+
+
+def release_row(sae: SaeSpec) -> dict[str, Any]:
+    """What the catalogue says of an SAE of a release; no network.
+
+    Raises:
+        SpecError: there is no such release or id; names the nearest.
+    """
+    frame = _catalogue()
+    check_release(frame, sae.release)
+    row = find_saes(frame, [(sae.release, sae.id)])
+    if not len(row):
+        near = " or ".join(nearest_ids(frame, sae.release, sae.id))
+        raise SpecError(f"The release {sae.release} has no SAE {sae.id!r}: did you mean {near}?")
+    return row.row(0, named=True)

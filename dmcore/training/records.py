@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,24 @@ def what_is_there(folder: Path, settings: dict[str, Any]) -> tuple[bool, str]:
     if key == content_key(settings) and all((folder / name).is_file() for name in FILES):
         return True, ""
     names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
-    changed = [f"{name} was {before.get(name)}, is {settings.get(name)}" for name in names]
+    hashes = ("model", "texts")  # that they differ is all that a reader can know of them
+    changed = [
+        f"another {name}" if name in hashes else f"{name} was {before.get(name)}, is {settings.get(name)}"
+        for name in names
+    ]
     return False, "; ".join(changed) or "a file is missing"
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move an SAE that other settings made out of the way of one that takes its place; where to, or None if there is none."""
+    try:
+        key = str(json.loads((folder / LOG).read_text(encoding="utf-8"))["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    aside = folder.with_name(f"{folder.name}.{key[:8]}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.replace(aside)
+    return aside
 
 
 @torch.inference_mode()

@@ -30,7 +30,7 @@ from dmcore.training.checkpoints import publish, write_json, writing
 from dmcore.training.engines import memory_of, new_trainer
 from dmcore.training.loop import LoopOptions, Run, halfway, train_runs
 from dmcore.training.readers import LiveReader, captured_reader
-from dmcore.training.records import LOG, TrainedSae, measure, read_trained, what_is_there
+from dmcore.training.records import LOG, TrainedSae, measure, read_trained, set_aside, what_is_there
 from dmcore.training.sae_trainer import ActivationStats
 from dmcore.training.schedule import Budget
 from dmcore.training.stream import EpochOrder, Reader, Stream, contexts_per_block
@@ -261,6 +261,9 @@ class _Job:
                 "curve": [asdict(look) for look in run.looks],
             }
             write_json(fresh / LOG, about)
+            aside = set_aside(final)
+            if aside is not None:
+                log.warning("What was at %s, made with other settings, is kept as %s.", target.path, aside.name)
             publish(fresh, final)
         log.info("%s is finished: FVU %.4f, L0 %.2f", target.path, fvu, l0)
 

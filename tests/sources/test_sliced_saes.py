@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,9 +15,9 @@ import dmcore.sources.sliced_dictionary as sliced_module
 from dmcore.errors import SpecError
 from dmcore.sources.disk_tensor import npz_arrays, safetensors_header
 from dmcore.sources.sae_layouts import LatentMatrix
-from dmcore.sources.saes import load_dictionary
+from dmcore.sources.saes import load_dictionary, read_config
 from dmcore.sources.sliced_dictionary import SlicedDictionary
-from dmcore.specs import SaeSpec, load_study
+from dmcore.specs import ModelSpec, SaeSpec, load_study
 from tests.builders import D_MODEL, WIDTH, build_sae, build_study
 
 HOOK = "blocks.1.hook_resid_post"
@@ -280,3 +281,82 @@ def test_a_weight_that_is_no_number_is_told_and_is_no_dead_latent(
         load_dictionary(
             load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=memory
         ).encode(X)
+
+
+def test_an_sae_of_a_gemma_scope_release_is_downloaded_and_read_as_a_folder(
+    tmp_path: Path, study_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    sae_id = "layer_12/width_16k/average_l0_82"
+    hand_made = build_sae("jumprelu", HOOK, apply_b_dec_to_input=False)
+    gemma_folder(tmp_path / sae_id, hand_made)
+    asked = []
+
+    def download(repo_id: str, filename: str, subfolder: str = "", **_: object) -> str:
+        asked.append((repo_id, subfolder, filename))
+        return str(tmp_path / subfolder / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    sae = SaeSpec("blocks.12.hook_resid_post", release="gemma-scope-2b-pt-res", id=sae_id)
+    equal_forward(hand_made, load_dictionary(load_study(study_path), sae, D_MODEL, "cpu"))
+    assert asked == [("google/gemma-scope-2b-pt-res", sae_id, "params.npz")]
+
+
+def test_a_study_of_releases_is_swept(tmp_path: Path, study_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from dmcore.run.pipeline import Pipeline
+    from dmcore.sources.catalogue import filter_catalogue, read_catalogue
+    from dmcore.store.store import Store
+
+    ids = filter_catalogue(read_catalogue(tmp_path), "gemma-scope-2b-pt-res", layer=1)["id"].to_list()[:2]
+    for seed, sae_id in enumerate(ids):
+        gemma_folder(tmp_path / sae_id, build_sae("jumprelu", HOOK, seed=seed, apply_b_dec_to_input=False))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "hf_hub_download",
+        lambda repo, filename, subfolder="", **_: str(tmp_path / subfolder / filename),
+    )
+    saes = tuple(SaeSpec(HOOK, release="gemma-scope-2b-pt-res", id=sae_id, check=False) for sae_id in ids)
+    study = dataclasses.replace(load_study(study_path), saes=saes)
+    outcome = Pipeline(Store(tmp_path / "cache")).sweep(study)
+    assert outcome.failures == {}
+    assert [record["sae"] for record in outcome.records] == [f"gemma-scope-2b-pt-res/{sae_id}" for sae_id in ids]
+    assert outcome.records[0]["fvu"] != outcome.records[1]["fvu"]
+
+
+def test_a_release_is_compared_with_the_study_before_anything_is_downloaded(study_path: Path) -> None:
+    study = load_study(study_path)
+    with pytest.raises(
+        SpecError, match=r"There is no release 'gemma-scope-2b-res': did you mean gemma-scope-2b-pt-res"
+    ):
+        read_config(study, SaeSpec(HOOK, release="gemma-scope-2b-res", id="x"))
+    with pytest.raises(
+        SpecError,
+        match=r"has no SAE 'layer_12/width_16k/average_l0_83': did you mean .*layer_12/width_16k/average_l0_82\?",
+    ):
+        read_config(study, SaeSpec(HOOK, release="gemma-scope-2b-pt-res", id="layer_12/width_16k/average_l0_83"))
+    listed = {"release": "gemma-scope-2b-pt-res", "id": "layer_12/width_16k/average_l0_82"}
+    with pytest.raises(SpecError, match=r"was trained at blocks.12.hook_resid_post"):
+        read_config(study, SaeSpec(HOOK, **listed))
+    other = dataclasses.replace(study, model=ModelSpec(id="google/gemma-2-9b"))
+    with pytest.raises(SpecError, match=r"was trained on google/gemma-2-2b"):
+        read_config(other, SaeSpec("blocks.12.hook_resid_post", **listed))
+    found = read_config(study, SaeSpec("blocks.12.hook_resid_post", **listed))
+    assert (found.architecture, found.d_in, found.d_sae) == ("jumprelu", 2304, 16384)
+    bare = dataclasses.replace(study, model=ModelSpec(id="gpt2"))
+    asks = SaeSpec("blocks.3.hook_resid_pre", release="gpt2-small-res-jb", id="blocks.3.hook_resid_pre")
+    with pytest.raises(SpecError, match=r"write processing = \['center_writing_weights'\]"):
+        read_config(bare, asks)
+    read_config(dataclasses.replace(study, model=ModelSpec(id="gpt2", processing=("center_writing_weights",))), asks)
+
+
+def test_a_release_that_cannot_be_downloaded_is_a_sentence(study_path: Path) -> None:
+    sae = SaeSpec("blocks.12.hook_resid_post", release="gemma-scope-2b-pt-res", id="layer_12/width_16k/average_l0_82")
+    with pytest.raises(SpecError, match=r"is not in the local cache and the hub cannot be reached"):
+        load_dictionary(load_study(study_path), sae, D_MODEL, "cpu")
+    jb = SaeSpec("blocks.3.hook_resid_pre", release="gpt2-small-res-jb", id="blocks.3.hook_resid_pre")
+    with pytest.raises(SpecError) as caught:
+        load_dictionary(load_study(study_path), jb, D_MODEL, "cpu")
+    assert "\n" not in str(caught.value)

@@ -119,8 +119,11 @@ def test_what_is_there_is_not_trained_again_and_other_settings_train_anew(
     assert [one.trained for one in again] == [False]
     changed = build_train_study(tmp_path, tokens=1500, seed=1)
     assert [one.trained for one in train(changed)] == [True]
-    assert weights(study) != before
+    (place, old), now = next(iter(before.items())), weights(study)
+    assert now[place] != old
+    assert old in now.values(), "the SAE of the other settings is kept beside it"
     assert "is trained anew: seed was 0, is 1" in caplog.text
+    assert "is kept as" in caplog.text
 
 
 def test_a_folder_that_training_did_not_make_is_not_overwritten(tmp_path: Path) -> None:
