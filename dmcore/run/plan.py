@@ -82,6 +82,10 @@ def make_plan(
     contexts = find_contexts(study, store) if reporter is None else load_contexts(study, store, reporter)
     if contexts is None:
         raise StoreError(f"The contexts of the study {study.name} have not been made yet: sweep the study first.")
+    if contexts.n_contexts < 2:
+        raise SpecError(
+            "The study has one context, and none is left to hold out: give it more texts, at least 2 contexts."
+        )
     check_layers(study)
     memory = store.root / "fingerprints"
     model = model_fingerprint(study, memory)

@@ -16,6 +16,7 @@ from dmcore.sources.bridge_model import read_bridge
 from dmcore.sources.hooked import LanguageModel, ModelOutput
 from dmcore.sources.hub import explain, resolve_commit, token
 from dmcore.sources.model_files import check_layers, model_fingerprint, model_kind
+from dmcore.sources.quiet import quiet_transformers
 from dmcore.sources.stack_models import read_encoder, read_encoder_decoder
 from dmcore.specs import Study
 
@@ -46,15 +47,16 @@ def load_model(study: Study, device: torch.device | str) -> LanguageModel:
         raise SpecError(f"The weights of a model {reason} cannot be processed: take processing out of the study.")
     loader = {"causal": AutoModelForCausalLM, "encoder": AutoModel, "encoder-decoder": AutoModelForSeq2SeqLM}[kind]
     try:
-        hf: Any = loader.from_pretrained(
-            where,
-            dtype=getattr(torch, spec.dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="eager",
-            **({"device_map": spec.device_map} if spec.device_map else {}),
-            **options,
-        )
+        with quiet_transformers():
+            hf: Any = loader.from_pretrained(
+                where,
+                dtype=getattr(torch, spec.dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="eager",
+                **({"device_map": spec.device_map} if spec.device_map else {}),
+                **options,
+            )
         hf = hf.eval() if spec.device_map else hf.to(device).eval()
     except Exception as error:
         raise SpecError(explain(error, "model", where)) from error

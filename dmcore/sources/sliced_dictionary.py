@@ -12,7 +12,8 @@ from torch import Tensor
 from dmcore.errors import SpecError
 from dmcore.math.screened import threshold_encoder
 from dmcore.math.sliced import decode_sliced, encode_sliced
-from dmcore.math.sparse_codes import Encoder, GatedEncoder, SparseCodes, TopKEncoder
+from dmcore.math.sparse_codes import Encoder, GatedEncoder, SparseCodes, TopKEncoder, join_codes
+from dmcore.memory import halve_when_out_of_memory
 from dmcore.sources.dictionary import check_numbers, denormalised
 from dmcore.sources.sae_layouts import SaeWeights
 
@@ -53,8 +54,12 @@ class SlicedDictionary:
 
     @torch.inference_mode()
     def encode(self, x: Float[Tensor, "n_tokens d_in"]) -> SparseCodes:
-        """The sparse codes of a group of tokens."""
-        return encode_sliced(self, self._sae.process_sae_in(x.to(self.dtype)), self.pulse)
+        """The sparse codes of a group of tokens; in halves where the device has too little memory for all at once."""
+
+        def encode(first: int, last: int) -> SparseCodes:
+            return encode_sliced(self, self._sae.process_sae_in(x[first:last].to(self.dtype)), self.pulse)
+
+        return join_codes(halve_when_out_of_memory(encode, 0, x.shape[0], "encode", "tokens"))
 
     @torch.inference_mode()
     def decode(self, codes: SparseCodes, x: Float[Tensor, "n_tokens d_in"]) -> Tensor:

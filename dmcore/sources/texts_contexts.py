@@ -212,13 +212,17 @@ def _check_ids(ids: np.ndarray, n_vocabulary: int | None) -> None:
 
 def _too_few(made: int, texts: TextsSpec, tally: Tally) -> str:
     after = f" after the first {texts.skip_contexts:,}" if texts.skip_contexts else ""
-    short = f", of which {tally.n_skipped:,} are shorter" if texts.short_documents == "skip" else ""
-    remedy = f"lower n_contexts to {made:,}" if made else "give more texts or a smaller context_length"
+    short = f", {tally.n_skipped:,} of them shorter" if texts.short_documents == "skip" and tally.n_skipped else ""
+    remedy = f"lower n_contexts to {made:,}" if made > 1 else "give more texts or a smaller context_length"
     pack = ', or give short_documents = "pack"' if texts.short_documents == "skip" else ""
     return (
-        f"The texts give {made:,} contexts of {texts.context_length:,} tokens{after}, not {texts.n_contexts:,} "
-        f"({tally.n_documents:,} documents{short}): {remedy}{pack}."
+        f"The texts give {_count(made, 'context')} of {texts.context_length:,} tokens{after}, not {texts.n_contexts:,} "
+        f"({_count(tally.n_documents, 'document')}{short}): {remedy}{pack}."
     )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _write_sidecar(

@@ -46,9 +46,9 @@ def load_study(path: Path) -> Study:
     except OSError as error:
         raise SpecError(f"Cannot read the study {path} ({error.strerror}): check the path, or use `demo`.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not valid TOML: {error}.") from error
+        raise SpecError(f"{path} is not valid TOML ({error}): mend it there; studies/ has examples.") from error
     if content.get("schema") != SCHEMA:
-        raise SpecError(f"{path} has schema {content.get('schema')!r}: this version reads schema = {SCHEMA}.")
+        raise SpecError(f"{path} has schema {content.get('schema')!r}: write schema = {SCHEMA} at its top.")
     try:
         return _parse(content, path.parent)
     except SpecError as error:

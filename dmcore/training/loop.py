@@ -283,7 +283,9 @@ class _Ticker:
         with self._lock:
             if self._stopped:
                 raise Cancelled("The training was stopped.")
-            self._stage.advance(tokens)
+            # The last step of an SAE may go past its last token: what is shown ends at the end.
+            left = self._stage.total - self._stage.done
+            self._stage.advance(max(0, min(tokens, left)) if self._stage.total else tokens)
 
 
 @contextmanager
