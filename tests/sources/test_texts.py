@@ -315,7 +315,9 @@ def test_too_few_documents_says_how_many_there_are(tmp_path: Path, store: Store)
         match="give 4 contexts of 6 tokens, not 9 \\(5 documents, 1 of them shorter\\): lower n_contexts to 4, or",
     ):
         load_contexts(build(tmp_path, n_contexts=9), store)
-    with pytest.raises(TooFewTextsError, match="give 1 context of 6 tokens after the first 3, not 9 .* give more texts") as caught:
+    with pytest.raises(
+        TooFewTextsError, match="give 1 context of 6 tokens after the first 3, not 9 .* more texts"
+    ) as caught:
         load_contexts(build(tmp_path, n_contexts=9, skip_contexts=3), store)
     assert caught.value.made == 1
     with pytest.raises(SpecError, match="lower n_contexts to 17.$"):
