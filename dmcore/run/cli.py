@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from dmcore import __version__
 from dmcore.errors import Cancelled, DarkMatterError
 from dmcore.run.commands import cache, catalogue, jobs, plan, show, sweep, train_saes, worker
 
@@ -29,6 +30,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = Parser(prog=PROGRAM, description=__doc__)
+    parser.add_argument("--version", action="version", version=f"dmcore {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.register(commands)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dmcore.run.cli import main
+from dmcore.run.commands.catalogue import width_named
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,24 @@ def test_the_table_says_unknown_and_counts(capsys: pytest.CaptureFixture[str]) -
     assert lines[0].split()[:5] == ["release", "id", "model", "hook", "width"]
     assert all("unknown" in line for line in lines[1:-1])
     assert lines[-1] == "12 of 13,857 SAEs, 0 on disk."
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("16k", 2**14), ("32k", 2**15), ("65k", 2**16), ("131k", 2**17), ("262k", 2**18), ("524k", 2**19), ("1m", 2**20),
+     ("1M", 2**20), ("64k", 2**16), ("24k", 24_576), ("16384", 16_384), ("16,384", 16_384), ("768", 768)],
+)  # fmt: skip
+def test_a_width_may_be_named_as_releases_name_it(name: str, width: int) -> None:
+    assert width_named(name) == width
+
+
+def test_a_named_width_finds_what_its_number_finds(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for width in ("65k", "65536"):
+        assert main(["catalogue", "--release", "gemma-scope-2b-pt-res", "--width", width]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert "width_65k" in said[0]
 
 
 def test_filters_of_every_kind_narrow_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import dmcore
 from dmcore.run.cli import main
 from dmcore.store.store import Entry, Store
 from tests.builders import build_study
@@ -90,7 +91,13 @@ def test_cache_ls_verify_and_rm(
         (["cache", "rm", "zzzz"], "cache ls"),
         ([], "dmcore COMMAND --help"),
         (["swep"], "dmcore COMMAND --help"),
-        (["catalogue", "--width", "16k"], "dmcore catalogue --help"),
+        (["catalogue", "--width", "16z"], "'16z' is no width"),
+        (["catalogue", "--width", "-4"], "'-4' is no width"),
+        (["worker", "--once", "--idle-seconds", "nan"], "0 or above"),
+        (["worker", "--once", "--idle-seconds", "-1"], "0 or above"),
+        (["show", "gpt2-small"], "did you mean studies/gpt2-small.toml?"),
+        (["sweep", "llama-3.1-8b.toml"], "did you mean studies/llama-3.1-8b.toml?"),
+        (["plan", "studies/gpt2-small"], "did you mean studies/gpt2-small.toml?"),
         (["show", "STUDY", "--jsn"], "--help"),
         (["catalogue", "--model", "gemma2-2b"], "gemma-2-2b"),
         (["catalogue", "--site", "reisdual"], "did you mean residual"),
@@ -151,6 +158,32 @@ def test_a_token_file_that_cannot_be_used_is_a_sentence(
     copy.write_text(copy.read_text().replace("skip_positions = 4", "skip_positions = 24"))
     assert main(["sweep", str(copy)]) == 1
     assert "contexts have 24 tokens: lower it" in capsys.readouterr().err
+
+
+def test_a_name_of_the_caches_own_studies_is_told_by_its_path(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DMCORE_CACHE", str(tmp_path))
+    (tmp_path / "studies").mkdir()
+    own = tmp_path / "studies" / "mine.toml"
+    own.write_text(study.read_text())
+    assert main(["show", "mine"]) == 1
+    assert f"did you mean {own}?" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"dmcore {dmcore.__version__}\n"
+
+
+def test_a_worker_without_a_job_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DMCORE_CACHE", str(tmp_path))
+    assert main(["worker", "--once", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "No job is waiting.\n"
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["sweep", "--help"], ["show", "--help"], ["cache", "--help"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,20 @@ JSON_KEYS = (
     "on_disk", "repo_id", "path", "neuronpedia_id",
 )  # fmt: skip
 
+THOUSANDS = {f"{2**power // 1000}k": 2**power for power in range(16, 20)}
+"""Widths that releases name by thousands (65k, 131k, 262k, 524k); 16k, 32k and 1m are counted by 1,024 by all."""
+
+
+def width_named(text: str) -> int:
+    """A width in latents: `16384`, `16,384`, `16k`, `131k`, `1m`."""
+    name = text.strip().lower().replace(",", "")
+    if name in THOUSANDS:
+        return THOUSANDS[name]
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([km]?)", name)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no width (16384 is one, and so are 16k, 65k and 1m)")
+    return int(found[1]) * {"": 1, "k": 2**10, "m": 2**20}[found[2]]
+
 
 def register(commands: Any) -> None:
     """Add the command."""
@@ -24,7 +39,7 @@ def register(commands: Any) -> None:
     catalogue.add_argument("--release", help="a release, by its whole name")
     catalogue.add_argument("--model", help="a model, e.g. google/gemma-2-9b or gemma-2-9b")
     catalogue.add_argument("--layer", type=int, help="a layer, from 0")
-    catalogue.add_argument("--width", type=int, help="latents, e.g. 16384")
+    catalogue.add_argument("--width", type=width_named, help="latents, e.g. 16384, or 16k as releases are named")
     catalogue.add_argument("--site", help="a site or stream: hook_resid_post, residual, mlp, attention, ...")
     catalogue.add_argument("--architecture", help="topk, jumprelu, standard, gated, matryoshka, ...")
     catalogue.add_argument("--text", help="words that release, id, path or model hold")

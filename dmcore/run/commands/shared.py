@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dmcore.errors import DarkMatterError
+from dmcore.errors import DarkMatterError, SpecError
 from dmcore.specs import Study, load_study
+from dmcore.store.store import default_root
 
-DEMO = Path(__file__).parents[2] / "demo" / "artifacts" / "study.toml"
+HOME = Path(__file__).parents[3]
+DEMO = HOME / "dmcore" / "demo" / "artifacts" / "study.toml"
 
 
 def say(text: str) -> None:
@@ -18,8 +20,29 @@ def say(text: str) -> None:
 
 
 def resolve_study(name: str) -> Study:
-    """A study by the path of its file; `demo` is the embedded one."""
-    return load_study(DEMO if name == "demo" else Path(name))
+    """A study by the path of its file; `demo` is the embedded one.
+
+    Raises:
+        SpecError: it cannot be read; names the file that was meant where a study is called so.
+    """
+    try:
+        return load_study(DEMO if name == "demo" else Path(name))
+    except SpecError as error:
+        meant = _file_called(name) if isinstance(error.__cause__, FileNotFoundError) else None
+        if meant is None:
+            raise
+        raise SpecError(f"There is no file {name}: did you mean {meant}?") from error
+
+
+def _file_called(name: str) -> Path | None:
+    """The study file that a name without its folder or its ending stands for, from here if it is below."""
+    places = [Path(f"{name}.toml")]
+    if Path(name).name == name:
+        file = f"{name.removesuffix('.toml')}.toml"
+        places += [default_root() / "studies" / file, HOME / "studies" / file]
+    found = next((place for place in places if place.is_file()), None)
+    below = found is not None and found.is_relative_to(Path.cwd())
+    return found.relative_to(Path.cwd()) if found is not None and below else found
 
 
 def device_named(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 from typing import Any
@@ -19,11 +20,24 @@ def register(commands: Any) -> None:
     worker.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     worker.add_argument("--once", action="store_true", help="end when no job is waiting")
     worker.add_argument(
-        "--idle-seconds", type=float, default=IDLE_SECONDS, help=f"end after so long without a job ({IDLE_SECONDS:g})"
+        "--idle-seconds",
+        type=_seconds,
+        default=IDLE_SECONDS,
+        help=f"end after so long without a job ({IDLE_SECONDS:g})",
     )
     worker.add_argument("--run-job", default="", help=argparse.SUPPRESS)
     worker.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     worker.set_defaults(run=_worker)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:  # also where it is no number
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait (give seconds, 0 or above)")
+    return seconds
 
 
 def _worker(arguments: argparse.Namespace) -> int:
@@ -36,8 +50,14 @@ def _worker(arguments: argparse.Namespace) -> int:
         os._exit(status)
     from dmcore.run.worker import run_worker
 
+    said: list[str] = []
+
     def say_now(line: str) -> None:
+        said.append(line)
         say(line)
         sys.stdout.flush()
 
-    return run_worker(arguments.device, idle_seconds=max(arguments.idle_seconds, 0.0), once=arguments.once, say=say_now)
+    status = run_worker(arguments.device, idle_seconds=arguments.idle_seconds, once=arguments.once, say=say_now)
+    if arguments.once and not said:
+        say("No job is waiting.")
+    return status
