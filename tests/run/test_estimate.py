@@ -268,3 +268,15 @@ def test_the_driver_is_asked_for_name_and_memory_and_may_be_silent() -> None:
     for nothing in ("", "no devices were found\n", "NVIDIA GB10, [N/A]\n"):
         assert gpu_here(answer(nothing)) is None
     assert gpu_here(lambda *_, **__: subprocess.run(["/nonexistent/nvidia-smi"])) is None
+
+
+def test_the_estimate_counts_with_the_numbers_of_the_code_that_it_cannot_import() -> None:
+    from dmcore.analysis import activations, capture, codes
+    from dmcore.run import estimate_work
+    from dmcore.sources import hooked
+
+    assert estimate_work.SLAB == codes.SLAB
+    assert estimate_work.CHUNK_TOKENS == activations.TOKENS_PER_CHUNK
+    assert estimate_work.CONTEXTS_PER_RUN["cpu"] == capture.CONTEXTS_PER_RUN
+    assert estimate_work.CONTEXTS_PER_RUN_GPU == capture.CONTEXTS_PER_RUN_CUDA
+    assert estimate_work.LOGITS_PER_RUN == hooked.LOGITS_PER_RUN
