@@ -12,21 +12,29 @@ from dmcore.ui.study_builder import draw_builder
 from dmcore.ui.study_start import draw_studies
 from dmcore.ui.words import plain
 
-TABS = ("Jobs", "New study", "Disk")
+TABS = {
+    "Jobs": (
+        "What is running?",
+        "Work runs in a process of its own, one job at a time on each device. Closing this page changes nothing.",
+    ),
+    "New study": ("What should be studied?", "Nothing is downloaded or computed before the study is started."),
+    "Disk": ("What does the cache hold?", "What is deleted here is computed again when its study runs again."),
+}
+"""Heading and caption of the page by the tab that is open."""
 
 
 def main() -> None:
     enter_through_app()
-    st.title("What is running?", anchor=False)
-    st.caption(
-        "Work runs in a process of its own, one job at a time on each device. Closing this page changes nothing."
-    )
+    head = st.container()
     draw_error()
     started = st.session_state.pop("runs.started", None)
     if started:
         st.toast(f"{plain(started)} is in the queue.", icon=":material/play_arrow:")
     # Only the tab that is open is drawn, and the address names it.
-    tabs = st.tabs(TABS, key="show", bind="query-params", on_change="rerun")
+    tabs = st.tabs(list(TABS), key="show", bind="query-params", on_change="rerun")
+    title, caption = next((words for tab, words in zip(tabs, TABS.values(), strict=True) if tab.open), TABS["Jobs"])
+    head.title(title, anchor=False)
+    head.caption(caption)
     for tab, draw in zip(tabs, (_jobs, draw_builder, draw_disk), strict=True):
         if tab.open:
             with tab:

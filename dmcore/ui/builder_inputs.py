@@ -11,7 +11,7 @@ import streamlit as st
 from dmcore.errors import DarkMatterError
 from dmcore.specs import DTYPES, ModelSpec, Settings, TextsSpec
 from dmcore.ui import reads
-from dmcore.ui.builder_saes import processing_of, taken_over
+from dmcore.ui.builder_saes import filter_like_chosen, processing_of, taken_over
 from dmcore.ui.words import plain
 
 CATALOGUE, HUB, FOLDER = "From the catalogue", "By Hugging Face id", "A folder on this machine"
@@ -29,6 +29,7 @@ def draw_model() -> ModelSpec | None:
     if handed:
         for key, value in (("builder.model-source", CATALOGUE), ("builder.sae-source", CATALOGUE), (MODEL, handed)):
             st.session_state[key] = value
+        filter_like_chosen(handed)
     source = st.segmented_control(
         "Where the model is",
         [CATALOGUE, HUB, FOLDER],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,23 @@ import polars as pl
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
+from dmcore.sources.catalogue import find_saes
 from dmcore.specs import SaeSpec, parse_hook
 from dmcore.ui import reads
 from dmcore.ui.streams import stream_name
-from dmcore.ui.words import plain
+from dmcore.ui.words import architecture_name, plain
 
 CHOSEN = "builder.saes"
-"""Session key of the chosen rows of the catalogue; the Catalogue page writes it too."""
+"""Session key of the chosen rows of the catalogue."""
 _OWN = "builder.own"
+EVERYTHING = "All releases"
 COLUMNS = ("release", "id", "hook", "model", "processing", "d_sae", "l0")
+FILTERS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "stream": ("Stream", stream_name),
+    "layer": ("Layer", str),
+    "d_sae": ("Width (latents)", lambda width: f"{width:,}"),
+}
+"""Label and words of the filters of which several values may be asked for, by column."""
 MOST = 2000
 """SAEs that a study may be given here."""
 SHOWN = 1000
@@ -36,6 +44,12 @@ def chosen_rows() -> list[dict[str, Any]]:
     ]
 
 
+def hand_over(rows: list[dict[str, Any]]) -> None:
+    """Choose rows on another page: the builder opens with their model, and with filters that show them."""
+    st.session_state[CHOSEN] = rows
+    st.session_state.pop(_OWN, None)
+
+
 def taken_over() -> str:
     """The model of SAEs that another page has chosen since this was last asked; empty if none has."""
     rows = chosen_rows()
@@ -44,6 +58,22 @@ def taken_over() -> str:
     st.session_state[_OWN] = names
     models = {str(row.get("model") or "") for row in rows}
     return models.pop() if names != (before or []) and len(models) == 1 else ""
+
+
+def filter_like_chosen(model: str) -> None:
+    """Set the filters to the release, stream, layer and width that all chosen SAEs of a model share, the others to anything."""
+    try:
+        frame = reads.catalogue().filter(pl.col("model") == model)
+    except DarkMatterError:
+        return  # the place where it is shown says so
+    names = [(str(row["release"]), str(row["id"])) for row in chosen_rows()]
+    rows = find_saes(frame, names)
+    alike = [name for name in ("release", *FILTERS) if rows.height == len(names) and rows[name].n_unique() == 1]
+    shared = {name: rows[name][0] for name in alike}
+    st.session_state["builder.release"] = shared.get("release", EVERYTHING)
+    for name in FILTERS:
+        st.session_state[f"builder.filter.{name}"] = [shared[name]] if shared.get(name) is not None else []
+    st.session_state["builder.l0.low"] = st.session_state["builder.l0.high"] = None
 
 
 def draw_catalogue_saes(model: str) -> list[SaeSpec]:
@@ -68,18 +98,13 @@ def draw_catalogue_saes(model: str) -> list[SaeSpec]:
 def _filtered(frame: pl.DataFrame) -> pl.DataFrame:
     """The catalogue's rows that the filters leave; each filter offers what the ones before it left."""
     columns = st.columns([3, 2, 2, 2, 2])
-    everything = "All releases"
     counts = frame["release"].value_counts(sort=True)
     release = columns[0].selectbox(
-        "Release", [everything, *counts["release"]], key="builder.release", persist_state="session"
+        "Release", [EVERYTHING, *counts["release"]], key="builder.release", persist_state="session"
     )
-    if release != everything:
+    if release != EVERYTHING:
         frame = frame.filter(pl.col("release") == release)
-    for column, name, label, text in (
-        (columns[1], "stream", "Stream", stream_name),
-        (columns[2], "layer", "Layer", str),
-        (columns[3], "d_sae", "Width (latents)", lambda width: f"{width:,}"),
-    ):
+    for column, (name, (label, text)) in zip(columns[1:4], FILTERS.items(), strict=True):
         options = frame[name].drop_nulls().unique().sort().to_list()
         asked = column.multiselect(
             label, options, format_func=text, key=f"builder.filter.{name}", placeholder="Any", persist_state="session"
@@ -110,18 +135,18 @@ def _matches(found: pl.DataFrame) -> None:
     shown = found.head(SHOWN)
     state = st.dataframe(
         shown.select("release", "id", "layer", pl.col("stream").map_elements(stream_name, return_dtype=pl.String), "d_sae", "l0",
-                     "architecture", pl.when("on_disk").then(pl.lit("yes")).otherwise(pl.lit("")).alias("on_disk")),
+                     pl.col("architecture").map_elements(architecture_name, return_dtype=pl.String), "on_disk"),
         key="builder.matches",
         on_select="rerun",
         selection_mode="multi-row",
         hide_index=True,
-        placeholder="",
+        placeholder="unknown",
         height=min(38 + 35 * len(shown), 260),
         column_config={
             "release": "Release", "id": "SAE", "layer": st.column_config.NumberColumn("Layer", format="%d"),
             "stream": "Stream", "d_sae": st.column_config.NumberColumn("Width", format="localized", width=105),
             "l0": st.column_config.NumberColumn("L0", format="%.0f"), "architecture": "Architecture",
-            "on_disk": "On this machine",
+            "on_disk": st.column_config.CheckboxColumn("Here", help="Already on this machine."),
         },
     )  # fmt: skip
     rows = [i for i in state.selection.rows if i < len(shown)]

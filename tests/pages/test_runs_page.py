@@ -302,6 +302,54 @@ def test_what_the_catalogue_page_chose_comes_with_its_model(cache: Path) -> None
     assert Queue(cache).jobs() == []
 
 
+def test_filters_show_what_another_page_has_chosen(cache: Path) -> None:
+    def row(release: str, sae: str) -> dict[str, Any]:
+        return {"release": release, "id": sae, "hook": "blocks.12.hook_resid_post", "model": GEMMA, "processing": ""}
+
+    at = choose_gemma_layer_12(open_runs("New study"))
+    checked(at.number_input(key="builder.l0.low").set_value(1e5).run())
+    folder = "layer_12/width_16k"
+    at.session_state["builder.saes"] = [row("gemma-scope-2b-pt-res", f"{folder}/average_l0_{n}") for n in (22, 41)]
+    checked(at.run())
+    assert at.selectbox(key="builder.release").value == "gemma-scope-2b-pt-res"
+    values = [at.multiselect(key=f"builder.filter.{name}").value for name in ("stream", "layer", "d_sae")]
+    assert values == [["residual"], [12], [16384]]
+    assert at.number_input(key="builder.l0.low").value is None
+    shown = at.dataframe[0].value
+    assert 2 <= len(shown) < 20
+    assert {f"{folder}/average_l0_22", f"{folder}/average_l0_41"} <= set(shown["id"])
+    assert set(shown["architecture"]) == {"JumpReLU"}
+    # What they do not share is not asked for; and the filters of one choice are no trap for another model.
+    apart = [
+        row("gemma-scope-2b-pt-res", f"{folder}/average_l0_22"),
+        row("gemma-scope-2b-pt-mlp", "layer_3/width_16k/average_l0_21"),
+    ]
+    at.session_state["builder.saes"] = apart
+    checked(at.run())
+    assert at.selectbox(key="builder.release").value == "All releases"
+    assert at.multiselect(key="builder.filter.layer").value == []
+    names = at.selectbox(key="builder.model").options
+    gpt2 = next(i for i, name in enumerate(names) if "openai-community/gpt2 (" in name)
+    checked(at.selectbox(key="builder.model").select_index(gpt2).run())
+    assert "No SAE of the catalogue matches" not in words(at)
+    hand = {"release": "gpt2-small-res-jb", "id": "blocks.8.hook_resid_pre", "hook": "blocks.8.hook_resid_pre"}
+    at.session_state["builder.saes"] = [
+        {**hand, "model": "openai-community/gpt2", "processing": "center_writing_weights"}
+    ]
+    checked(at.run())
+    assert list(at.dataframe[0].value["id"]) == ["blocks.8.hook_resid_pre"]
+    gemma = next(i for i, name in enumerate(names) if f"{GEMMA} (" in name)
+    checked(at.selectbox(key="builder.model").select_index(gemma).run())
+    assert at.selectbox(key="builder.release").value == "All releases"
+
+
+def test_each_tab_has_its_heading(cache: Path) -> None:
+    titles = {"": "What is running?", "New study": "What should be studied?", "Disk": "What does the cache hold?"}
+    for show, title in titles.items():
+        assert [part.value for part in open_runs(show).title] == [title]
+    assert open_runs("<b>no tab</b>").title[0].value == "What is running?"
+
+
 def test_another_model_leaves_the_chosen_saes_out_and_says_so(cache: Path) -> None:
     at = choose_gemma_layer_12(open_runs("New study"))
     gpt2 = next(
