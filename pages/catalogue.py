@@ -90,7 +90,7 @@ def main() -> None:
         st.button("Show all", icon=":material/refresh:", on_click=clear_filters)
     else:
         st.markdown(matches_text(found))
-        draw_use(draw_table(found, filters.key))
+        draw_use(draw_table(found, filters))
         draw_chart(found, filters.key)
     draw_methods(frame)
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from dmcore.sources.catalogue import filter_catalogue
 from dmcore.ui.streams import stream_name
-from dmcore.ui.words import architecture_name
+from dmcore.ui.words import architecture_name, listed
 
 KEYS = (
     "release",
@@ -27,6 +27,13 @@ KEYS = (
     "others",
 )
 """Session keys of the filters, and their names in the address."""
+NAMES = {
+    "l0_from": "lowest L0",
+    "l0_to": "highest L0",
+    "on_disk": "choice of what is on this machine",
+    "others": "choice of transcoders",
+}
+"""Filters as a sentence says them, where that is not their key."""
 LARGEST = 1e6
 """Above any L0."""
 
@@ -73,7 +80,8 @@ class Filters:
 
 
 def draw_filters(frame: pl.DataFrame) -> Filters:
-    """Draw the filters; each offers what those before it leave."""
+    """Draw the filters; each offers what those before it leave. What a link asks for in vain is said below."""
+    linked = _linked()
     with st.container(border=True):
         top = st.columns([3, 3, 2, 2], vertical_alignment="bottom")
         left = frame
@@ -111,7 +119,7 @@ def draw_filters(frame: pl.DataFrame) -> Filters:
             )
             st.space("stretch")
             st.button("Clear filters", icon=":material/filter_alt_off:", type="tertiary", on_click=clear_filters)
-    return Filters(
+    filters = Filters(
         release,
         model,
         stream,
@@ -124,6 +132,26 @@ def draw_filters(frame: pl.DataFrame) -> Filters:
         bool(on_disk),
         bool(others),
     )
+    # Not `in (None, "", False)`: layer 0 and an L0 of 0 are choices.
+    _notice([key for key in linked if (value := getattr(filters, key)) is None or value is False or value == ""])
+    return filters
+
+
+def _linked() -> list[str]:
+    """The filters that the address asks for and that are not drawn yet: once they are, it may be older than their choice."""
+    asked = {key: st.query_params.get(key, "") for key in KEYS if key not in st.session_state}
+    return [key for key, value in asked.items() if value and value.lower() != "false"]
+
+
+def _notice(missed: list[str]) -> None:
+    """Say which filters a link asked for in vain; their values are not repeated."""
+    if missed:
+        verb, them = ("is", "it") if len(missed) == 1 else ("are", "them")
+        names = listed(NAMES.get(key, key) for key in missed)
+        st.caption(
+            f":material/info: The {names} in the link {verb} not in the catalogue, or not with its other filters; "
+            f"showing what there is without {them}."
+        )
 
 
 def clear_filters() -> None:

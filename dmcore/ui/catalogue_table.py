@@ -9,13 +9,16 @@ import polars as pl
 import streamlit as st
 
 from dmcore.sources.catalogue import why_unusable
+from dmcore.ui.builder_saes import hand_over
+from dmcore.ui.catalogue_filters import Filters
 from dmcore.ui.streams import stream_name
 from dmcore.ui.words import architecture_name, listed, plain
 
-CHOSEN = "builder.saes"
-"""Session key under which the Runs page finds the rows."""
 HANDED_OVER = ("release", "id", "hook", "model", "processing", "d_sae", "l0")
 RUNS = Path(__file__).parents[2] / "pages" / "runs.py"
+ROOM = 885
+"""Pixels for columns in a window of 1,400: what is beyond is reached by scrolling."""
+WIDTHS = {"stream": 82, "layer": 54, "width": 78, "l0": 70, "architecture": 98}
 MOST = 2000
 """SAEs that are handed over at most."""
 
@@ -25,7 +28,6 @@ def table_rows(found: pl.DataFrame) -> pl.DataFrame:
     return found.select(
         "id",
         "release",
-        pl.col("model").str.split("/").list.last(),
         pl.coalesce(pl.col("stream").replace_strict(_names(found["stream"], stream_name), default=None), "kind").alias(
             "stream"
         ),
@@ -33,6 +35,8 @@ def table_rows(found: pl.DataFrame) -> pl.DataFrame:
         pl.col("d_sae").alias("width"),
         "l0",
         pl.col("architecture").replace_strict(_names(found["architecture"], architecture_name), default=None),
+        # Last: the release tells the model to most readers.
+        pl.col("model").str.split("/").list.last(),
         "on_disk",
     )
 
@@ -46,36 +50,59 @@ def table_key(key: tuple[str, ...]) -> str:
     return "catalogue.table." + "|".join(key)
 
 
-def draw_table(found: pl.DataFrame, key: tuple[str, ...]) -> pl.DataFrame:
+def columns_of(rows: pl.DataFrame, filters: Filters) -> dict[str, int]:
+    """The columns that tell something, in their order, with their widths in pixels.
+
+    What the filters say already is left out, so that names have room: they differ at their ends. A release gets what the
+    longest needs, as far as an SAE's name keeps room for `layer_12/width_16k/average_l0_184`.
+    """
+    alike = {name for name in ("release", "model") if rows.height > 1 and rows[name].n_unique() == 1}
+    alike |= {name for name in WIDTHS if name != "l0" and getattr(filters, name) is not None}
+    if not rows["on_disk"].any():
+        alike.add("on_disk")
+    widths = {**WIDTHS, "model": 150, "on_disk": 50}
+    shown = [name for name in rows.columns if name not in alike]
+    room = ROOM - sum(WIDTHS.get(name, 0) for name in shown)
+    needs = {name: _pixels(rows[name]) for name in ("id", "release")}
+    release = min(needs["release"], room - min(needs["id"], 236)) if "release" in shown else 0
+    widths |= {"release": release, "id": max(min(needs["id"], room - release), 120)}
+    return {name: widths[name] for name in shown}
+
+
+def _pixels(names: pl.Series) -> int:
+    return 18 + round(6.7 * int(names.str.len_chars().max() or 0))  # type: ignore[arg-type]
+
+
+def draw_table(found: pl.DataFrame, filters: Filters) -> pl.DataFrame:
     """Draw the table; returns the rows that are chosen in it.
 
     Args:
         found: rows of the catalogue.
-        key: of the filters: other rows make another table, so that no choice slips to other SAEs.
+        filters: other rows make another table, so that no choice slips to other SAEs.
     """
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     rows = table_rows(found)
-    # What is the same in every row is in the filters already; without it the rest has room.
-    same = [name for name in ("release", "model") if rows.height > 1 and rows[name].n_unique() == 1]
+    widths = columns_of(rows, filters)
+    looks: dict[str, Any] = {
+        "id": text("SAE"),
+        "release": text("Release"),
+        "stream": text("Stream"),
+        "layer": number("Layer", format="%d"),
+        "width": number("Width", format="localized", help="Latents."),
+        "l0": number("L0", format="%.4g", help="Active latents per token, as published."),
+        "architecture": text("Architecture"),
+        "model": text("Model"),
+        "on_disk": st.column_config.CheckboxColumn("Here", help="Already on this machine."),
+    }
     state = st.dataframe(
-        rows.drop(same),
-        key=table_key(key),
+        rows.select(list(widths)),
+        key=table_key(filters.key),
         on_select="rerun",
         selection_mode="multi-row",
         hide_index=True,
         height=min(38 + 35 * found.height, 388),
         placeholder="unknown",
-        column_config={
-            "id": text("SAE", width=320 if same else 185),
-            "release": text("Release", width=185),
-            "model": text("Model", width=120),
-            "stream": text("Stream", width=85),
-            "layer": number("Layer", format="%d", width=55),
-            "width": number("Width", format="localized", width=80, help="Latents."),
-            "l0": number("L0", format="%.4g", width=70, help="Active latents per token, as published."),
-            "architecture": text("Architecture", width=95),
-            "on_disk": st.column_config.CheckboxColumn("Here", width=50, help="Already on this machine."),
-        },
+        column_config={name: {**looks[name], "width": width} for name, width in widths.items()},
     )
     return found[[row for row in state.selection.rows if row < found.height]]
 
@@ -131,7 +158,7 @@ def _problem(chosen: pl.DataFrame, usable: pl.DataFrame) -> str:
 
 
 def _hand_over(usable: pl.DataFrame) -> None:
-    st.session_state[CHOSEN] = usable.select(HANDED_OVER).to_dicts()
+    hand_over(usable.select(HANDED_OVER).to_dicts())
     if RUNS.is_file():
         st.switch_page(RUNS, query_params={"show": "New study"})
     st.toast("They are kept for the next new study.", icon=":material/check:")

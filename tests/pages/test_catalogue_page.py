@@ -18,8 +18,9 @@ from dmcore.charts.catalogue import catalogue_chart, catalogue_table
 from dmcore.errors import SpecError
 from dmcore.sources.catalogue import CATALOGUE, filter_catalogue, read_catalogue
 from dmcore.ui import reads
+from dmcore.ui.builder_saes import CHOSEN
 from dmcore.ui.catalogue_filters import Filters
-from dmcore.ui.catalogue_table import CHOSEN, _problem, table_key, table_rows
+from dmcore.ui.catalogue_table import ROOM, _problem, columns_of, table_key, table_rows
 
 ROOT = Path(__file__).parents[2]
 PAGE = str(ROOT / "pages" / "catalogue.py")
@@ -106,6 +107,39 @@ def test_a_link_opens_a_filtered_view_and_nonsense_in_it_is_dropped() -> None:
     hostile = open_page(release="<script>", layer="zz", l0_from="nan", width="-4")
     assert "**10,013** match" in words(hostile)
     assert "script" not in words(hostile)
+    assert "The release, layer, width and lowest L0 in the link are not in the catalogue" in words(hostile)
+    assert "in the link" not in words(hostile.run())
+
+
+def test_what_a_link_asks_for_in_vain_is_said_and_what_it_does_not_is_not() -> None:
+    apart = open_page(release="gpt2-small-res-jb", model="google/gemma-2-2b", on_disk="perhaps")
+    assert "The model and choice of what is on this machine in the link are not" in words(apart)
+    assert "gemma" not in words(apart).replace("\\", "")
+    fine = open_page(
+        release="gpt2-small-res-jb", layer="0", stream="Residual", l0_from="0", on_disk="false", words="jb"
+    )
+    assert "in the link" not in words(fine)
+    assert "The layer in the link is not" in words(open_page(release="gpt2-small-res-jb", layer="99"))
+
+
+def test_names_have_room_and_what_the_filters_say_is_left_out(frame: pl.DataFrame) -> None:
+    def widths(filters: Filters) -> dict[str, int]:
+        return columns_of(table_rows(filters.apply(frame)), filters)
+
+    everything = widths(Filters())
+    assert list(everything) == ["id", "release", "stream", "layer", "width", "l0", "architecture", "model"]
+    assert everything["release"] >= 260
+    model = widths(Filters(model="google/gemma-2-2b", layer=12, stream="residual"))
+    assert list(model) == ["id", "release", "width", "l0", "architecture"]
+    assert model["release"] >= 18 + 6.6 * len("sae_bench_gemma-2-2b_vanilla_width-2pow16_date-1109")
+    one = widths(Filters(release="gemma-scope-2b-pt-res"))
+    assert "release" not in one
+    assert "model" not in one
+    for found in (everything, model, one):
+        assert found["id"] >= 230
+        assert sum(width for name, width in found.items() if name != "model") <= ROOM
+    here = table_rows(frame.head(3)).with_columns(on_disk=pl.Series([True, False, False]))
+    assert "on_disk" in columns_of(here, Filters())
 
 
 def test_an_unknown_l0_is_null_and_shown_as_unknown_never_as_nought(frame: pl.DataFrame) -> None:
@@ -153,7 +187,12 @@ def test_chosen_rows_are_handed_over_to_the_runs_page(frame: pl.DataFrame) -> No
     assert [set(row) for row in rows] == [{"release", "id", "hook", "model", "processing", "d_sae", "l0"}] * 2
     assert [row["hook"] for row in rows] == ["blocks.0.hook_resid_pre", "blocks.3.hook_resid_pre"]
     assert {row["processing"] for row in rows} == {"center_writing_weights"}
-    assert "running" in at.title[0].value
+    assert at.title[0].value == "What should be studied?"
+    shown = at.dataframe[0].value
+    assert (shown["release"] == "gpt2-small-res-jb").all()
+    assert set(shown["stream"]) == {"Residual"}
+    assert at.multiselect(key="builder.filter.layer").value == []
+    assert set(shown["architecture"]) == {"Standard (L1)"}
 
 
 def hostile_frame() -> pl.DataFrame:
