@@ -155,6 +155,7 @@ def test_sliding_changes_the_numbers_and_the_address_and_a_shared_link_brings_th
     other.open(shared, 2)
     assert other.metrics() == moved
     assert urlsplit(other.page.url).query == urlsplit(shared).query
+    other.page.context.close()
 
 
 def test_the_selection_survives_a_change_of_page_and_back(app_url: str, light: Watched) -> None:

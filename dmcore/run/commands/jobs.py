@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcore.progress import Progress, terminal_sink
-from dmcore.run.commands.shared import DEMO, say
+from dmcore.run.commands.shared import DEMO, resolve_study, say
 from dmcore.run.job import DONE, RUNNING, Job
 from dmcore.run.job_files import tail
 from dmcore.run.queue import Queue
@@ -46,6 +46,7 @@ def register(commands: Any) -> None:
 
 def _submit(arguments: argparse.Namespace) -> int:
     queue = Queue()
+    resolve_study(arguments.study)  # says which file was meant where there is none
     path = DEMO if arguments.study == "demo" else Path(arguments.study)
     job = queue.submit("train-saes" if arguments.train else "sweep", path, arguments.device)
     if not arguments.no_worker:
