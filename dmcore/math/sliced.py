@@ -84,10 +84,12 @@ def encode_sliced(
         if isinstance(encoder, TopKEncoder):
             best = best or BestLatents(x.shape[0], encoder.k)
             encoder.add_to(best, x, part.first)
+            del encoder
             continue
         codes = encoder.encode(x)
         tokens = torch.repeat_interleave(torch.arange(x.shape[0], device=x.device, dtype=torch.int32), codes.l0)
         found.append((tokens, codes.latents + part.first, codes.values))
+        del encoder  # before the slice after the next is read, so that there are never three
     if best is not None:
         return best.codes()
     tokens, latents, values = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -117,6 +119,7 @@ def decode_sliced(
         chosen = order[ends[number] - int(counts[number]) : ends[number]]
         own = (tokens[chosen], codes.latents[chosen] - part.first, codes.values[chosen])
         _add_rows(recon, rows, *own)
+        del rows
     return recon
 
 
