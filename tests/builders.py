@@ -95,3 +95,16 @@ def build_study(
     study = folder / "study.toml"
     study.write_text("\n".join([*lines, extra]) + "\n")
     return study
+
+
+def check_equal_forward(sae: Any, dictionary: Any, x: torch.Tensor) -> None:
+    """Assert that a dictionary's codes and reconstruction are those of SAELens's own forward pass."""
+    codes = dictionary.encode(x)
+    with torch.no_grad():
+        acts = sae.encode(x)
+        recon = sae.decode(acts)
+    dense = torch.zeros_like(acts)
+    dense[torch.repeat_interleave(torch.arange(len(x)), codes.l0), codes.latents.long()] = codes.values
+    assert 0 < float(codes.l0.float().mean()) < acts.shape[1]
+    torch.testing.assert_close(dense, acts, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dictionary.decode(codes, x), recon, rtol=1e-4, atol=1e-4)

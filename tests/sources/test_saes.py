@@ -10,22 +10,13 @@ import torch
 from dmcore.errors import SpecError
 from dmcore.sources.saes import Dictionary, load_dictionary, read_config
 from dmcore.specs import SaeSpec, load_study
-from tests.builders import ARCHITECTURES, D_MODEL, build_sae, build_study
+from tests.builders import ARCHITECTURES, D_MODEL, build_sae, build_study, check_equal_forward
 
 X = torch.randn(200, D_MODEL, generator=torch.Generator().manual_seed(1))
 
 
 def check_against_saelens(sae: object, x: torch.Tensor = X) -> None:
-    dictionary = Dictionary(sae)
-    codes = dictionary.encode(x)
-    with torch.no_grad():
-        acts = sae.encode(x)
-        recon = sae.decode(acts)
-    dense = torch.zeros_like(acts)
-    dense[torch.repeat_interleave(torch.arange(len(x)), codes.l0), codes.latents.long()] = codes.values
-    assert 0 < float(codes.l0.float().mean()) < acts.shape[1]
-    torch.testing.assert_close(dense, acts, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(dictionary.decode(codes, x), recon, rtol=1e-4, atol=1e-4)
+    check_equal_forward(sae, Dictionary(sae), x)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -18,7 +18,7 @@ from dmcore.sources.sae_layouts import LatentMatrix
 from dmcore.sources.saes import load_dictionary, read_config
 from dmcore.sources.sliced_dictionary import SlicedDictionary
 from dmcore.specs import ModelSpec, SaeSpec, load_study
-from tests.builders import D_MODEL, WIDTH, build_sae, build_study
+from tests.builders import D_MODEL, WIDTH, build_sae, build_study, check_equal_forward
 
 HOOK = "blocks.1.hook_resid_post"
 X = torch.randn(300, D_MODEL, generator=torch.Generator().manual_seed(1))
@@ -37,15 +37,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def equal_forward(sae: object, dictionary: object) -> None:
-    codes = dictionary.encode(X)
-    with torch.no_grad():
-        acts = sae.encode(X)
-        recon = sae.decode(acts)
-    dense = torch.zeros_like(acts)
-    dense[torch.repeat_interleave(torch.arange(len(X)), codes.l0), codes.latents.long()] = codes.values
-    assert 0 < float(codes.l0.float().mean()) < acts.shape[1]
-    torch.testing.assert_close(dense, acts, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(dictionary.decode(codes, X), recon, rtol=1e-4, atol=1e-4)
+    check_equal_forward(sae, dictionary, X)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "standard", "jumprelu", "gated"])
