@@ -66,7 +66,7 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
     libraries = {module.split(".")[0] for module in imported(path)}
     if not place.startswith(("app.py", "pages/", "dmcore/ui/")):
         assert "streamlit" not in libraries
-    if not place.startswith(("dmcore/sources/", "dmcore/training/", "dmcore/demo/")):
+    if not place.startswith(("dmcore/sources/", "dmcore/training/")):
         assert not libraries & {"transformer_lens", "sae_lens"}
     assert not libraries & {"pickle", "dill", "joblib"}
 
