@@ -9,9 +9,9 @@ from dmcore.charts.budget import budget_chart, budget_table
 from dmcore.charts.numbers import number, percent, times
 from dmcore.charts.schematic import schematic_chart, schematic_table
 from dmcore.estimate import Estimate
+from dmcore.results import over_widths
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.glossary import glossary
-from dmcore.ui.grid import over_widths
 from dmcore.ui.page import page
 from dmcore.ui.paired import paired_ratio
 from dmcore.ui.paper_claims import CLAIMS, MARKS, SUBJECTS

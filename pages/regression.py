@@ -10,9 +10,9 @@ import streamlit as st
 from dmcore.charts.baselines import PREDICTOR_NAMES
 from dmcore.charts.numbers import percent, times
 from dmcore.charts.positions import sink
+from dmcore.results import over_layers
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.glossary import glossary
-from dmcore.ui.grid import over_layers
 from dmcore.ui.page import page
 from dmcore.ui.regression_figures import (
     baselines_by_layer_figure,

@@ -17,6 +17,8 @@ from typing import Any
 
 import polars as pl
 
+from dmcore.results import log_distance
+
 STREAMS = ("residual", "mlp", "attention")
 """Streams in the order in which they are offered; others follow by name."""
 
@@ -70,11 +72,6 @@ class Choice:
     """Wishes (by field name) that had to be replaced by a neighbour."""
 
 
-def log_distance(a: float, b: float) -> float:
-    """Distance of two positive numbers on a log scale; an SAE with L0 0 counts as a hundredth."""
-    return abs(math.log(max(a, 0.01)) - math.log(max(b, 0.01)))
-
-
 def l0_steps(records: Iterable[dict[str, Any]]) -> tuple[L0Step, ...]:
     """SAEs of one site and width as stops: neighbours within `SAME_L0` share one unless their label is the same."""
     stops: list[list[dict[str, Any]]] = []
@@ -119,38 +116,6 @@ def choose_nearest(records: pl.DataFrame, wish: Wish) -> Choice:
     usual = max(archs, key=lambda label: sum(row["label"] == label for row in rows))
     arch = _exact(wish.arch, archs, usual, "arch", snapped)
     return Choice(at_step[arch], streams, layers, widths, steps, step, archs, tuple(snapped))
-
-
-def comparable_label(records: pl.DataFrame, record: dict[str, Any], column: str) -> str:
-    """The label to compare over `column` at the record's site: its own where it has two values, else the commonest."""
-    own = records.filter(pl.col("label") == record["label"])
-    if own[column].n_unique() > 1:
-        return record["label"]
-    counts = records.group_by("label").agg(pl.col(column).n_unique().alias("values")).sort("values", "label")
-    return counts["label"][-1]
-
-
-def nearest_l0_each(records: pl.DataFrame, column: str, l0: float) -> pl.DataFrame:
-    """For each value of `column`, the record whose L0 is nearest to `l0` on a log scale; sorted by `column`."""
-    far = (pl.col("l0").clip(0.01).log() - math.log(max(l0, 0.01))).abs().alias("_far")
-    return records.with_columns(far).sort(column, "_far").unique(column, keep="first", maintain_order=True).drop("_far")
-
-
-def over_widths(records: pl.DataFrame, record: dict[str, Any]) -> pl.DataFrame:
-    """One SAE per width at the record's site: the label to compare, the L0 nearest to the record's."""
-    site = records.filter(pl.col("site") == record["site"])
-    label = comparable_label(site, record, "d_sae")
-    return nearest_l0_each(site.filter(pl.col("label") == label), "d_sae", record["l0"])
-
-
-def over_layers(records: pl.DataFrame, record: dict[str, Any]) -> pl.DataFrame:
-    """One SAE per layer of the record's stream: the nearest width, then the nearest L0."""
-    stream = records.filter(pl.col("stream") == record["stream"])
-    label = comparable_label(stream, record, "layer")
-    stream = stream.filter(pl.col("label") == label)
-    far = (pl.col("d_sae").log() - math.log(record["d_sae"])).abs()
-    nearest = stream.with_columns(far.alias("_far")).filter(pl.col("_far") == pl.col("_far").min().over("layer"))
-    return nearest_l0_each(nearest.drop("_far"), "layer", record["l0"])
 
 
 def _home(rows: list[dict[str, Any]], streams: tuple[str, ...]) -> dict[str, Any]:

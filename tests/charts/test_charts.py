@@ -24,8 +24,7 @@ from dmcore.charts.ridge import ridge_chart, ridge_table
 from dmcore.charts.schematic import schematic_chart, schematic_table
 from dmcore.charts.theme import LINEAR, NONLINEAR, PARTS
 from dmcore.charts.variants import variants_chart, variants_table
-from dmcore.results import Summary
-from dmcore.ui.grid import over_layers, over_widths
+from dmcore.results import Summary, over_layers, over_widths
 from tests.pages.fake_results import fake_published
 
 PUBLISHED = fake_published()

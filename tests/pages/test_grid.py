@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmcore.ui.grid import Wish, choose_nearest, l0_steps, over_layers, over_widths
+from dmcore.results import over_layers, over_widths
+from dmcore.ui.grid import Wish, choose_nearest, l0_steps
 from dmcore.ui.link import full_link, read_study, read_wish, write_params
 from tests.pages.fake_results import fake_published
 

@@ -1,0 +1,19 @@
+"""What a study's computation leaves behind for pages and people. Nothing here imports torch: pages read these."""
+
+from dmcore.results.compare import comparable_label, log_distance, nearest_l0_each, over_layers, over_widths
+from dmcore.results.sae import METRICS, RECORD, TABLES, Summary, read_record, read_summary, write_summary
+
+__all__ = [
+    "METRICS",
+    "RECORD",
+    "TABLES",
+    "Summary",
+    "comparable_label",
+    "log_distance",
+    "nearest_l0_each",
+    "over_layers",
+    "over_widths",
+    "read_record",
+    "read_summary",
+    "write_summary",
+]
