@@ -1,0 +1,112 @@
+"""Least squares of a law that falls to a floor, within its bounds.
+
+1. Starts on a grid of rates, each with its best floor and height (linear least squares: variable projection).
+2. Damped Gauss-Newton steps from the best of them, all at once; a step that leaves the bounds is refused.
+3. The same on each face of the bounds. The least sum of squares wins, and of equals the law with fewest parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dmcore.math.decay import Decay
+
+Array = np.ndarray
+
+N_RATES = 24
+"""Starts of the rate."""
+N_TRIED = 6
+"""Starts that are followed."""
+MAX_STEPS = 60
+"""Most Gauss-Newton steps."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A law at its least squares."""
+
+    law: Decay
+    """The law that was asked for, or the face of its bounds that the estimate lies on."""
+    handle: Array
+    """(n_params,)"""
+    rss: float
+    """Sum of squared residuals in the space of the fit."""
+
+
+def into(space: str, values: Array) -> Array:
+    """Values in the space of a fit."""
+    return np.log(values) if space == "log" else values
+
+
+def _slopes(law: Decay, handle: Array, space: str) -> tuple[Array, Array]:
+    """(..., n) values of the law, and (..., n, n_params) their slopes in the space of the fit."""
+    values, slopes = law.values(handle), law.slopes(handle)
+    return values, slopes / values[..., None] if space == "log" else slopes
+
+
+def _starts(law: Decay, values: Array, space: str) -> Array:
+    """(n_starts, n_params) handles of laws within the bounds: linear least squares of the floor and height at each rate."""
+    rates = np.geomspace(1e-2, law.max_rate, N_RATES) if law.rate is None else np.array([law.rate])
+    weight = 1 / values if space == "log" else np.ones_like(values)
+    basis = np.exp(-rates[:, None] * law.x)
+    if law.floor:
+        design = np.stack([np.ones_like(basis), basis], -1) * weight[:, None]
+        solved = np.einsum("sij,j->si", np.linalg.pinv(design), values * weight)
+        floor, amplitude = (
+            np.maximum(solved[:, 0], 1e-3 * max(values.min(), 0)),
+            np.maximum(solved[:, 1], 1e-3 * values.max()),
+        )
+    else:
+        floor = np.zeros(rates.size)
+        amplitude = (basis * weight**2 * values).sum(-1) / ((basis * weight) ** 2).sum(-1)
+    handles = law.handle(floor, amplitude, rates)
+    return handles[law.inside(handles)]
+
+
+def _descend(law: Decay, values: Array, space: str) -> tuple[Array, float]:
+    """The best of damped Gauss-Newton from all starts; steps that leave the bounds are refused."""
+    handles = _starts(law, values, space)
+    if not len(handles):
+        return np.empty(law.n_params), np.inf
+    target, eye = into(space, values), np.eye(law.n_params)
+
+    def squares(handles: Array) -> Array:
+        inside = law.inside(handles)
+        safe = np.where(inside[:, None], handles, 1.0) if law.n_params == 1 else handles
+        with np.errstate(all="ignore"):
+            found = ((target - into(space, law.values(safe))) ** 2).sum(-1)
+        return np.where(inside & np.isfinite(found), found, np.inf)
+
+    rss = squares(handles)
+    keep = np.argsort(rss, kind="stable")[:N_TRIED]
+    handles, rss, damping = handles[keep], rss[keep], np.full(len(keep), 1e-6)
+    for _ in range(MAX_STEPS):
+        fitted, slopes = _slopes(law, handles, space)
+        transposed = slopes.swapaxes(-1, -2)
+        normal = transposed @ slopes
+        scale = np.einsum("...ii->...i", normal)[..., None] * eye
+        pull = transposed @ (target - into(space, fitted))[..., None]
+        step = np.linalg.solve(normal + damping[:, None, None] * scale + 1e-300 * eye, pull)[..., 0]
+        tried = squares(handles + step)
+        better = tried <= rss
+        small = (np.abs(step) <= 1e-13 * np.abs(handles).max(-1, keepdims=True)).all(-1)
+        handles = np.where(better[:, None], handles + step, handles)
+        rss = np.where(better, tried, rss)
+        damping = np.where(better, damping * 0.1, np.maximum(damping, 1e-7) * 8)
+        if (small | (damping > 1e12)).all():
+            break
+    best = int(np.argmin(rss))
+    return handles[best], float(rss[best])
+
+
+def fit_decay(law: Decay, values: Array, space: str) -> Fitted:
+    """Least squares of (n,) positive values within the bounds of the law.
+
+    Equivalent to `scipy.optimize.least_squares` with bounds, from many starts.
+    """
+    candidates = [Fitted(family, *_descend(family, values, space)) for family in (*law.faces, law)]
+    least = min(candidate.rss for candidate in candidates)
+    nought = len(values) * (1e-12 * np.abs(into(space, values)).max()) ** 2
+    return next(candidate for candidate in candidates if candidate.rss <= least * (1 + 1e-9) + nought)
