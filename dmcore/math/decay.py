@@ -53,11 +53,10 @@ class Decay:
         """(...) s of each handle; infinite or nan where no law of the family has it."""
         if self.rate is not None:
             return np.full(handle.shape[:-1], self.rate)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if not self.floor:
-                return np.log(handle[..., 0] / handle[..., 1])
-            first, middle, last = np.moveaxis(handle, -1, 0)
-            return -2 * np.log((middle - last) / (first - middle))
+        if not self.floor:
+            return np.log(handle[..., 0] / handle[..., 1])
+        first, middle, last = handle[..., 0], handle[..., 1], handle[..., 2]
+        return -2 * np.log((middle - last) / (first - middle))
 
     def natural(self, handle: Array) -> Array:
         """(..., 3) c, A and s of handles (..., n_params)."""
@@ -100,10 +99,12 @@ class Decay:
         """(...) whether the bounds hold."""
         if self.n_params == 1:
             return handle[..., 0] > 0
-        natural = self.natural(handle)
-        with np.errstate(invalid="ignore"):
-            held = (handle > 0).all(-1) & (natural[..., 0] >= 0) & (natural[..., 1] >= 0)
-            return held & (natural[..., 2] >= 0) & (natural[..., 2] <= self.max_rate)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rate, first, last = self._rates(handle), handle[..., 0], handle[..., -1]
+            held = (handle > 0).all(-1) & (rate >= 0) & (rate <= self.max_rate) & (first >= last)
+            if not self.floor:
+                return held
+            return held & (first >= (first - last) / -np.expm1(-np.maximum(rate, 1e-12)))
 
     def handle(self, floor: Array, amplitude: Array, rate: Array) -> Array:
         """(..., n_params) the handle of a law given by c, A and s."""

@@ -91,7 +91,7 @@ def _descend(law: Decay, values: Array, space: str) -> tuple[Array, float]:
         step = np.linalg.solve(normal + damping[:, None, None] * scale + 1e-300 * eye, pull)[..., 0]
         tried = squares(handles + step)
         better = tried <= rss
-        small = (np.abs(step) <= 1e-13 * np.abs(handles).max(-1, keepdims=True)).all(-1)
+        small = (np.abs(step) <= 1e-12 * np.abs(handles).max(-1, keepdims=True)).all(-1)
         handles = np.where(better[:, None], handles + step, handles)
         rss = np.where(better, tried, rss)
         damping = np.where(better, damping * 0.1, np.maximum(damping, 1e-7) * 8)

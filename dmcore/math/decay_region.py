@@ -29,6 +29,12 @@ N_CLOSER = 7
 
 
 @cache
+def _quantile(freedom: int | None) -> float:
+    """95 % quantile of a squared standard normal number, or of one whose variance was judged on so many degrees."""
+    return float(stats.chi2.ppf(0.95, 1) if freedom is None else stats.f.ppf(0.95, 1, freedom))
+
+
+@cache
 def _directions(n_params: int) -> Array:
     """(n_rays, n_params) unit vectors, evenly spread: the same on every call."""
     if n_params == 1:
@@ -107,7 +113,7 @@ def _edge(law: Decay, start: Array, values: Array, covariance: Array | None, lev
     rays = _directions(law.n_params) @ np.linalg.cholesky(inverse @ spread @ inverse).T * np.sqrt(level)
     # how far the bounds let each ray go: they are convex
     low, high = np.zeros(len(rays)), np.full(len(rays), 64.0)
-    for _ in range(30):
+    for _ in range(24):
         middle = (low + high) / 2
         held = law.inside(start + middle[:, None] * rays)
         low, high = np.where(held, middle, low), np.where(held, high, middle)
@@ -150,14 +156,19 @@ def region(fitted: Fitted, law: Decay, values: Array, space: str, covariance: Ar
         covariance: (n, n) of the values in that space, known; None: independent noise of one relative size at every
             point, judged from how they scatter about the law.
     """
+    with np.errstate(all="ignore"):  # a flat law has no rate
+        return _region(fitted, law, values, space, covariance)
+
+
+def _region(fitted: Fitted, law: Decay, values: Array, space: str, covariance: Array | None) -> Array:
     found = [fitted.law.natural(fitted.handle)[None]]
     for family in [law] if fitted.law.n_params == law.n_params else [law, fitted.law]:
         freedom = len(values) - family.n_params
-        level = stats.chi2.ppf(0.95, 1)
+        level = _quantile(None)
         if covariance is None:
             if freedom < 1:
                 continue
-            level = stats.f.ppf(0.95, 1, freedom) * scatter_variance(fitted, family, values, space)
+            level = _quantile(freedom) * scatter_variance(fitted, family, values, space)
         for start in _inner_starts(family, fitted):
             here = _statistic(family, start[None], into(space, values), covariance, space)[0]
             if here < level and family.inside(start):

@@ -21,7 +21,7 @@ import numpy as np
 from dmcore.errors import DataError
 from dmcore.estimate import Estimate
 from dmcore.math.decay import Decay, values_at
-from dmcore.math.decay_fit import fit_decay, into
+from dmcore.math.decay_fit import Fitted, fit_decay, into
 from dmcore.math.decay_region import region
 
 Array = np.ndarray
@@ -74,13 +74,34 @@ class LawFit:
     """Parameters at a bound: c at 0, m at its steepest, a at 0 (then m is undefined)."""
     axis: Axis = field(repr=False)
     scale: float = field(repr=False)
-    """Mean of the values: the laws below are in units of it."""
-    natural: Array = field(repr=False)
-    """(3,) c, A and s of the estimate."""
-    texts: Array | None = field(repr=False)
-    """(n_laws, 3) laws that the texts cannot tell from the estimate; None without replicates."""
-    scatter: Array | None = field(repr=False)
-    """(n_laws, 3) the same, for the scatter of the SAEs; None where there are no more SAEs than parameters."""
+    """Mean of the values: the fit was made in units of it."""
+    family: Decay = field(repr=False)
+    """The law that was asked for."""
+    fitted: Fitted = field(repr=False)
+    """The estimate: that law, or the face of its bounds that it lies on."""
+    covariance: Array | None = field(repr=False)
+    """(n, n) of the values in the space of the fit, from the replicates; None without them."""
+
+    @cached_property
+    def natural(self) -> Array:
+        """(3,) c, A and s of the estimate."""
+        if self.law == "constant":  # the family holds it as a height that does not fall
+            return np.array([self.fitted.handle[0], 0.0, np.nan])
+        return self.fitted.law.natural(self.fitted.handle)
+
+    @cached_property
+    def texts(self) -> Array | None:
+        """(n_laws, 3) laws that the texts cannot tell from the estimate; None without replicates."""
+        if self.covariance is None:
+            return None
+        return region(self.fitted, self.family, self.values / self.scale, self.space, self.covariance)
+
+    @cached_property
+    def scatter(self) -> Array | None:
+        """(n_laws, 3) the same, for the scatter of the SAEs; None where there are no more SAEs than parameters."""
+        if len(self.values) <= self.n_params:
+            return None
+        return region(self.fitted, self.family, self.values / self.scale, self.space)
 
     @property
     def aic(self) -> float:
@@ -102,6 +123,7 @@ class LawFit:
         if laws is None:
             return Estimate(value)
         found = self._parameter(name, laws)
+        found = np.where(found < 1e-6 * self.scale, 0.0, found) if name == "c" else found  # met the bound
         found = found[~np.isnan(found)]
         return Estimate(value, found.min(), found.max()) if found.size else Estimate(value)
 
@@ -188,37 +210,20 @@ def check_values(widths: Array, values: Array, space: str, n_params: int) -> tup
 def fit_on_axis(
     name: str, axis: Axis, law: Decay, widths: Array, values: Array, replicates: Array | None, space: str
 ) -> LawFit:
-    """The least-squares law of a family on an axis, with both regions."""
+    """The least-squares law of a family on an axis."""
     scale = float(values.mean())
     scaled = values / scale
-    with np.errstate(all="ignore"):
-        fitted = fit_decay(law, scaled, space)
-        natural = fitted.law.natural(fitted.handle)
-        covariance = _covariance(replicates, scale, space)
-        texts = None if covariance is None else region(fitted, law, scaled, space, covariance)
-        scatter = region(fitted, law, scaled, space) if len(values) > law.n_params else None
+    fitted = fit_decay(law, scaled, space)
+    flat = fitted.law.rate == 0
     bounds = {
-        "c": law.floor and not fitted.law.floor and natural[1] != 0,
-        "a": law.n_params > 1 and natural[1] == 0,
+        "c": law.floor and not fitted.law.floor and not flat,
+        "a": law.n_params > 1 and flat,
         "m": law.rate is None and fitted.law.rate == law.max_rate,
     }
-    if name == "constant":  # the family holds it as a height that does not fall
-        natural = np.array([natural[0], 0.0, np.nan])
     at_bound = tuple(parameter for parameter, held in bounds.items() if held)
-    return LawFit(
-        name,
-        space,
-        widths,
-        values,
-        law.n_params,
-        fitted.rss * (1 if space == "log" else scale**2),
-        at_bound,
-        axis,
-        scale,
-        natural,
-        texts,
-        scatter,
-    )
+    rss = fitted.rss * (1 if space == "log" else scale**2)
+    covariance = _covariance(replicates, scale, space)
+    return LawFit(name, space, widths, values, law.n_params, rss, at_bound, axis, scale, law, fitted, covariance)
 
 
 def log_axis(widths: Array) -> Axis:
