@@ -22,6 +22,9 @@ from dmcore.math.sparse_codes import (
 )
 from dmcore.memory import halve_when_out_of_memory
 
+MATCHING_PURSUIT = "MatchingPursuitSAE"
+"""SAELens's class that is encoded and decoded by its own code, though its decoder is a matrix like the others'."""
+
 
 class Dictionary:
     """An SAE as this project uses it: activations to sparse codes, and back.
@@ -70,12 +73,42 @@ class Dictionary:
         recon = decode(codes, sae.W_dec, sae.b_dec)
         return denormalised(sae, recon, x.to(self.dtype))
 
+    @torch.inference_mode()
+    def decoder_rows(self, first: int, last: int) -> Tensor | None:
+        """(last - first, d_in) what a unit of each latent adds to the reconstruction.
+
+        None where there is no such row: the object decodes in a way of its own, or each token has a scale of its own.
+        """
+        if not self._affine_decoder:
+            return None
+        rows = self._sae.W_dec.data[first:last]
+        rescales = getattr(self._sae.cfg, "rescale_acts_by_decoder_norm", False)
+        return rows / rows.norm(dim=-1, keepdim=True) if rescales else rows
+
+    @property
+    def decoder_bias(self) -> Tensor | None:
+        """(d_in,) the reconstruction where no latent is active; None where there are no `decoder_rows`."""
+        if not self._affine_decoder:
+            return None
+        tied = type(self._sae).__name__ == MATCHING_PURSUIT and not self._sae.cfg.apply_b_dec_to_input
+        return torch.zeros_like(self._sae.b_dec.data) if tied else self._sae.b_dec.data
+
+    @property
+    def _affine_decoder(self) -> bool:
+        known = self._sparse_decode or type(self._sae).__name__ == MATCHING_PURSUIT
+        return known and not scales_each_token(self._sae)
+
 
 def check_numbers(tensors: Mapping[str, Tensor]) -> None:
     """Raise a SpecError if a weight is NaN: to a threshold it would only look like a dead latent."""
     for name, tensor in tensors.items():
         if bool(tensor.isnan().any()):
             raise SpecError(f"{name} of the SAE holds NaN: copy or download it again.")
+
+
+def scales_each_token(sae: Any) -> bool:
+    """Whether an SAELens SAE brings every token to a scale of its own, and its reconstruction back."""
+    return sae.cfg.normalize_activations in {"constant_norm_rescale", "layer_norm"}
 
 
 def denormalised(sae: Any, recon: Tensor, x: Tensor) -> Tensor:

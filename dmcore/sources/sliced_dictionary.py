@@ -14,7 +14,7 @@ from dmcore.math.screened import threshold_encoder
 from dmcore.math.sliced import decode_sliced, encode_sliced
 from dmcore.math.sparse_codes import Encoder, GatedEncoder, SparseCodes, TopKEncoder, join_codes
 from dmcore.memory import halve_when_out_of_memory
-from dmcore.sources.dictionary import check_numbers, denormalised
+from dmcore.sources.dictionary import check_numbers, denormalised, scales_each_token
 from dmcore.sources.sae_layouts import SaeWeights
 
 SLICE_BYTES = 2**27
@@ -85,6 +85,19 @@ class SlicedDictionary:
     def decoder(self, first: int, last: int) -> Tensor:
         """(last - first, d_in) decoder rows of a slice of latents."""
         return self._weights.W_dec.by_row(first, last).to(self._device).float().contiguous()
+
+    @torch.inference_mode()
+    def decoder_rows(self, first: int, last: int) -> Tensor | None:
+        """(last - first, d_in) what a unit of each latent adds to the reconstruction; None where tokens have scales."""
+        if scales_each_token(self._sae):
+            return None
+        rows = self.decoder(first, last)
+        return rows / rows.norm(dim=-1, keepdim=True) if self._rescales else rows
+
+    @property
+    def decoder_bias(self) -> Tensor | None:
+        """(d_in,) the reconstruction where no latent is active; None where there are no `decoder_rows`."""
+        return None if scales_each_token(self._sae) else self._vectors["b_dec"]
 
     @property
     def _rescales(self) -> bool:

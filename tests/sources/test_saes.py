@@ -34,6 +34,37 @@ def test_topk_with_rescaling_by_decoder_norms() -> None:
     check_against_saelens(build_sae("topk", rescale_acts_by_decoder_norm=True))
 
 
+def check_decoder_rows(dictionary: Dictionary, x: torch.Tensor = X) -> None:
+    """Assert that a token's reconstruction is the bias and each active latent's value times its row."""
+    codes = dictionary.encode(x)
+    rows = torch.cat([dictionary.decoder_rows(0, 20), dictionary.decoder_rows(20, dictionary.d_sae)])
+    assert rows.shape == (dictionary.d_sae, D_MODEL) and not rows.requires_grad
+    tokens = torch.repeat_interleave(torch.arange(len(x)), codes.l0)
+    parts = codes.values[:, None] * rows[codes.latents.long()]
+    expected = torch.zeros(len(x), D_MODEL).index_add_(0, tokens, parts) + dictionary.decoder_bias
+    torch.testing.assert_close(dictionary.decode(codes, x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        *((architecture, {}) for architecture in ARCHITECTURES),
+        ("topk", {"rescale_acts_by_decoder_norm": True}),
+        ("standard", {"normalize_activations": "expected_average_only_in"}),
+        ("jumprelu", {"apply_b_dec_to_input": False}),
+        ("matching_pursuit", {"apply_b_dec_to_input": False}),
+    ],
+)
+def test_decoder_rows_and_the_bias_make_the_reconstruction(architecture: str, options: dict[str, object]) -> None:
+    check_decoder_rows(Dictionary(build_sae(architecture, **options)))
+
+
+@pytest.mark.parametrize("scaling", ["layer_norm", "constant_norm_rescale"])
+def test_an_sae_that_scales_each_token_has_no_decoder_rows(scaling: str) -> None:
+    dictionary = Dictionary(build_sae("topk", normalize_activations=scaling))
+    assert dictionary.decoder_rows(0, 2) is None and dictionary.decoder_bias is None
+
+
 def test_a_batchtopk_sae_as_saved_is_a_jumprelu_and_exact(tmp_path: Path) -> None:
     from sae_lens import SAE
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
@@ -63,6 +94,7 @@ def test_any_object_with_encode_and_decode_goes_through() -> None:
 
     dictionary = Dictionary(Plain())
     torch.testing.assert_close(dictionary.decode(dictionary.encode(X), X), X)
+    assert dictionary.decoder_rows(0, 2) is None and dictionary.decoder_bias is None
 
 
 @pytest.fixture(scope="module")

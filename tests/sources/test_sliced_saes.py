@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 import dmcore.sources.sliced_dictionary as sliced_module
 from dmcore.errors import SpecError
+from dmcore.sources.dictionary import Dictionary
 from dmcore.sources.disk_tensor import npz_arrays, safetensors_header
-from dmcore.sources.sae_layouts import LatentMatrix
+from dmcore.sources.sae_layouts import LatentMatrix, open_weights
 from dmcore.sources.saes import load_dictionary, read_config
 from dmcore.sources.sliced_dictionary import SlicedDictionary
 from dmcore.specs import ModelSpec, SaeSpec, load_study
@@ -62,6 +63,23 @@ def test_a_topk_sae_that_rescales_by_decoder_norms_equals_the_whole_one_in_slice
     sae.save_model(tmp_path / "sae")
     loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=0)
     equal_forward(sae, loaded)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"rescale_acts_by_decoder_norm": True}, {"normalize_activations": "layer_norm"}]
+)
+def test_decoder_rows_are_those_of_the_whole_sae(
+    options: dict[str, object], tmp_path: Path, small_slices: None
+) -> None:
+    sae = build_sae("topk", HOOK, **options)
+    sae.save_model(tmp_path / "sae")
+    whole, loaded = Dictionary(sae), SlicedDictionary(open_weights(tmp_path / "sae"))
+    rows, bias = loaded.decoder_rows(7, 33), loaded.decoder_bias
+    if "normalize_activations" in options:
+        assert rows is None and bias is None
+    else:
+        torch.testing.assert_close(rows, whole.decoder_rows(7, 33))
+        torch.testing.assert_close(bias, whole.decoder_bias)
 
 
 def test_slices_report_and_can_be_stopped(study_path: Path, tmp_path: Path, small_slices: None) -> None:
