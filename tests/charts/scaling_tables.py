@@ -140,3 +140,117 @@ def norms_table(widths: tuple[int, ...] = WIDTHS, length: int = 64) -> pl.DataFr
             for k in range(length)
         ]
     )  # fmt: skip
+
+
+def surface_tables(steps: int = 24) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Cells and lines of equal value of FVU over width and L0."""
+    widths, l0s = np.geomspace(WIDTHS[0], WIDTHS[-1], steps + 1), np.geomspace(L0S[0], L0S[-1], steps + 1)
+    cells = [
+        {"label": "jumprelu", "metric": "fvu", "width_low": a, "width_high": b, "l0_low": c, "l0_high": d,
+         "value": fvu((a * b) ** 0.5, (c * d) ** 0.5)}
+        for a, b in zip(widths[:-1], widths[1:], strict=True)
+        for c, d in zip(l0s[:-1], l0s[1:], strict=True)
+    ]  # fmt: skip
+    lines = [
+        {"label": "jumprelu", "metric": "fvu", "level": level, "line": 0, "order": k, "width": width, "l0": l0}
+        for level in (0.1, 0.15, 0.2, 0.25)
+        for k, width in enumerate(widths)
+        if L0S[0] <= (l0 := 54 * (fvu(width) / level) ** (1 / 0.3)) <= L0S[-1]
+    ]
+    return _filled("surfaces", cells), _filled("isolines", lines)
+
+
+CELLS, ISOLINES = surface_tables()
+
+
+def pairs_table() -> pl.DataFrame:
+    """Every ordered pair of the SAEs of the site, better the nearer their widths."""
+    rows = []
+    for source in range(SITE.height):
+        for target in range(SITE.height):
+            if source != target:
+                far = abs(source - target) / SITE.height
+                rows.append({"source": source, "target": target, **ends("r2", 0.97 - 0.4 * far, 0.01),
+                             **ends("spearman", 0.98 - 0.3 * far, 0.01), **ends("closed", 0.02 + 0.3 * far, 0.02)})  # fmt: skip
+    return _filled("pairs", rows)
+
+
+def slices_table() -> pl.DataFrame:
+    """Groups of tokens of SAE 0; one has no numbers, one has a long name."""
+    names = [
+        "word start",
+        "word part",
+        "digits",
+        "punctuation",
+        "line breaks",
+        "a class whose name is longer than a label may be",
+    ]
+    rows = []
+    for k, name in enumerate(names):
+        ratio = 0.4 * 1.6**k
+        numbers = {} if k == 4 else {**ends("error_ratio", ratio, 0.05 * ratio), **ends("linear_ratio", ratio * 1.2, 0.1),
+                                     **ends("nonlinear_ratio", ratio * 0.9, 0.1), **ends("nonlinear_share", 0.5 + 0.05 * k, 0.03)}  # fmt: skip
+        rows.append({"sae": 0, "by": "class", "group": name, "order": k, "n_tokens": 120_000 // (k + 1), **numbers})
+        rows.append(
+            {"sae": 0, "by": "position", "group": f"{k}", "order": k, "n_tokens": 9, **ends("error_ratio", 1, 0.1)}
+        )
+    return _filled("slices", rows)
+
+
+def norm_tests_table() -> pl.DataFrame:
+    """R2 of each quantity for every SAE of the site, some far below zero."""
+    means = {"x": 0.96, "recon": 0.93, "recon_plus_nonlinear": 0.9, "error": 0.8, "linear": 0.88, "nonlinear": 0.35}
+    rows = []
+    for sae in range(SITE.height):
+        for quantity, mean in means.items():
+            for predictor in ("x", "itself"):
+                value = mean + 0.05 * math.sin(sae * 1.3) - 0.1 * (predictor == "itself") * (quantity == "nonlinear")
+                if quantity == "nonlinear" and sae in (3, 4):
+                    value = -0.2 if sae == 3 else -7.0
+                rows.append(
+                    {"sae": sae, "quantity": quantity, "predictor": predictor, **ends("r2", min(value, 0.99), 0.02)}
+                )
+    return _filled("norm_tests", rows)
+
+
+ARCHITECTURES = records(
+    [record(65_536, l0, label="topk") for l0 in (8.0, 16.0, 32.0, 64.0, 128.0)]
+    + [record(65_536, l0, label=label) for label in ("gated", "standard", "jumprelu") for l0 in (12.0, 90.0, 300.0)]
+)
+"""SAEs of one width: the reference architecture has most points, the others go beyond its L0s."""
+DEPTH = records(
+    [
+        record(width, l0, layer, stream)
+        for stream, layers in (("residual", range(0, 42, 3)), ("mlp", (9, 20, 31)), ("attention", (9, 20, 31)))
+        for layer in layers
+        for width in (16_384, 131_072, 1_048_576)
+        for l0 in (20.0, 60.0)
+    ]
+)
+
+
+def over_sites() -> pl.DataFrame:
+    """A row a site with numbers of its scaling; one has none."""
+    rows = [
+        {"stream": stream, "layer": layer, "metric": metric, "law": "power",
+         **({} if layer == 20 and stream == "mlp" else
+            ends("m", 0.3 + 0.01 * layer, 0.06) | ends("ratio", 0.9 + 0.004 * layer + shift, 0.03) | ends("r2", 0.8 + shift, 0.02))}
+        for metric in ("fvu", "fvu_nonlinear")
+        for stream, shift in (("residual", 0.0), ("mlp", 0.05), ("attention", 0.06))
+        for layer in ((5, 9, 12, 20, 31) if stream == "residual" else (9, 20, 31))
+    ]  # fmt: skip
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def latents_table(negative: bool = False) -> pl.DataFrame:
+    """Latents whose slopes are near their mean values."""
+    rng = np.random.default_rng(0)
+    value = np.exp(rng.normal(1, 0.6, 300))
+    probe = value * np.exp(rng.normal(0, 0.3, 300)) - (0.6 if negative else 0.0) * rng.random(300) * value.max() * 0.1
+    rows = {
+        "latent": range(300),
+        "frequency": np.geomspace(1e-5, 0.3, 300),
+        "mean_active": value,
+        "probe": np.abs(probe) if not negative else probe,
+    }
+    return _filled("latents", pl.DataFrame(rows).with_columns(sae=pl.lit(0)).to_dicts())

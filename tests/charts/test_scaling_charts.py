@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -11,12 +12,21 @@ import polars as pl
 import pytest
 
 from dmcore.charts import extrapolation, picture
+from dmcore.charts.depth import constancy_chart, depth_chart, depth_table, exponents_chart, same_tokens_chart
+from dmcore.charts.latents import latents_chart, latents_table
 from dmcore.charts.laws import law_chart, law_table
+from dmcore.charts.norm_tests import named, norm_tests_chart, norm_tests_table
+from dmcore.charts.pairs import pairs_chart, pairs_table
 from dmcore.charts.panels import Panel, Panels
+from dmcore.charts.slices import slices_chart, slices_table
+from dmcore.charts.sparsity import equal_l0_table, sparsity_chart, sparsity_table
+from dmcore.charts.surface import merged, surface_chart, surface_table
 from dmcore.charts.theme import ABSENT, ENCODER, LINEAR, NONLINEAR
 from dmcore.charts.token_lines import token_lines_chart, token_lines_table
 from dmcore.charts.token_strip import token_strip_chart, token_strip_table
 from tests.charts import scaling_tables as fake
+
+DEPTH_RESIDUAL = fake.DEPTH.filter(pl.col("stream") == "residual")
 
 CHARTS: dict[str, Callable[[], alt.LayerChart]] = {
     "laws": lambda: law_chart(fake.POINTS, fake.CURVES, fake.LAWS, fake.SELECTED),
@@ -55,12 +65,57 @@ CHARTS |= {
     "lines of a window of one width": lambda: token_lines_chart(fake.norms_table(fake.WIDTHS[:1]), 110, 130, 120),
     "lines of one token": lambda: token_lines_chart(fake.norms_table(), 110, 110),
 }
+CHARTS |= {
+    "surface": lambda: surface_chart(fake.CELLS, fake.ISOLINES, fake.SITE, fake.SELECTED),
+    "surface of one SAE": lambda: surface_chart(
+        fake.CELLS.head(0), fake.ISOLINES.head(0), fake.SITE.head(1), fake.SITE["sae"][0], "r2_error"
+    ),
+    "pairs": lambda: pairs_chart(fake.pairs_table(), fake.MEMBERS),
+    "pairs of two widths": lambda: pairs_chart(fake.pairs_table(), fake.MEMBERS.head(2), "closed"),
+    "slices": lambda: slices_chart(fake.slices_table()),
+    "slices without most numbers": lambda: slices_chart(fake.slices_table(), "position"),
+    "norm tests": lambda: norm_tests_chart(named(fake.norm_tests_table(), fake.SITE["sae"]), fake.SITE, fake.SELECTED),
+    "norm tests of one SAE": lambda: norm_tests_chart(
+        named(fake.norm_tests_table().head(12), fake.SITE["sae"]), fake.SITE, None
+    ),
+}
+CHARTS |= {
+    "sparsity": lambda: sparsity_chart(fake.ARCHITECTURES, selected=fake.ARCHITECTURES["sae"][2]),
+    "sparsity of one SAE": lambda: sparsity_chart(fake.ARCHITECTURES.head(1), "fvu"),
+    "sparsity of R2": lambda: sparsity_chart(fake.ARCHITECTURES, "r2_error"),
+    "depth": lambda: depth_chart(depth_table(fake.DEPTH, 60), selected=fake.DEPTH["sae"][13]),
+    "depth of one stream": lambda: depth_chart(depth_table(DEPTH_RESIDUAL, 60, "none", "fvu"), "fvu"),
+    "depth of one SAE": lambda: depth_chart(depth_table(fake.DEPTH.head(1), 60)),
+    "exponents": lambda: exponents_chart(fake.over_sites()),
+    "constancy": lambda: constancy_chart(fake.over_sites()),
+    "constancy of one site": lambda: constancy_chart(
+        fake.over_sites().head(5).with_columns(metric=pl.lit("fvu_nonlinear")).head(1)
+    ),
+    "same tokens": lambda: same_tokens_chart(fake.over_sites().filter(pl.col("metric") == "fvu")),
+    "latents": lambda: latents_chart(fake.latents_table()),
+    "latents with negative slopes": lambda: latents_chart(fake.latents_table(negative=True)),
+    "latents, one": lambda: latents_chart(fake.latents_table().head(1)),
+}
 
 
 TITLES: dict[str, list[str]] = {
     "laws": ["dictionary width (latents", "share of the activation's variance (FVU)"],
     "budget": ["dictionary width (latents", "share of the activation's variance (FVU)"],
     "strip": ["relative norm of the error"],
+    "surface": ["dictionary width (latents", "L0 (active latents per token, log scale)", "(FVU)"],
+    "pairs": ["source width (latents)", "target width (latents)", "held-out R² of the target's |e|"],
+    "slices": [
+        "mean squared norm / its average over all tokens",
+        "nonlinear share of the error's squared norm",
+        "50 %",
+    ],
+    "norm tests": ["held-out R² of |quantity|²", "from x", "from itself", "Sae(x) + nonlinear error"],
+    "sparsity": ["L0 (active latents per token, log scale)", "share of the activation's variance (nonlinear FVU)"],
+    "depth": ["layer", "share of the activation's variance (nonlinear FVU)", "MLP output"],
+    "exponents": ["layer", "exponent m of FVU"],
+    "constancy": ["layer", "nonlinear FVU, widest / narrowest SAE"],
+    "same tokens": ["layer", "held-out R² of the widest SAE's |e| from the narrowest's"],
+    "latents": ["mean value where active × norm of its decoder row", "share of tokens on which the latent is active"],
     "lines": ["position in the context (tokens)", "relative to the activation's spread"],
 }
 """Words that the axes and legends of a chart must say."""
@@ -210,3 +265,190 @@ def test_panels_keep_values_inside_their_own_places_and_say_their_own_numbers() 
     assert down.at(a, 0.0) == pytest.approx(1.5)
     table = pl.DataFrame({"panel": ["a", "b", "b"], "v": [1.0, 10.0, None]})
     assert panels.place(table, "panel", at="v")["at"].to_list() == pytest.approx([0.5, 2.0, None])
+
+
+def test_a_click_on_the_surface_picks_an_sae() -> None:
+    chart = surface_chart(fake.CELLS, fake.ISOLINES, fake.SITE, fake.SELECTED)
+    assert params(chart) == {"pick": ["sae"]}
+    spec = chart.to_dict()
+    views = spec["params"][0]["views"]
+    assert [layer["mark"]["type"] for layer in spec["layer"] if layer.get("name") in views] == ["circle"]
+
+
+def test_a_cell_of_the_surface_names_the_nearest_sae() -> None:
+    spec = surface_chart(fake.CELLS, fake.ISOLINES, fake.SITE, None).to_dict()
+    cells = pl.DataFrame(next(rows for rows in spec["datasets"].values() if "width_low" in rows[0]))
+    assert len(cells) == len(fake.CELLS)
+    first = cells.sort("width_low", "l0_low").row(0, named=True)
+    assert first["sae"] == fake.SITE.sort("d_sae", "l0")["sae"][0]
+    assert cells.sort("width_low", "l0_low")["sae"][-1] == fake.SITE.sort("d_sae", "l0")["sae"][-1]
+
+
+def test_the_surface_has_every_sae_with_a_value_and_of_one_metric() -> None:
+    table = surface_table(
+        fake.SITE.with_columns(r2_error=pl.when(pl.col("d_sae") > 20_000).then("r2_error")), "r2_error"
+    )
+    assert len(table) == len(fake.SITE) - len(fake.L0S)
+    assert set(table["value"]) == set(fake.SITE.filter(pl.col("d_sae") > 20_000)["r2_error"])
+
+
+def test_many_cells_are_merged_into_fewer_that_cover_the_same_ground() -> None:
+    cells, _ = fake.surface_tables(70)
+    few = merged(cells)
+    assert len(few) == 35 * 35
+    for column, end in (("width_low", "min"), ("width_high", "max"), ("l0_low", "min"), ("l0_high", "max")):
+        assert getattr(few[column], end)() == getattr(cells[column], end)()
+    assert few["value"].mean() == pytest.approx(cells["value"].mean())
+
+
+def test_pairs_are_of_the_set_and_named_by_their_widths() -> None:
+    table = pairs_table(fake.pairs_table(), fake.MEMBERS.head(3), "spearman")
+    assert len(table) == 6
+    numbers = dict(zip(fake.MEMBERS["d_sae"], fake.MEMBERS["sae"], strict=True))
+    for row in table.to_dicts():
+        ids = (pl.col("source") == numbers[row["source_width"]]) & (pl.col("target") == numbers[row["target_width"]])
+        assert row["value"] == fake.pairs_table().filter(ids)["spearman"][0]
+
+
+def test_every_cell_of_the_pairs_prints_its_number() -> None:
+    drawn = picture.svg(CHARTS["pairs"](), "A question?", "A caption.").decode()
+    table = pairs_table(fake.pairs_table(), fake.MEMBERS)
+    for value in table["value"].unique():
+        assert f">{value:.2f}<" in drawn
+
+
+def test_slices_keep_their_order_and_their_empty_groups() -> None:
+    slices = fake.slices_table()
+    table = slices_table(slices, "class")
+    own = slices.filter(pl.col("by") == "class")
+    assert table["group"].unique(maintain_order=True).to_list() == own.sort("order")["group"].to_list()
+    linear = table.filter((pl.col("part") == LINEAR) & (pl.col("measure") == "ratio"))
+    assert linear["value"].to_list() == own.sort("order")["linear_ratio"].to_list()
+    drawn = picture.svg(CHARTS["slices"](), "A question?", "A caption.").decode()
+    assert "line breaks (24,000 tokens)" in drawn
+
+
+def test_norm_tests_name_their_saes_and_drop_nothing() -> None:
+    tests = named(fake.norm_tests_table(), fake.SITE["sae"])
+    table = norm_tests_table(tests, fake.SITE)
+    assert len(table) == len(tests)
+    assert table["r2"].to_list() == tests["r2"].to_list()
+    assert table["r2"].min() == -7.0
+    widths = dict(zip(fake.SITE["sae"], fake.SITE["d_sae"], strict=True))
+    assert all(widths[row["sae"]] == row["d_sae"] for row in table.to_dicts())
+    spec = norm_tests_chart(tests, fake.SITE, fake.SELECTED).to_dict()
+    dots = [row for rows in spec["datasets"].values() for row in rows if "outside" in row and not row["chosen"]]
+    assert len(dots) == len(tests) - 12
+    assert sum(row["outside"] for row in dots) == 2
+
+
+def test_architectures_are_compared_at_the_l0_of_each_sae_inside_the_references_range_only() -> None:
+    table = equal_l0_table(fake.ARCHITECTURES)
+    assert set(table["reference"]) == {"topk"}
+    assert set(table["label"]) == {"gated", "standard", "jumprelu"}
+    own = fake.ARCHITECTURES.filter(pl.col("label") == "topk")
+    inside = pl.col("l0").is_between(own["l0"].min(), own["l0"].max())
+    assert table.filter(inside)["ratio"].null_count() == 0
+    assert table.filter(~inside)["ratio"].null_count() == len(table.filter(~inside)) > 0
+    # topk is made 0.94 times jumprelu and gated 1.08 times, at equal L0
+    gated = table.filter(inside & (pl.col("label") == "gated"))["ratio"]
+    assert gated.to_list() == pytest.approx([1.08 / 0.94] * len(gated), rel=0.03)
+
+
+def test_equal_l0_is_exact_between_two_points_of_a_power_law() -> None:
+    rows = [("a", 10.0, 0.4), ("a", 40.0, 0.2), ("a", 90.0, 0.1), ("b", 20.0, 0.3), ("b", 100.0, 0.3)]
+    records = fake.records(
+        [
+            {"sae": f"{n}{l0}", "label": n, "l0": l0, "d_sae": 64, **fake.ends("fvu_nonlinear", v, 0.01)}
+            for n, l0, v in rows
+        ]
+    )
+    table = equal_l0_table(records)
+    assert table["reference_value"].to_list() == pytest.approx([0.4 * 2**-0.5, None])
+    assert table["ratio"][0] == pytest.approx(0.3 / (0.4 * 2**-0.5))
+    assert equal_l0_table(records.head(0)).columns == table.columns
+
+
+def test_sparsity_draws_every_sae_of_the_width() -> None:
+    table = sparsity_table(fake.ARCHITECTURES, "fvu")
+    assert sorted(table["value"]) == sorted(fake.ARCHITECTURES["fvu"])
+
+
+def test_depth_takes_the_nearest_l0_of_each_site_and_width() -> None:
+    table = depth_table(fake.DEPTH, 55)
+    assert len(table) == len(fake.DEPTH) / 2
+    assert (table["l0"] > 40).all()
+    assert (depth_table(fake.DEPTH, 3)["l0"] < 30).all()
+    row = table.row(0, named=True)
+    assert row["value"] == fake.DEPTH.filter(pl.col("sae") == row["sae"])["fvu_nonlinear"][0]
+
+
+def test_depth_takes_the_asked_architecture_where_a_site_has_it() -> None:
+    other = fake.records([fake.record(16_384, 60.0, 9, label="topk"), fake.record(16_384, 60.0, 9)] * 1)
+    lone = fake.records([fake.record(16_384, 60.0, 12)])
+    table = depth_table(pl.concat([other, lone]), 60, "topk").sort("layer")
+    assert table["label"].to_list() == ["topk", "jumprelu"]
+
+
+def test_numbers_over_layers_are_of_one_law_and_metric_and_gaps_are_left_out() -> None:
+    spec = exponents_chart(fake.over_sites()).to_dict()
+    drawn = [row for rows in spec["datasets"].values() for row in rows if "text" in row and "y" not in row]
+    rows = fake.over_sites().filter((pl.col("metric") == "fvu") & pl.col("m").is_not_null())
+    assert sorted(row["value"] for row in drawn) == sorted(rows["m"])
+
+
+def test_latents_without_numbers_are_left_out() -> None:
+    latents = fake.latents_table().with_columns(probe=pl.when(pl.col("latent") > 3).then("probe"))
+    table = latents_table(latents)
+    assert len(table) == len(latents) - 4
+    assert table["frequency"].is_sorted(descending=True)
+
+
+NULLS = [f"{metric}{end}" for metric in ("fvu", "fvu_nonlinear", "r2_error") for end in ("_low", "_high")]
+
+
+@pytest.mark.parametrize("gap", [None, math.nan])
+def test_charts_of_records_survive_missing_intervals_values_and_long_names(gap: float | None) -> None:
+    long = "a/very/long/name/" * 12 + "<b>&amp;"
+
+    def broken(records: pl.DataFrame) -> pl.DataFrame:
+        first = pl.int_range(pl.len()) == 0
+        return records.with_columns(
+            *(pl.lit(gap, dtype=pl.Float64).alias(c) for c in NULLS),
+            sae=pl.lit(long) + pl.col("sae"), label=pl.lit(long) + pl.col("label"),
+            r2_error=pl.when(first).then(pl.lit(gap, dtype=pl.Float64)).otherwise("r2_error"),
+        )  # fmt: skip
+
+    points, site = broken(fake.POINTS), broken(fake.SITE)
+    for chart in (
+        law_chart(points, fake.CURVES, fake.LAWS, points["sae"][0]),
+        extrapolation.budget_chart(points, fake.CURVES, fake.LAWS, points["sae"][0]),
+        surface_chart(fake.CELLS, fake.ISOLINES, site, site["sae"][1], "r2_error"),
+        sparsity_chart(broken(fake.ARCHITECTURES), "r2_error"),
+        depth_chart(depth_table(broken(fake.DEPTH), 60, None, "r2_error"), "r2_error"),
+    ):
+        chart.to_dict(validate=True)
+        assert "NaN" not in picture.svg(chart, "A question?", "A caption.").decode()
+
+
+def test_charts_of_tables_survive_missing_numbers() -> None:
+    def gaps(table: pl.DataFrame, *columns: str) -> pl.DataFrame:
+        third = pl.int_range(pl.len()) % 3 == 0
+        return table.with_columns(pl.when(third).then(pl.lit(math.nan)).otherwise(pl.col(c)).alias(c) for c in columns)
+
+    for chart in (
+        law_chart(
+            fake.POINTS, gaps(fake.CURVES, "value", "low", "scatter_low"), gaps(fake.LAWS, "c", "left_out"), None
+        ),
+        extrapolation.budget_chart(fake.POINTS, gaps(fake.CURVES, "low"), gaps(fake.LAWS, "c"), None),
+        surface_chart(gaps(fake.CELLS, "value"), fake.ISOLINES, fake.SITE, None),
+        pairs_chart(gaps(fake.pairs_table(), "r2", "r2_low"), fake.MEMBERS),
+        slices_chart(gaps(fake.slices_table(), "error_ratio", "nonlinear_ratio_low")),
+        norm_tests_chart(named(gaps(fake.norm_tests_table(), "r2", "r2_high"), fake.SITE["sae"]), fake.SITE),
+        constancy_chart(gaps(fake.over_sites(), "ratio", "ratio_low")),
+        token_lines_chart(gaps(fake.norms_table(), "norm")),
+        token_strip_chart(gaps(fake.tokens_table(30), "value")),
+        latents_chart(gaps(fake.latents_table(), "frequency")),
+    ):
+        chart.to_dict(validate=True)
+        assert "NaN" not in picture.svg(chart, "A question?", "A caption.").decode()

@@ -1,0 +1,105 @@
+"""Where an SAE fails: the error and its parts in each group of tokens, against the average over all."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from dmcore.charts.axes import finite, known, log_ends, with_text
+from dmcore.charts.panels import Panel, Panels
+from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, part_colour
+
+ROW = 44
+AXIS = 90
+"""Height of a row, and of what is above and below the rows, in pixels."""
+
+LONGEST = 32
+"""Letters of a group's name."""
+
+RATIO, SHARE = "ratio", "share"
+"""The panels: mean squared norm over its average; nonlinear share of the squared norm."""
+
+_COLUMNS = {
+    "error_ratio": (RATIO, TOTAL),
+    "linear_ratio": (RATIO, LINEAR),
+    "nonlinear_ratio": (RATIO, NONLINEAR),
+    "nonlinear_share": (SHARE, NONLINEAR),
+}
+_TITLES = {
+    RATIO: "mean squared norm / its average over all tokens (log scale)",
+    SHARE: "nonlinear share of the error's squared norm",
+}
+
+
+def slices_table(slices: pl.DataFrame, by: str = "class") -> pl.DataFrame:
+    """A row for each group and number: `group`, `n_tokens`, `measure` (`ratio` or `share`), `part`, `value`, `low`, `high`.
+
+    Args:
+        slices: the table of that name, of one SAE.
+        by: `class`, `position` or `domain`.
+    """
+    rows = slices.filter(pl.col("by") == by)
+    return pl.concat(
+        rows.select(
+            "order", "group", "n_tokens", measure=pl.lit(measure), part=pl.lit(part),
+            value=column, low=f"{column}_low", high=f"{column}_high",
+        )
+        for column, (measure, part) in _COLUMNS.items()
+    ).sort("order", "group", "measure", "part").drop("order")  # fmt: skip
+
+
+def slices_chart(slices: pl.DataFrame, by: str = "class") -> alt.LayerChart:
+    """A row a group; dots with intervals for the error and its parts, and beside them the nonlinear share."""
+    table = slices_table(slices, by)
+    rows = table.select("group", "n_tokens").unique(maintain_order=True)
+    labels = _labels(rows)
+    drawn = table.filter(known("value")).with_columns(
+        label=pl.col("group").replace_strict(labels, default=pl.col("group"))
+    )
+    ratios = drawn.filter(pl.col("measure") == RATIO)
+    ends = log_ends([*ratios["value"], *ratios["low"], *ratios["high"], 1.0], 1.1)
+    shares = finite(drawn.filter(pl.col("measure") == SHARE).select("value", "low", "high").to_numpy().ravel())
+    panels = Panels([Panel(RATIO, *ends, log=True, size=1.5),
+                     Panel(SHARE, min(0.0, *shares, 0.0), max(1.0, *shares, 1.0), percent=True)], gap=0.12)  # fmt: skip
+    drawn = panels.place(with_text(drawn, "value", "low", "high"), "measure", x="value", x_low="low", x_high="high")
+    order = list(labels.values())
+    y = alt.Y("label:N", title=None, scale=alt.Scale(domain=order),
+              axis=alt.Axis(labelLimit=320, ticks=False, domain=False, labelOverlap=False, grid=True))  # fmt: skip
+    offset = alt.YOffset("part:N", scale=alt.Scale(domain=[TOTAL, LINEAR, NONLINEAR], padding=0.9))
+    x = alt.X("x:Q", **panels.axis(None, grid=False))
+    tooltip = [alt.Tooltip("group:N"), alt.Tooltip("n_tokens:Q", title="tokens", format=",d"), alt.Tooltip("part:N"),
+               alt.Tooltip("measure:N"), alt.Tooltip("text:N", title="value")]  # fmt: skip
+    base = alt.Chart(drawn).encode(y=y, yOffset=offset, color=part_colour())
+    one = alt.Chart(pl.DataFrame({"x": [panels.at(panels.panels[0], 1.0)]}))
+    return alt.layer(
+        one.mark_rule(color=NEUTRAL, strokeDash=[5, 4]).encode(x=alt.X("x:Q")),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("x_low:Q"), x2=alt.X2("x_high:Q")),
+        base.mark_point(filled=True, size=65, opacity=1).encode(x=x, tooltip=tooltip),
+        *_heads(panels),
+    ).properties(height=ROW * len(order) + AXIS)
+
+
+def _labels(rows: pl.DataFrame) -> dict[str, str]:
+    """`digits (1,234 tokens)` for each group; a long name is cut, where that leaves names apart."""
+    groups = rows["group"].to_list()
+    short = [g if len(g) <= LONGEST else g[: LONGEST - 1] + "…" for g in groups]
+    names = short if len(set(short)) == len(groups) else groups
+    return {g: f"{name} ({n:,} tokens)" for g, name, n in zip(groups, names, rows["n_tokens"], strict=True)}
+
+
+def _heads(panels: Panels) -> list[alt.Chart]:
+    """What each panel shows, and the parts by name in their colours, above the rows."""
+    spans = panels.spans()
+    titles = spans.with_columns(text=pl.col("name").replace_strict(_TITLES))
+    ratio, share = spans.row(0, named=True), spans.row(1, named=True)
+    step = (ratio["end"] - ratio["start"]) / 3
+    names = pl.DataFrame(
+        {"start": [ratio["start"], ratio["start"] + 0.85 * step, ratio["start"] + 1.7 * step, share["start"]],
+         "part": [TOTAL, LINEAR, NONLINEAR, NONLINEAR]}
+    )  # fmt: skip
+    words = alt.Chart(titles).mark_text(align="left", color=NEUTRAL, fontSize=12)
+    parts = alt.Chart(names).mark_text(align="left", fontWeight="bold", fontSize=12)
+    return [
+        words.encode(x=alt.X("start:Q"), y=alt.value(-28), text=alt.Text("text:N")),
+        parts.encode(x=alt.X("start:Q"), y=alt.value(-11), text=alt.Text("part:N"), color=part_colour()),
+    ]

@@ -1,0 +1,136 @@
+"""Error against L0 at one width, a line for each architecture: is a gap between architectures more than a gap in L0?"""
+
+from __future__ import annotations
+
+import math
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from dmcore.charts.axes import (
+    L0_TITLE,
+    METRICS,
+    clipped,
+    known,
+    linear_ends,
+    linear_y,
+    log_ends,
+    log_x,
+    log_y,
+    with_text,
+)
+from dmcore.charts.labels import decade_ticks, spread
+from dmcore.charts.theme import NEUTRAL, as_part, part_colour
+
+HEIGHT = 380
+
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
+"""Architectures differ by shape and by the name at the end: colours say which number is drawn."""
+_ROOM = 0.2
+
+
+def sparsity_table(records: pl.DataFrame, metric: str = "fvu_nonlinear") -> pl.DataFrame:
+    """What is drawn: `label`, `sae`, `d_sae`, `l0`, `value`, `low`, `high`, sorted by label and L0.
+
+    Args:
+        records: rows of `RECORD` of one site and width.
+        metric: a column of `RECORD` with its interval.
+    """
+    return (
+        records.filter(known(metric) & (pl.col("l0") > 0))
+        .select("label", "sae", "d_sae", "l0", value=metric, low=f"{metric}_low", high=f"{metric}_high")
+        .sort("label", "l0", "sae")
+    )
+
+
+def equal_l0_table(records: pl.DataFrame, metric: str = "fvu_nonlinear") -> pl.DataFrame:
+    """Each SAE of the other architectures against the reference at its L0: `label`, `sae`, `l0`, `value`, `reference`,
+    `reference_value`, `ratio`.
+
+    The reference is the architecture with most points (the first by name of several). Its value at an L0 is interpolated
+    between neighbours on log axes; null outside its range.
+
+    Args:
+        records: rows of `RECORD` of one site and width.
+        metric: a positive column of `RECORD`.
+    """
+    table = sparsity_table(records, metric).filter(pl.col("value") > 0)
+    if not len(table):
+        schema = {"label": pl.String, "sae": pl.String, "l0": pl.Float64, "value": pl.Float64, "reference": pl.String,
+                  "reference_value": pl.Float64, "ratio": pl.Float64}  # fmt: skip
+        return pl.DataFrame(schema=schema)
+    reference = table.group_by("label").len().sort(["len", "label"], descending=[True, False])["label"][0]
+    own = table.filter(pl.col("label") == reference).group_by("l0").agg(pl.col("value").log().mean().exp()).sort("l0")
+    logs, values = np.log(own["l0"].to_numpy()), np.log(own["value"].to_numpy())
+    rest = table.filter(pl.col("label") != reference)
+
+    def at(l0: float) -> float | None:
+        inside = logs[0] <= math.log(l0) <= logs[-1]
+        return math.exp(float(np.interp(math.log(l0), logs, values))) if inside else None
+
+    expected = pl.Series("reference_value", [at(l0) for l0 in rest["l0"]], dtype=pl.Float64)
+    return rest.select(
+        "label", "sae", "l0", "value", expected, reference=pl.lit(reference), ratio=pl.col("value") / expected
+    ).select("label", "sae", "l0", "value", "reference", "reference_value", "ratio")
+
+
+def sparsity_chart(records: pl.DataFrame, metric: str = "fvu_nonlinear", selected: str | None = None) -> alt.LayerChart:
+    """A line an architecture on log axes (a linear y axis where a value is not positive), named at its end.
+
+    Args:
+        selected: id of the chosen SAE, which is ringed.
+    """
+    table = with_text(sparsity_table(records, metric), "value", "low", "high")
+    log = bool((table["value"] > 0).all()) and metric.startswith("fvu")
+    values = [*table["value"], *(v for v in [*table["low"], *table["high"]] if v is None or not log or v > 0)]
+    low, high = log_ends(values) if log else linear_ends(values)
+    first, last = log_ends(table["l0"], 1.1)
+    end = last * (last / first) ** (_ROOM / (1 - _ROOM))
+    y = (log_y if log else linear_y)("value:Q", METRICS[metric].title + (", log scale" if log else ""), low, high)
+    x = log_x("l0:Q", L0_TITLE, first, end, values=[t for t in decade_ticks(first, end) if t <= last])
+    drawn = clipped(as_part(table, METRICS[metric].part), low, high, "low", "high")
+    labels = table["label"].unique(maintain_order=True).to_list()
+    scale = alt.Scale(domain=labels, range=[SHAPES[k % len(SHAPES)] for k in range(len(labels))])
+    tooltip = [alt.Tooltip("label:N", title="architecture"), alt.Tooltip("sae:N", title="SAE"),
+               alt.Tooltip("d_sae:Q", title="width", format=",d"), alt.Tooltip("l0:Q", title="L0", format=".1f"),
+               alt.Tooltip("text:N", title=METRICS[metric].name)]  # fmt: skip
+    base = alt.Chart(drawn).encode(x=x, color=part_colour())
+    layers = [
+        base.mark_line(strokeWidth=1.5, opacity=0.6).encode(y=y, detail=alt.Detail("label:N")),
+        base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        base.mark_point(filled=True, size=75, opacity=1)
+        .encode(y=y, shape=alt.Shape("label:N", scale=scale, legend=None), tooltip=tooltip),
+        _names(drawn, low, high, log),
+    ]  # fmt: skip
+    chosen = drawn.filter(pl.col("sae") == (selected or ""))
+    if len(chosen):
+        ring = alt.Chart(chosen).mark_point(filled=False, size=320, strokeWidth=2, opacity=1, color=NEUTRAL)
+        layers.append(ring.encode(x=alt.X("l0:Q"), y=alt.Y("value:Q")))
+    return alt.layer(*layers).properties(height=HEIGHT)
+
+
+def _names(drawn: pl.DataFrame, low: float, high: float, log: bool) -> alt.Chart:
+    """Each architecture's name right of its last SAE; names that would touch are moved apart."""
+    ends = drawn.group_by("label", maintain_order=True).last()
+    gap = (math.log(high / low) if log else high - low) * 16 / HEIGHT
+    heights = ends["value"].log() if log else ends["value"]
+    # A line that ends before the others has them to its right: its name goes below it, or above where most are below.
+    early = ends["l0"] < 0.8 * float(ends["l0"].max())  # type: ignore[arg-type]
+    side = (heights > heights.median()).cast(pl.Float64) * 2 - 1
+    heights = heights + early.cast(pl.Float64) * side * gap
+    moved = pl.Series(_apart(ends["l0"].log().to_list(), heights.to_list(), gap), dtype=pl.Float64)
+    ends = ends.with_columns(y=moved.exp() if log else moved)
+    text = alt.Chart(ends).mark_text(align="left", dx=10, fontWeight="bold", fontSize=12)
+    return text.encode(x=alt.X("l0:Q"), y=alt.Y("y:Q"), text=alt.Text("label:N"), color=part_colour())
+
+
+def _apart(across: list[float], heights: list[float], gap: float) -> list[float]:
+    """Heights moved apart among labels that share a column (ends within a fifth of the axis of each other)."""
+    near = (max(across) - min(across)) * 0.2 + 0.05
+    moved = list(heights)
+    for k in sorted(range(len(across)), key=lambda j: across[j]):
+        group = [j for j in range(len(across)) if abs(across[j] - across[k]) <= near]
+        for j, height in zip(group, spread([moved[j] for j in group], gap), strict=True):
+            moved[j] = height
+    return moved
