@@ -256,9 +256,10 @@ def test_without_a_tokenizer_or_domains_there_is_no_split_by_them(tmp_path: Path
     assert set(tables["vocabulary"]["kind"]) == {UNKNOWN}
 
 
-def test_an_sae_of_constant_norm_or_without_a_linear_part_gives_nulls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("constant", [4.0, 0.3, 0.0])
+def test_an_sae_of_constant_norm_or_without_a_linear_part_gives_nulls(constant: float, tmp_path: Path) -> None:
     squares = planted_squares(np.random.default_rng(1))
-    squares[0, 0] = 0.3
+    squares[0, 0] = constant
     squares[1, 1] = 0.0
     sources, _ = build_sources(tmp_path, squares)
     with warnings.catch_warnings():
@@ -266,9 +267,9 @@ def test_an_sae_of_constant_norm_or_without_a_linear_part_gives_nulls(tmp_path: 
         tables, _ = token_tables(sources, tmp_path, Reporter())
     pairs = tables["pairs"]
     numbers = pairs.columns[2:]
-    constant = pairs.filter((pl.col("source") == 0) | (pl.col("target") == 0)).select(numbers)
-    assert len(constant) == 5
-    assert all(constant[c].null_count() == 5 for c in numbers)
+    of_constant = pairs.filter((pl.col("source") == 0) | (pl.col("target") == 0)).select(numbers)
+    assert len(of_constant) == 5
+    assert all(of_constant[c].null_count() == 5 for c in numbers)
     assert all(pairs.filter(source=1, target=2)[c].null_count() == 0 for c in numbers)
     assert tables["worst"].filter(sae=1, part="linear").is_empty()
     zero = tables["slices"].filter(sae=1)
