@@ -54,9 +54,9 @@ class Decay:
         if self.rate is not None:
             return np.full(handle.shape[:-1], self.rate)
         if not self.floor:
-            return np.log(handle[..., 0] / handle[..., 1])
+            return np.asarray(np.log(handle[..., 0] / handle[..., 1]))
         first, middle, last = handle[..., 0], handle[..., 1], handle[..., 2]
-        return -2 * np.log((middle - last) / (first - middle))
+        return np.asarray(-2 * np.log((middle - last) / (first - middle)))
 
     def natural(self, handle: Array) -> Array:
         """(..., 3) c, A and s of handles (..., n_params)."""
@@ -98,15 +98,15 @@ class Decay:
     def inside(self, handle: Array) -> Array:
         """(...) whether the bounds hold."""
         if self.n_params == 1:
-            return handle[..., 0] > 0
+            return np.asarray(handle[..., 0] > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             rate, first, last = self._rates(handle), handle[..., 0], handle[..., -1]
             held = (handle > 0).all(-1) & (rate >= 0) & (rate <= self.max_rate) & (first >= last)
             if not self.floor:
-                return held
-            return held & (first >= (first - last) / -np.expm1(-np.maximum(rate, 1e-12)))
+                return np.asarray(held)
+            return np.asarray(held & (first >= (first - last) / -np.expm1(-np.maximum(rate, 1e-12))))
 
-    def handle(self, floor: Array, amplitude: Array, rate: Array) -> Array:
+    def handle(self, floor: Array | float, amplitude: Array | float, rate: Array | float) -> Array:
         """(..., n_params) the handle of a law given by c, A and s."""
         at = {1: (0.0,), 2: (0.0, 1.0), 3: (0.0, 0.5, 1.0)}[self.n_params]
         return np.stack([floor + amplitude * np.exp(-rate * x) for x in at], -1)

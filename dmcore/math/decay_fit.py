@@ -95,7 +95,7 @@ def _descend(law: Decay, values: Array, space: str) -> tuple[Array, float]:
         handles = np.where(better[:, None], handles + step, handles)
         rss = np.where(better, tried, rss)
         damping = np.where(better, damping * 0.1, np.maximum(damping, 1e-7) * 8)
-        if (small | (damping > 1e12)).all():
+        if (small | (damping > 1e6)).all():
             break
     best = int(np.argmin(rss))
     return handles[best], float(rss[best])

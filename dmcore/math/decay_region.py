@@ -112,12 +112,11 @@ def _edge(law: Decay, start: Array, values: Array, covariance: Array | None, lev
     inverse = np.linalg.inv(slopes.T @ slopes)
     rays = _directions(law.n_params) @ np.linalg.cholesky(inverse @ spread @ inverse).T * np.sqrt(level)
     # how far the bounds let each ray go: they are convex
-    low, high = np.zeros(len(rays)), np.full(len(rays), 64.0)
-    for _ in range(24):
-        middle = (low + high) / 2
-        held = law.inside(start + middle[:, None] * rays)
-        low, high = np.where(held, middle, low), np.where(held, high, middle)
-    limit = low
+    limit, width = np.zeros(len(rays)), 64.0
+    for _ in range(8):
+        width = width / 8
+        reach = limit + width * np.arange(1, 9)[:, None]
+        limit = limit + width * law.inside(start + reach[..., None] * rays).sum(0)
 
     def offset(reach: Array) -> Array:
         found = _statistic(law, start + reach[:, None] * rays, target, covariance, space)

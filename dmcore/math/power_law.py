@@ -45,12 +45,12 @@ class Axis:
         """x of widths in latents."""
         return ((np.log(widths) if self.logarithmic else np.asarray(widths, dtype=float)) - self.origin) / self.unit
 
-    def rate(self, scaled: Array) -> Array:
+    def rate(self, scaled: Array | float) -> Array | float:
         """m of a power law, or the width 1 / rate of an exponential one, from the decay's s."""
         with np.errstate(divide="ignore"):
             return scaled / self.unit if self.logarithmic else self.unit / scaled
 
-    def height(self, amplitude: Array, scaled: Array) -> Array:
+    def height(self, amplitude: Array | float, scaled: Array | float) -> Array | float:
         """a: the decay at W = 1 (power law) or W = 0, from its height at the narrowest width."""
         return amplitude * np.exp(np.nan_to_num(scaled) / self.unit * self.origin)
 
@@ -110,7 +110,7 @@ class LawFit:
         exact = n * (1e-12 * np.abs(into(self.space, self.values / self.scale)).max()) ** 2
         return n * math.log(self.rss / n) + 2 * self.n_params if self.rss > exact else math.nan
 
-    def _parameter(self, name: str, laws: Array) -> Array:
+    def _parameter(self, name: str, laws: Array) -> Array | float:
         floor, amplitude, rate = np.moveaxis(laws, -1, 0)
         if name == "c":
             return floor * self.scale
@@ -122,7 +122,7 @@ class LawFit:
             value = 0.0
         if laws is None:
             return Estimate(value)
-        found = self._parameter(name, laws)
+        found = np.asarray(self._parameter(name, laws))
         found = np.where(found < 1e-6 * self.scale, 0.0, found) if name == "c" else found  # met the bound
         found = found[~np.isnan(found)]
         return Estimate(value, found.min(), found.max()) if found.size else Estimate(value)
