@@ -75,12 +75,13 @@ def depth_chart(table: pl.DataFrame, metric: str = "fvu_nonlinear", selected: st
     tooltip = [alt.Tooltip("stream:N"), alt.Tooltip("layer:O"), alt.Tooltip("d_sae:Q", title="width", format=",d"),
                alt.Tooltip("l0:Q", title="L0", format=".1f"), alt.Tooltip("sae:N", title="SAE"),
                alt.Tooltip("text:N", title=METRICS[metric].name)]  # fmt: skip
-    base = alt.Chart(drawn).encode(x=x, color=width_colour())
-    lines = base.encode(detail=[alt.Detail("stream:N"), alt.Detail("d_sae:N")])
+    base = alt.Chart(drawn).encode(color=width_colour())
+    at = {"x": alt.X("x:Q")}
+    lines = base.encode(**at, detail=[alt.Detail("stream:N"), alt.Detail("d_sae:N")])
     layers = [
-        lines.mark_line(strokeWidth=2).encode(y=y),
-        base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
-        base.mark_point(filled=True, size=45, opacity=1).encode(y=y, tooltip=tooltip),
+        lines.mark_line(strokeWidth=2).encode(y=alt.Y("value:Q")),
+        base.mark_rule(strokeWidth=1.5).encode(**at, y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        base.mark_point(filled=True, size=45, opacity=1).encode(x=x, y=y, tooltip=tooltip),
         _width_names(drawn, (high - low) * 15 / HEIGHT),
         *([_heads(panels)] if len(streams) > 1 else []),
     ]
@@ -203,7 +204,9 @@ def over_layers_chart(
     rule = alt.Chart(pl.DataFrame({"value": [reference]})).mark_rule(color=NEUTRAL, strokeDash=[5, 4])
     names = drawn.sort("layer").group_by("stream", maintain_order=True).last()
     gap = (high - low) * 17 / HEIGHT
-    names = names.with_columns(y=pl.Series(spread(names["value"].to_list(), gap), dtype=pl.Float64))
+    names = names.with_columns(
+        y=pl.Series(spread(names["value"].to_list(), gap), dtype=pl.Float64), x=pl.col("x").max()
+    )
     words = alt.Chart(names).mark_text(align="left", dx=11, fontWeight="bold", fontSize=12)
     return alt.layer(
         *([rule.encode(y=alt.Y("value:Q"))] if reference is not None else []),

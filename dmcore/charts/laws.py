@@ -111,8 +111,8 @@ def law_chart(
     x = width_x(ticks, right=room, end=end)
     layers = [
         *_floor(floor, [width_ends(ticks)[0], end], low, high),
-        *_bands(lines, METRICS[metric].part, x, low, high),
-        *_lines(lines, METRICS[metric].part, x, y, low, high, log),
+        *_bands(lines, METRICS[metric].part, low, high),
+        *_lines(lines, METRICS[metric].part, low, high, log),
         *_left_out(table.filter(pl.col("kind") == "left out"), METRICS[metric].part, low, high),
         *_points(measured, selected, metric, x, y, low, high),
     ]
@@ -164,7 +164,7 @@ def _floor(floor: pl.DataFrame, ends: Sequence[float], low: float, high: float) 
     return layers
 
 
-def _bands(lines: pl.DataFrame, part: str, x: alt.X, low: float, high: float) -> list[alt.Chart]:
+def _bands(lines: pl.DataFrame, part: str, low: float, high: float) -> list[alt.Chart]:
     """Both bands of the law with a floor: scatter of the SAEs, wider and lighter, and texts."""
     layers: list[alt.Chart] = []
     for prefix, opacity in (("scatter_", 0.10), ("", 0.22)):
@@ -172,12 +172,12 @@ def _bands(lines: pl.DataFrame, part: str, x: alt.X, low: float, high: float) ->
         rows = lines.filter((pl.col("law") == "power") & known(ends[0]) & known(ends[1]))
         if len(rows):
             rows = clipped(as_part(rows, part), low, high, *ends)
-            band = alt.Chart(rows).mark_area(opacity=opacity).encode(x=x, color=part_colour())
+            band = alt.Chart(rows).mark_area(opacity=opacity).encode(x=alt.X("d_sae:Q"), color=part_colour())
             layers.append(band.encode(y=alt.Y(f"{ends[0]}:Q"), y2=alt.Y2(f"{ends[1]}:Q")))
     return layers
 
 
-def _lines(lines: pl.DataFrame, part: str, x: alt.X, y: alt.Y, low: float, high: float, log: bool) -> list[alt.Chart]:
+def _lines(lines: pl.DataFrame, part: str, low: float, high: float, log: bool) -> list[alt.Chart]:
     """The laws, their names at their ends."""
     if not len(lines):
         return []
@@ -195,7 +195,9 @@ def _lines(lines: pl.DataFrame, part: str, x: alt.X, y: alt.Y, low: float, high:
     layers = []
     for kept, colour, width in ((pl.col("law") != "power", alt.value(NEUTRAL), 1.5),
                                 (pl.col("law") == "power", part_colour(), 2.5)):  # fmt: skip
-        base = alt.Chart(rows.filter(kept)).encode(x=x, y=y, color=colour, strokeDash=dash, tooltip=tooltip)
+        base = alt.Chart(rows.filter(kept)).encode(
+            x=alt.X("d_sae:Q"), y=alt.Y("value:Q"), color=colour, strokeDash=dash, tooltip=tooltip
+        )
         text = alt.Chart(ends.filter(kept)).mark_text(align="left", dx=8, fontWeight="bold", fontSize=12)
         text = text.encode(x=alt.X("d_sae:Q"), y=alt.Y("label_at:Q"), text=alt.Text("name:N"), color=colour)
         layers += [base.mark_line(strokeWidth=width), text]
@@ -231,14 +233,14 @@ def _points(
     """The measured SAEs with their intervals, the chosen one as a diamond."""
     rows = with_text(as_part(rows, METRICS[metric].part), "value", "low", "high")
     rows = clipped(rows, low, high, "low", "high").with_columns(chosen=pl.col("sae") == (selected or ""))
-    base = alt.Chart(rows).encode(x=x, color=part_colour())
+    base = alt.Chart(rows).encode(color=part_colour())
     tooltip: list[Any] = [alt.Tooltip("sae:N", title="SAE"), alt.Tooltip("d_sae:Q", title="width", format=",d"),
                           alt.Tooltip("l0:Q", title="L0", format=".1f"),
                           alt.Tooltip("text:N", title=METRICS[metric].name)]  # fmt: skip
     chosen = rows.filter("chosen")
     layers = [
-        base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
-        base.mark_point(filled=True, size=60, opacity=1).encode(y=y, tooltip=tooltip),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("d_sae:Q"), y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        base.mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, tooltip=tooltip),
     ]
     if len(chosen):
         mark = alt.Chart(as_part(chosen, METRICS[metric].part)).encode(x=alt.X("d_sae:Q"), y=alt.Y("value:Q"))

@@ -66,7 +66,7 @@ def norm_tests_chart(norm_tests: pl.DataFrame, records: pl.DataFrame, selected: 
     table = norm_tests_table(norm_tests, records).filter(known("r2") & pl.col("quantity").is_in(list(QUANTITY_NAMES)))
     present = [q for q in QUANTITY_NAMES if q in set(table["quantity"])]
     low = min([0.0, *finite(table["r2"])])
-    low = max(low, LOWEST) - 0.03 * (low < 0)
+    low = max(low, LOWEST) - 0.06 * (low < 0)
     panels = Panels([Panel(name, low, 1.0) for name in PREDICTOR_NAMES.values()], gap=0.2, room=0.03)
     rows = {q: len(present) - 1 - k for k, q in enumerate(present)}
     drawn = with_text(panels.place(table, "predictor", x="r2"), "r2", "low", "high").with_columns(
@@ -110,7 +110,8 @@ def _dots(drawn: pl.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
             if len(rows):
                 dots = alt.Chart(rows).mark_point(filled=filled, size=42, opacity=0.75, strokeWidth=1.5)
                 colour = part_colour() if has_colour else alt.value(NEUTRAL)
-                layers.append(dots.encode(x=x, y=y, color=colour, shape=shape, tooltip=_tooltip()))
+                place = {"x": alt.X("x:Q"), "y": alt.Y("y:Q")} if layers else {"x": x, "y": y}
+                layers.append(dots.encode(**place, color=colour, shape=shape, tooltip=_tooltip()))
     return layers
 
 

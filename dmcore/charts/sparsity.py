@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -115,14 +116,21 @@ def _names(drawn: pl.DataFrame, low: float, high: float, log: bool) -> alt.Chart
     ends = drawn.group_by("label", maintain_order=True).last()
     gap = (math.log(high / low) if log else high - low) * 16 / HEIGHT
     heights = ends["value"].log() if log else ends["value"]
-    # A line that ends before the others has them to its right: its name goes below it, or above where most are below.
-    early = ends["l0"] < 0.8 * float(ends["l0"].max())  # type: ignore[arg-type]
-    side = (heights > heights.median()).cast(pl.Float64) * 2 - 1
-    heights = heights + early.cast(pl.Float64) * side * gap
+    heights = heights + pl.Series([gap * _free_side(drawn, row) for row in ends.to_dicts()], dtype=pl.Float64)
     moved = pl.Series(_apart(ends["l0"].log().to_list(), heights.to_list(), gap), dtype=pl.Float64)
     ends = ends.with_columns(y=moved.exp() if log else moved)
-    text = alt.Chart(ends).mark_text(align="left", dx=10, fontWeight="bold", fontSize=12)
+    text = alt.Chart(ends).mark_text(align="left", dx=10, fontWeight="bold", fontSize=12, limit=170)
     return text.encode(x=alt.X("l0:Q"), y=alt.Y("y:Q"), text=alt.Text("label:N"), color=part_colour())
+
+
+def _free_side(drawn: pl.DataFrame, end: dict[str, Any]) -> int:
+    """-1 or 1: the name goes below or above the end of its line where other lines go on to the right; else 0, beside it."""
+    above = []
+    for other in drawn.filter(pl.col("label") != end["label"]).partition_by("label"):
+        if other["l0"][-1] > 1.2 * end["l0"]:
+            value = float(np.interp(math.log(end["l0"]), np.log(other["l0"].to_numpy()), other["value"].to_numpy()))
+            above.append(value > end["value"])
+    return 0 if not above else -1 if sum(above) * 2 >= len(above) else 1
 
 
 def _apart(across: list[float], heights: list[float], gap: float) -> list[float]:

@@ -63,11 +63,11 @@ def token_lines_chart(
     base = alt.Chart(drawn).encode(x=x, y=y, color=width_colour())
     layers = [
         *_marked(drawn, selected, rows.total),
-        base.mark_line(strokeWidth=1.6, interpolate="linear").encode(
-            detail=[alt.Detail("part:N"), alt.Detail("d_sae:N")]
+        base.mark_line(strokeWidth=1.6).encode(
+            x=alt.X("position:Q"), y=alt.Y("place:Q"), detail=[alt.Detail("part:N"), alt.Detail("d_sae:N")]
         ),
         base.mark_point(filled=True, size=28, opacity=1, cursor="pointer", aria=False)
-        .encode(tooltip=tooltip)
+        .encode(x=x, y=y, tooltip=tooltip)
         .add_params(pick),
         _ends(drawn, rows),
         _names(rows, start),

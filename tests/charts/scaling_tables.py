@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -148,8 +149,8 @@ def surface_tables(steps: int = 24) -> tuple[pl.DataFrame, pl.DataFrame]:
     cells = [
         {"label": "jumprelu", "metric": "fvu", "width_low": a, "width_high": b, "l0_low": c, "l0_high": d,
          "value": fvu((a * b) ** 0.5, (c * d) ** 0.5)}
-        for a, b in zip(widths[:-1], widths[1:], strict=True)
-        for c, d in zip(l0s[:-1], l0s[1:], strict=True)
+        for a, b in pairwise(widths)
+        for c, d in pairwise(l0s)
     ]  # fmt: skip
     lines = [
         {"label": "jumprelu", "metric": "fvu", "level": level, "line": 0, "order": k, "width": width, "l0": l0}
@@ -188,8 +189,13 @@ def slices_table() -> pl.DataFrame:
     rows = []
     for k, name in enumerate(names):
         ratio = 0.4 * 1.6**k
-        numbers = {} if k == 4 else {**ends("error_ratio", ratio, 0.05 * ratio), **ends("linear_ratio", ratio * 1.2, 0.1),
-                                     **ends("nonlinear_ratio", ratio * 0.9, 0.1), **ends("nonlinear_share", 0.5 + 0.05 * k, 0.03)}  # fmt: skip
+        numbers = {
+            **ends("error_ratio", ratio, 0.05 * ratio),
+            **ends("linear_ratio", ratio * 1.2, 0.1),
+            **ends("nonlinear_ratio", ratio * 0.9, 0.1),
+            **ends("nonlinear_share", 0.5 + 0.05 * k, 0.03),
+        }
+        numbers = {} if k == 4 else numbers
         rows.append({"sae": 0, "by": "class", "group": name, "order": k, "n_tokens": 120_000 // (k + 1), **numbers})
         rows.append(
             {"sae": 0, "by": "position", "group": f"{k}", "order": k, "n_tokens": 9, **ends("error_ratio", 1, 0.1)}
@@ -231,14 +237,13 @@ DEPTH = records(
 
 def over_sites() -> pl.DataFrame:
     """A row a site with numbers of its scaling; one has none."""
-    rows = [
-        {"stream": stream, "layer": layer, "metric": metric, "law": "power",
-         **({} if layer == 20 and stream == "mlp" else
-            ends("m", 0.3 + 0.01 * layer, 0.06) | ends("ratio", 0.9 + 0.004 * layer + shift, 0.03) | ends("r2", 0.8 + shift, 0.02))}
-        for metric in ("fvu", "fvu_nonlinear")
-        for stream, shift in (("residual", 0.0), ("mlp", 0.05), ("attention", 0.06))
-        for layer in ((5, 9, 12, 20, 31) if stream == "residual" else (9, 20, 31))
-    ]  # fmt: skip
+    rows = []
+    for metric in ("fvu", "fvu_nonlinear"):
+        for stream, shift in (("residual", 0.0), ("mlp", 0.05), ("attention", 0.06)):
+            for layer in (5, 9, 12, 20, 31) if stream == "residual" else (9, 20, 31):
+                m, ratio = ends("m", 0.3 + 0.01 * layer + shift, 0.06), ends("ratio", 0.9 + 0.004 * layer + shift, 0.03)
+                numbers = {} if layer == 20 and stream == "mlp" else m | ratio | ends("r2", 0.8 + shift, 0.02)
+                rows.append({"stream": stream, "layer": layer, "metric": metric, "law": "power", **numbers})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -88,9 +88,7 @@ CHARTS |= {
     "depth of one SAE": lambda: depth_chart(depth_table(fake.DEPTH.head(1), 60)),
     "exponents": lambda: exponents_chart(fake.over_sites()),
     "constancy": lambda: constancy_chart(fake.over_sites()),
-    "constancy of one site": lambda: constancy_chart(
-        fake.over_sites().head(5).with_columns(metric=pl.lit("fvu_nonlinear")).head(1)
-    ),
+    "constancy of one site": lambda: constancy_chart(fake.over_sites().tail(1)),
     "same tokens": lambda: same_tokens_chart(fake.over_sites().filter(pl.col("metric") == "fvu")),
     "latents": lambda: latents_chart(fake.latents_table()),
     "latents with negative slopes": lambda: latents_chart(fake.latents_table(negative=True)),
