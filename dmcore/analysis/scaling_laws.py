@@ -226,9 +226,13 @@ def joint_row(points: Points) -> Row | str:
 
 
 def table(name: str, rows: list[Row]) -> pl.DataFrame:
-    """Rows in the schema of a table; what they lack, and nan, is null."""
-    frame = pl.DataFrame(rows, schema=TABLES[name], infer_schema_length=None)
-    return frame.with_columns(pl.selectors.float().fill_nan(None))
+    """Rows in the schema of a table; what they lack, and what is not finite, is null."""
+    return _finite(pl.DataFrame(rows, schema=TABLES[name], infer_schema_length=None))
+
+
+def _finite(frame: pl.DataFrame) -> pl.DataFrame:
+    numbers = pl.selectors.float()
+    return frame.with_columns(pl.when(numbers.is_finite()).then(numbers))
 
 
 def _remark(topic: str, text: str, **where: Any) -> Row:
@@ -287,7 +291,7 @@ def law_tables(
     drawn = drawn.select(pl.col(name).cast(dtype) for name, dtype in TABLES["curves"].items())
     return {
         "targets": table("targets", [{"sae": sae, "set": number} for sae, number in enumerate(targets)]),
-        "curves": drawn.with_columns(pl.selectors.float().fill_nan(None)),
+        "curves": _finite(drawn),
         "joint": table("joint", joint),
         **{name: table(name, found) for name, found in rows.items()},
     }

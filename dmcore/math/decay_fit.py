@@ -88,7 +88,8 @@ def _descend(law: Decay, values: Array, space: str) -> tuple[Array, float]:
         normal = transposed @ slopes
         scale = np.einsum("...ii->...i", normal)[..., None] * eye
         pull = transposed @ (target - into(space, fitted))[..., None]
-        step = np.linalg.solve(normal + damping[:, None, None] * scale + 1e-300 * eye, pull)[..., 0]
+        floor = (1e-14 * scale.max((-2, -1)) + 1e-300)[:, None, None]  # a slope that is 0 must not stop the others
+        step = np.linalg.solve(normal + damping[:, None, None] * scale + floor * eye, pull)[..., 0]
         tried = squares(handles + step)
         better = tried <= rss
         small = (np.abs(step) <= 1e-12 * np.abs(handles).max(-1, keepdims=True)).all(-1)
@@ -106,7 +107,8 @@ def fit_decay(law: Decay, values: Array, space: str) -> Fitted:
 
     Equivalent to `scipy.optimize.least_squares` with bounds, from many starts.
     """
-    candidates = [Fitted(family, *_descend(family, values, space)) for family in (*law.faces, law)]
+    with np.errstate(all="ignore"):  # a step may try a law that has no rate; it is refused
+        candidates = [Fitted(family, *_descend(family, values, space)) for family in (*law.faces, law)]
     least = min(candidate.rss for candidate in candidates)
     nought = len(values) * (1e-12 * np.abs(into(space, values)).max()) ** 2
     return next(candidate for candidate in candidates if candidate.rss <= least * (1 + 1e-9) + nought)

@@ -24,7 +24,7 @@ Array = np.ndarray
 
 N_RAYS = 120
 """Rays that look for the edge of a region of more than one dimension."""
-N_CLOSER = 7
+N_CLOSER = 4
 """Steps that close in on the edge along a ray."""
 
 
@@ -64,7 +64,17 @@ def _statistic(law: Decay, handles: Array, target: Array, covariance: Array | No
     transposed = slopes.swapaxes(-1, -2)
     score = transposed @ (target - into(space, values))[..., None]
     spread = transposed @ _noise(covariance, values, space) @ slopes
-    return (score * np.linalg.solve(spread, score))[..., 0].sum(-1)
+    least = 1e-14 * np.nan_to_num(np.abs(spread).max((-2, -1)), nan=1.0, posinf=1.0) + 1e-300
+    return (score * np.linalg.solve(spread + least[..., None, None] * np.eye(law.n_params), score))[..., 0].sum(-1)
+
+
+def _reach(slopes: Array, spread: Array, start: Array) -> Array:
+    """(n_params, n_params) a root of the covariance of the estimate, were the law linear; any scale where that fails."""
+    try:
+        inverse = np.linalg.inv(slopes.T @ slopes)
+        return np.linalg.cholesky(inverse @ spread @ inverse)
+    except np.linalg.LinAlgError:
+        return np.diag(0.01 * start)
 
 
 def scatter_variance(fitted: Fitted, law: Decay, values: Array, space: str) -> float:
@@ -109,8 +119,7 @@ def _edge(law: Decay, start: Array, values: Array, covariance: Array | None, lev
     if space == "log":
         slopes = slopes / fit[:, None]
     spread = slopes.T @ _noise(covariance, fit, space) @ slopes
-    inverse = np.linalg.inv(slopes.T @ slopes)
-    rays = _directions(law.n_params) @ np.linalg.cholesky(inverse @ spread @ inverse).T * np.sqrt(level)
+    rays = _directions(law.n_params) @ _reach(slopes, spread, start).T * np.sqrt(level)
     # how far the bounds let each ray go: they are convex
     limit, width = np.zeros(len(rays)), 64.0
     for _ in range(8):
@@ -123,7 +132,7 @@ def _edge(law: Decay, start: Array, values: Array, covariance: Array | None, lev
         return np.sqrt(np.maximum(found, 0)) - np.sqrt(level)
 
     # along a ray the statistic is nearly a parabola: first where it first passes its level, then ever closer
-    low, high = np.zeros(len(rays)), np.minimum(limit, 0.25)
+    low, high = np.zeros(len(rays)), np.minimum(limit, 1.0)
     beyond = offset(high) > 0
     for _ in range(10):
         grow = ~beyond & (high < limit)

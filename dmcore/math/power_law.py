@@ -47,7 +47,7 @@ class Axis:
 
     def rate(self, scaled: Array | float) -> Array | float:
         """m of a power law, or the width 1 / rate of an exponential one, from the decay's s."""
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             return scaled / self.unit if self.logarithmic else self.unit / scaled
 
     def height(self, amplitude: Array | float, scaled: Array | float) -> Array | float:
@@ -117,15 +117,14 @@ class LawFit:
         return self.axis.rate(rate) if name == "m" else self.axis.height(amplitude, rate) * self.scale
 
     def _estimate(self, name: str, laws: Array | None) -> Estimate:
-        value = float(self._parameter(name, self.natural))
+        with np.errstate(over="ignore"):
+            value = float(self._parameter(name, self.natural))
+            found = np.empty(0) if laws is None else np.asarray(self._parameter(name, laws))
         if name == "a" and self.natural[1] == 0:
             value = 0.0
-        if laws is None:
-            return Estimate(value)
-        found = np.asarray(self._parameter(name, laws))
         found = np.where(found < 1e-6 * self.scale, 0.0, found) if name == "c" else found  # met the bound
         found = found[~np.isnan(found)]
-        return Estimate(value, found.min(), found.max()) if found.size else Estimate(value)
+        return Estimate(value, min(found.min(), value), max(found.max(), value)) if found.size else Estimate(value)
 
     def _two(self, name: str) -> tuple[Estimate, Estimate]:
         scatter = self._estimate(name, self.scatter)
