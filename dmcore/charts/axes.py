@@ -77,7 +77,7 @@ def log_y(field: str, title: str, low: float, high: float, **axis: Any) -> alt.Y
     """A log y axis with plain ticks."""
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     ticks = few(decade_ticks(low, high))
-    return alt.Y(field, title=title, scale=scale, axis=alt.Axis(values=ticks, format="~g", **axis))
+    return alt.Y(field, title=title, scale=scale, axis=alt.Axis(**at_ticks(ticks), format="~g", **axis))
 
 
 def linear_y(field: str, title: str, low: float, high: float, **axis: Any) -> alt.Y:
@@ -86,13 +86,20 @@ def linear_y(field: str, title: str, low: float, high: float, **axis: Any) -> al
     return alt.Y(field, title=title, scale=scale, axis=alt.Axis(**({"tickCount": 6} | axis)))
 
 
-def log_x(field: str, title: str, low: float, high: float, **axis: Any) -> alt.X:
-    """A log x axis with plain ticks and no grid."""
+def log_x(field: str, title: str, low: float, high: float, last: float | None = None) -> alt.X:
+    """A log x axis with plain ticks up to `last` and no grid."""
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
-    ticks = few(decade_ticks(low, high))
-    return alt.X(
-        field, title=title, scale=scale, axis=alt.Axis(**({"values": ticks, "format": "~g", "grid": False} | axis))
-    )
+    ticks = few(decade_ticks(low, high if last is None else last))
+    return alt.X(field, title=title, scale=scale, axis=alt.Axis(**at_ticks(ticks), format="~g", grid=False))
+
+
+def at_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Options of an axis with exactly these ticks: a page's own tick count would thin them out."""
+    return {"values": list(values), "tickCount": len(values)}
+
+
+FIT_WIDTH = alt.AutoSizeParams(type="fit-x", contains="padding")
+"""For charts whose height is that of their plot, on a page too: legends and axes come on top."""
 
 
 def few(ticks: list[float], most: int = 10) -> list[float]:

@@ -9,6 +9,7 @@ import polars as pl
 
 from dmcore.charts.axes import (
     METRICS,
+    at_ticks,
     clipped,
     finite,
     known,
@@ -195,7 +196,7 @@ def over_layers_chart(
     beside = {stream: (k - (len(streams) - 1) / 2) * 0.011 * span for k, stream in enumerate(streams)}
     drawn = drawn.with_columns(x=pl.col("layer") + pl.col("stream").replace_strict(beside, return_dtype=pl.Float64))
     ends = [first - 0.03 * span, last + (0.3 if len(streams) > 1 else 0.03) * span]
-    x = alt.X("x:Q", title="layer", axis=alt.Axis(values=layers, format="d", grid=False),
+    x = alt.X("x:Q", title="layer", axis=alt.Axis(**at_ticks(layers), format="d", grid=False),
               scale=alt.Scale(domain=ends, nice=False, zero=False))  # fmt: skip
     y = linear_y("value:Q", title, low, high)
     shapes = alt.Scale(domain=streams, range=[STREAM_SHAPES.get(s, "diamond") for s in streams])

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from dmcore.charts.axes import finite, known
+from dmcore.charts.axes import FIT_WIDTH, at_ticks, finite, known
 from dmcore.charts.labels import decade_ticks
 from dmcore.charts.theme import NEUTRAL
 
@@ -40,7 +40,7 @@ def latents_chart(latents: pl.DataFrame) -> alt.LayerChart:
     scales = {column: _scale(table[column].to_list()) for column in ("mean_active", "probe")}
     words = {column: f"{title} ({kind} scale)" for (column, (_, _, kind)), title
              in zip(scales.items(), (_X_TITLE, _Y_TITLE), strict=True)}  # fmt: skip
-    axes = {column: alt.Axis(values=ticks, format="~g", grid=False) for column, (_, ticks, _) in scales.items()}
+    axes = {column: alt.Axis(**at_ticks(ticks), format="~g", grid=False) for column, (_, ticks, _) in scales.items()}
     x = alt.X("mean_active:Q", title=words["mean_active"], scale=scales["mean_active"][0], axis=axes["mean_active"])
     y = alt.Y("probe:Q", title=words["probe"], scale=scales["probe"][0], axis=axes["probe"])
     legend = alt.Legend(title="share of tokens on which the latent is active (log scale)", orient="top",
@@ -58,7 +58,8 @@ def latents_chart(latents: pl.DataFrame) -> alt.LayerChart:
                alt.Tooltip("mean_active:Q", title="mean value where active", format=".3~g"),
                alt.Tooltip("probe:Q", title="probe's slope", format=".3~g")]  # fmt: skip
     dots = alt.Chart(drawn).mark_circle(size=38, opacity=0.85, aria=False)
-    return alt.layer(*_agreement(table), dots.encode(x=x, y=y, color=colour, tooltip=tooltip)).properties(height=HEIGHT)
+    layers = [*_agreement(table), dots.encode(x=x, y=y, color=colour, tooltip=tooltip)]
+    return alt.layer(*layers).properties(height=HEIGHT, autosize=FIT_WIDTH)
 
 
 def _scale(values: list[float]) -> tuple[alt.Scale, list[float], str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import finite, known, with_text
+from dmcore.charts.axes import at_ticks, finite, known, with_text
 from dmcore.charts.numbers import fixed
 from dmcore.charts.panels import Panel, Panels
 from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, as_part, part_colour
@@ -80,7 +80,7 @@ def norm_tests_chart(norm_tests: pl.DataFrame, records: pl.DataFrame, selected: 
     rank = pl.col("r2").rank("ordinal").over("quantity", "predictor").cast(pl.Int64)
     drawn = drawn.with_columns(y=pl.col("row") + ((rank * 3) % 7 - 3) * 0.045)
     labels = {str(at): QUANTITY_NAMES[q] for q, at in rows.items()}
-    axis = alt.Axis(values=list(rows.values()), labelExpr=f"{json.dumps(labels)}[format(datum.value, 'd')]", labelLimit=260,
+    axis = alt.Axis(**at_ticks(list(rows.values())), labelExpr=f"{json.dumps(labels)}[format(datum.value, 'd')]", labelLimit=260,
                     ticks=False, domain=False, labelOverlap=False)  # fmt: skip
     y = alt.Y("y:Q", title=None, axis=axis, scale=alt.Scale(domain=[-0.6, len(present) - 0.35], nice=False, zero=False))
     x = alt.X("x:Q", **panels.axis("held-out R² of |quantity|²", grid=False))

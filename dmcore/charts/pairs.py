@@ -5,12 +5,11 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import finite, known, with_text
+from dmcore.charts.axes import FIT_WIDTH, finite, known, with_text
 from dmcore.charts.numbers import fixed
 
 CELL = 46
 """Height of a row, in pixels."""
-AXIS = 110
 
 VALUES = {
     "r2": "held-out R² of the target's |e| from the source's |e|",
@@ -78,4 +77,4 @@ def pairs_chart(pairs: pl.DataFrame, members: pl.DataFrame, value: str = "r2") -
     return alt.layer(
         base.mark_rect(cornerRadius=2).encode(color=alt.Color("value:Q", scale=scale, legend=legend), tooltip=tooltip),
         base.mark_text(fontSize=13, fontWeight="bold").encode(text=alt.Text("short:N"), color=ink),
-    ).properties(height=CELL * len(order) + AXIS)
+    ).properties(height=CELL * len(order), autosize=FIT_WIDTH)

@@ -15,7 +15,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import few
+from dmcore.charts.axes import at_ticks, few
 from dmcore.charts.labels import decade_ticks
 
 GAP = 0.14
@@ -86,7 +86,7 @@ class Panels:
             for tick in self._ticks(panel):
                 labels[f"{self.at(panel, tick):.5f}"] = _label(tick, panel.percent)
         axis = alt.Axis(
-            values=[float(place) for place in labels],
+            **at_ticks([float(place) for place in labels]),
             labelExpr=f"{json.dumps(labels)}[format(datum.value, '.5f')]",
             **({"labelOverlap": False} | options),
         )

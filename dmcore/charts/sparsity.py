@@ -21,7 +21,7 @@ from dmcore.charts.axes import (
     log_y,
     with_text,
 )
-from dmcore.charts.labels import decade_ticks, spread
+from dmcore.charts.labels import spread
 from dmcore.charts.theme import NEUTRAL, as_part, part_colour
 
 HEIGHT = 380
@@ -89,7 +89,7 @@ def sparsity_chart(records: pl.DataFrame, metric: str = "fvu_nonlinear", selecte
     first, last = log_ends(table["l0"], 1.1)
     end = last * (last / first) ** (_ROOM / (1 - _ROOM))
     y = (log_y if log else linear_y)("value:Q", METRICS[metric].title + (", log scale" if log else ""), low, high)
-    x = log_x("l0:Q", L0_TITLE, first, end, values=[t for t in decade_ticks(first, end) if t <= last])
+    x = log_x("l0:Q", L0_TITLE, first, end, last)
     drawn = clipped(as_part(table, METRICS[metric].part), low, high, "low", "high")
     labels = table["label"].unique(maintain_order=True).to_list()
     scale = alt.Scale(domain=labels, range=[SHAPES[k % len(SHAPES)] for k in range(len(labels))])

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from dmcore.charts.axes import L0_TITLE, METRICS, known, log_ends, log_y, width_x, with_text
+from dmcore.charts.axes import FIT_WIDTH, L0_TITLE, METRICS, known, log_ends, log_y, width_x, with_text
 
 HEIGHT = 420
 
@@ -60,7 +60,7 @@ def surface_chart(
         _circles(table, x, y, metric),
         *_ring(table, selected),
     ]
-    return alt.layer(*layers).properties(height=HEIGHT)
+    return alt.layer(*layers).properties(height=HEIGHT, autosize=FIT_WIDTH)
 
 
 def merged(cells: pl.DataFrame) -> pl.DataFrame:

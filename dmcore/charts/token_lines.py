@@ -6,7 +6,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import finite, known, width_colour, with_shade
+from dmcore.charts.axes import at_ticks, finite, known, width_colour, with_shade
 from dmcore.charts.labels import spread
 from dmcore.charts.panels import Panel, Panels, even_ticks
 from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, part_colour
@@ -42,7 +42,7 @@ def token_lines_table(norms: pl.DataFrame, first: int | None = None, last: int |
 def token_lines_chart(
     norms: pl.DataFrame, first: int | None = None, last: int | None = None, selected: int | None = None
 ) -> alt.LayerChart:
-    """Three rows that share positions and scale; widths named at their ends; a click selects (`token`, by `position`).
+    """Three rows that share positions and scale, widths named at their ends; a click selects (`token`, by `position`).
 
     Args:
         selected: position that is marked.
@@ -55,20 +55,20 @@ def token_lines_chart(
     span = max(end - start, 1)
     x = alt.X("position:Q", title="position in the context (tokens)",
               scale=alt.Scale(domain=[start - 0.01 * span, end + _ROOM * span], nice=False, zero=False),
-              axis=alt.Axis(format="d", grid=False, values=_positions(start, end)))  # fmt: skip
+              axis=alt.Axis(format="d", grid=False, **at_ticks(_positions(start, end))))  # fmt: skip
     y = alt.Y("place:Q", **rows.axis("norm of the part of the error (relative to the activation's spread)"))
-    pick = alt.selection_point(name="token", fields=["position"], on="click", nearest=False, toggle=False)
     tooltip = [alt.Tooltip("position:Q"), alt.Tooltip("token:N"), alt.Tooltip("d_sae:Q", title="width", format=",d"),
                alt.Tooltip("part:N"), alt.Tooltip("norm:Q", format=".3f")]  # fmt: skip
     base = alt.Chart(drawn).encode(x=x, y=y, color=width_colour())
     layers = [
+        _columns(drawn, rows.total),
         *_marked(drawn, selected, rows.total),
         base.mark_line(strokeWidth=1.6).encode(
             x=alt.X("position:Q"), y=alt.Y("place:Q"), detail=[alt.Detail("part:N"), alt.Detail("d_sae:N")]
         ),
-        base.mark_point(filled=True, size=28, opacity=1, cursor="pointer", aria=False)
-        .encode(x=x, y=y, tooltip=tooltip)
-        .add_params(pick),
+        base.mark_point(filled=True, size=28, opacity=1, cursor="pointer", aria=False).encode(
+            x=x, y=y, tooltip=tooltip
+        ),
         _ends(drawn, rows),
         _names(rows, start),
     ]
@@ -78,6 +78,20 @@ def token_lines_chart(
 def _positions(start: int, end: int) -> list[int]:
     """Ticks of the window."""
     return sorted({round(tick) for tick in even_ticks(start, end, 12)}) if end > start else [start]
+
+
+def _columns(drawn: pl.DataFrame, total: float) -> alt.Chart:
+    """An unseen column over each position: it hears the click, so that no one has to hit a point."""
+    pick = alt.selection_point(name="token", fields=["position"], on="click", toggle=False)
+    columns = drawn.select("position", "token").unique("position", keep="first", maintain_order=True).sort("position")
+    half = pl.lit(0.5)
+    columns = columns.with_columns(
+        left=pl.col("position") - half, right=pl.col("position") + half, low=pl.lit(0.0), high=pl.lit(total)
+    )
+    area = alt.Chart(columns).mark_rect(fillOpacity=0, color=NEUTRAL, cursor="pointer", aria=False)
+    tooltip = [alt.Tooltip("position:Q"), alt.Tooltip("token:N")]
+    place = {"x": alt.X("left:Q"), "x2": alt.X2("right:Q"), "y": alt.Y("low:Q"), "y2": alt.Y2("high:Q")}
+    return area.encode(**place, tooltip=tooltip).add_params(pick)
 
 
 def _marked(drawn: pl.DataFrame, selected: int | None, total: float) -> list[alt.Chart]:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import finite
+from dmcore.charts.axes import FIT_WIDTH, finite
 from dmcore.charts.theme import NEUTRAL
 from dmcore.charts.token_text import cells, visible
 
 LINE = 25
 """Height of a line of text, in pixels."""
-MARGIN = 8
 COLUMNS = 100
 """Characters of a line."""
 CUT = 24
@@ -88,7 +87,7 @@ def token_strip_chart(
         text.encode(x=alt.X("middle:Q"), y=alt.Y("height:Q"), text=alt.Text("token:N"), color=ink),
         *_frame(drawn, selected),
     ]
-    return alt.layer(*layers, data=drawn).properties(height=lines * LINE + MARGIN)
+    return alt.layer(*layers, data=drawn).properties(height=lines * LINE, autosize=FIT_WIDTH)
 
 
 MONOSPACE = "Source Code Pro, Menlo, Consolas, monospace"
