@@ -115,4 +115,4 @@ class Decay:
 def values_at(natural: Array, x: Array) -> Array:
     """(..., len(x)) laws given by (..., 3) c, A and s, at any positions."""
     floor, amplitude, rate = (natural[..., k, None] for k in range(3))
-    return floor + amplitude * np.exp(-np.nan_to_num(rate) * x)
+    return floor + amplitude * np.exp(-np.nan_to_num(rate, posinf=1e9) * x)

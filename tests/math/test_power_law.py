@@ -203,6 +203,31 @@ def test_equal_values_are_a_constant_whatever_the_replicates_do() -> None:
             assert np.isfinite(fit.band(WIDE)).all()
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("error")
+def test_odd_data_never_stop_a_fit_and_the_estimate_is_inside_its_interval() -> None:
+    g = np.random.default_rng(6)
+    widths = np.array([16.0, 17.0, 256.0, 4096.0, 65536.0])
+    odd = [
+        g.uniform(0.01, 1, 5),
+        10.0 ** g.uniform(-8, 3, 5),
+        0.3 + 1e-12 * g.normal(size=5),
+        np.array([1.0, 0.1, 0.1, 0.1, 0.1]),
+        np.array([0.3, 0.3, 0.3, 0.3, 0.01]),
+        np.array([0.5, 1e-12, 1e-12, 1e-12, 1e-12]),
+        0.1 + 0.3 * np.exp(-3.0 * np.arange(5)),
+    ]
+    for values in odd:
+        shared = np.exp(0.02 * g.normal(size=(50, 1)))
+        for replicates in (None, values * shared, values * shared * np.exp(0.3 * g.normal(size=(50, 5)))):
+            for space, law in [(space, law) for space in ("log", "linear") for law in N_PARAMS]:
+                fit = fit_law(law, widths, values, replicates=replicates, space=space)
+                assert np.isfinite(fit.predict(widths)).all()
+                assert np.isfinite(fit.band(widths * 16)).all()
+                for estimate in (fit.c, fit.a, fit.m):
+                    assert not (estimate < estimate.low or estimate > estimate.high)
+
+
 def test_an_exponential_law_comes_back_and_beats_a_power_law_where_it_is_planted() -> None:
     values = 0.1 + 0.5 * np.exp(-NARROW / 900)
     fit = fit_exponential(NARROW, values)
