@@ -67,7 +67,7 @@ def test_intervals_from_a_bootstrap_over_contexts_hold_a_planted_law_95_times_in
     g = np.random.default_rng(12)
     weights = poisson_weights(200, seed=3, n_replicates=500)
     hits = []
-    for trial in range(400):
+    for trial in range(200):
         law = LAWS[trial % 3]
         size = g.gamma(4.0, 1.0, (200, 1))
         shared, own = 0.3 * g.normal(size=(200, 1)), 0.1 * g.normal(size=(200, 5))
@@ -76,7 +76,8 @@ def test_intervals_from_a_bootstrap_over_contexts_hold_a_planted_law_95_times_in
             WIDE, error.sum(0) / size.sum(), replicates=(weights @ error) / (weights @ size), space="log"
         )
         hits.append(inside(fit, law, scatter=False))
-    assert_calibrated(hits)
+    coverage = np.mean(hits, axis=0)
+    assert ((coverage >= 0.91) & (coverage <= 0.985)).all(), f"c, a, m inside in {coverage}"
 
 
 def scipy_fit(widths: np.ndarray, values: np.ndarray, space: str) -> tuple[np.ndarray, float]:
@@ -139,7 +140,7 @@ def test_a_second_call_gives_the_same_bits() -> None:
 def test_where_saes_scatter_far_more_than_the_texts_the_interval_is_that_of_refits(space: str) -> None:
     g = np.random.default_rng(8)
     values = planted(LAWS[0], NARROW) * (1 + np.array([0.02, -0.03, 0.01, 0.03, -0.02]))
-    noise = 0.003 * (np.sqrt(0.95) * g.normal(size=(120, 1)) + np.sqrt(0.05) * g.normal(size=(120, 5)))
+    noise = 0.003 * (np.sqrt(0.95) * g.normal(size=(100, 1)) + np.sqrt(0.05) * g.normal(size=(100, 5)))
     replicates = values * np.exp(noise - noise.mean(0))
     fit = fit_power_law(NARROW, values, replicates=replicates, space=space)
     plain = fit_power_law(NARROW, values, space=space)
