@@ -30,10 +30,10 @@ class Metric:
 
 
 METRICS = {
-    "fvu": Metric("FVU", "share of the activation's variance (FVU)", TOTAL),
-    "fvu_nonlinear": Metric("nonlinear FVU", "share of the activation's variance (nonlinear FVU)", NONLINEAR),
+    "fvu": Metric("FVU", "FVU (share of the activation's variance)", TOTAL),
+    "fvu_nonlinear": Metric("nonlinear FVU", "nonlinear FVU (share of the variance)", NONLINEAR),
     "r2_error": Metric("R² of the error", "held-out R² of the error vector", LINEAR),
-    "r2_error_norm_sq": Metric("R² of |e|²", "held-out R² of the error's squared norm", TOTAL),
+    "r2_error_norm_sq": Metric("R² of |e|²", "held-out R² of |error|²", TOTAL),
 }
 
 

@@ -8,6 +8,7 @@ import altair as alt
 import polars as pl
 
 from dmcore.charts.axes import (
+    FIT_WIDTH,
     METRICS,
     at_ticks,
     clipped,
@@ -90,7 +91,7 @@ def depth_chart(table: pl.DataFrame, metric: str = "fvu_nonlinear", selected: st
     if len(chosen):
         ring = alt.Chart(chosen).mark_point(filled=False, size=260, strokeWidth=2, opacity=1, color=NEUTRAL)
         layers.append(ring.encode(x=alt.X("x:Q"), y=alt.Y("value:Q")))
-    return alt.layer(*layers).resolve_scale(color="independent").properties(height=HEIGHT)
+    return alt.layer(*layers).resolve_scale(color="independent").properties(height=HEIGHT, autosize=FIT_WIDTH)
 
 
 def _in_order(streams: Sequence[str]) -> list[str]:
@@ -169,7 +170,7 @@ def same_tokens_chart(table: pl.DataFrame) -> alt.LayerChart:
     """
     if "low" in table.columns:
         table = table.rename({"low": "r2_low", "high": "r2_high"})
-    title = "held-out R² of the widest SAE's |e| from the narrowest's"
+    title = "held-out R², widest |e| from narrowest |e|"
     return over_layers_chart(over_layers_table(table, "r2"), title, TOTAL)
 
 
@@ -217,4 +218,4 @@ def over_layers_chart(
         .encode(y=y, shape=alt.Shape("stream:N", scale=shapes, legend=None), tooltip=tooltip),
         *([words.encode(x=alt.X("x:Q"), y=alt.Y("y:Q"), text=alt.Text("name:N"), color=part_colour())]
           if len(streams) > 1 else []),
-    ).properties(height=HEIGHT)  # fmt: skip
+    ).properties(height=HEIGHT, autosize=FIT_WIDTH)  # fmt: skip

@@ -16,10 +16,10 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from dmcore.charts.axes import WIDTH_TITLE, finite, known, linear_y, width_ends, width_x, with_text
+from dmcore.charts.axes import FIT_WIDTH, METRICS, WIDTH_TITLE, finite, known, linear_y, width_ends, width_x, with_text
 from dmcore.charts.theme import ABSENT, ENCODER, LINEAR, NEUTRAL, NONLINEAR, TOTAL, as_part, part_colour
 
-HEIGHT = 420
+HEIGHT = 390
 REACH = 16.0
 """The laws are followed up to so many times the widest SAE."""
 
@@ -148,7 +148,7 @@ def budget_chart(
         ticks.append(ticks[-1] * 2)
     x = width_x(ticks)
     top = max(finite([*table["fvu"], *measured["fvu_high"]]), default=1.0) * 1.1
-    y = linear_y("y_low:Q", "share of the activation's variance (FVU)", 0.0, top)
+    y = linear_y("y_low:Q", METRICS["fvu"].title, 0.0, top)
     layers = [
         *_areas(measured, x, y, 0.95),
         *_areas(beyond, x, y, 0.5),
@@ -157,7 +157,7 @@ def budget_chart(
         *_border(widths[-1], top, len(beyond) > 0),
         *_labels(table, top, width_ends(ticks)),
     ]
-    return alt.layer(*layers).properties(height=HEIGHT)
+    return alt.layer(*layers).properties(height=HEIGHT, autosize=FIT_WIDTH)
 
 
 def _areas(table: pl.DataFrame, x: alt.X, y: alt.Y, opacity: float) -> list[alt.Chart]:
@@ -204,7 +204,7 @@ def _points(points: pl.DataFrame, selected: str | None, x: alt.X) -> list[alt.Ch
                alt.Tooltip("text:N", title="value")]  # fmt: skip
     base = alt.Chart(rows).encode(x=x, color=part_colour())
     shape = alt.Shape("chosen:N", scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]), legend=None)
-    size = alt.Size("chosen:N", scale=alt.Scale(domain=[False, True], range=[40, 150]), legend=None)
+    size = alt.Size("chosen:O", scale=alt.Scale(domain=[False, True], range=[40, 150]), legend=None)
     return [
         base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         base.mark_point(filled=True, opacity=1).encode(y=alt.Y("value:Q"), shape=shape, size=size, tooltip=tooltip),

@@ -10,6 +10,7 @@ import altair as alt
 import polars as pl
 
 from dmcore.charts.axes import (
+    FIT_WIDTH,
     METRICS,
     clipped,
     finite,
@@ -26,7 +27,7 @@ from dmcore.charts.labels import spread
 from dmcore.charts.numbers import number
 from dmcore.charts.theme import NEUTRAL, TOTAL, as_part, part_colour
 
-HEIGHT = 380
+HEIGHT = 350
 
 LAW_NAMES = {"power": "with floor", "power_zero": "no floor", "exponential": "exponential", "constant": "constant"}
 """What the laws of the `laws` table are called: c + a W^-m, a W^-m, c + a exp(-W / m), c."""
@@ -116,7 +117,7 @@ def law_chart(
         *_left_out(table.filter(pl.col("kind") == "left out"), METRICS[metric].part, low, high),
         *_points(measured, selected, metric, x, y, low, high),
     ]
-    return alt.layer(*layers).properties(height=HEIGHT)
+    return alt.layer(*layers).properties(height=HEIGHT, autosize=FIT_WIDTH)
 
 
 def _ends(table: pl.DataFrame, log: bool) -> tuple[float, float]:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import at_ticks, finite, known, with_text
+from dmcore.charts.axes import FIT_WIDTH, at_ticks, finite, known, with_text
 from dmcore.charts.numbers import fixed
 from dmcore.charts.panels import Panel, Panels
 from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, as_part, part_colour
 
 ROW = 58
-AXIS = 90
-"""Height of a row, and of what is above and below the rows, in pixels."""
+"""Height of a row, in pixels."""
 
 QUANTITY_NAMES = {
     "x": "x",
@@ -85,7 +84,7 @@ def norm_tests_chart(norm_tests: pl.DataFrame, records: pl.DataFrame, selected: 
     y = alt.Y("y:Q", title=None, axis=axis, scale=alt.Scale(domain=[-0.6, len(present) - 0.35], nice=False, zero=False))
     x = alt.X("x:Q", **panels.axis("held-out R² of |quantity|²", grid=False))
     layers = [*_dots(drawn.filter(~pl.col("chosen")), x, y), *_medians(drawn), *_selected(drawn), _heads(panels)]
-    return alt.layer(*layers).properties(height=ROW * len(present) + AXIS)
+    return alt.layer(*layers).properties(height=ROW * len(present), autosize=FIT_WIDTH)
 
 
 _TOOLTIP = [

@@ -5,13 +5,12 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import finite, known, log_ends, with_text
+from dmcore.charts.axes import FIT_WIDTH, finite, known, log_ends, with_text
 from dmcore.charts.panels import Panel, Panels
 from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, part_colour
 
 ROW = 44
-AXIS = 90
-"""Height of a row, and of what is above and below the rows, in pixels."""
+"""Height of a row, in pixels."""
 
 LONGEST = 32
 """Letters of a group's name."""
@@ -76,7 +75,7 @@ def slices_chart(slices: pl.DataFrame, by: str = "class") -> alt.LayerChart:
         base.mark_rule(strokeWidth=2).encode(x=alt.X("x_low:Q"), x2=alt.X2("x_high:Q")),
         base.mark_point(filled=True, size=65, opacity=1).encode(x=x, tooltip=tooltip),
         *_heads(panels),
-    ).properties(height=ROW * len(order) + AXIS)
+    ).properties(height=ROW * len(order), autosize=FIT_WIDTH)
 
 
 def _labels(rows: pl.DataFrame) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from dmcore.charts.axes import (
+    FIT_WIDTH,
     L0_TITLE,
     METRICS,
     clipped,
@@ -24,7 +25,7 @@ from dmcore.charts.axes import (
 from dmcore.charts.labels import spread
 from dmcore.charts.theme import NEUTRAL, as_part, part_colour
 
-HEIGHT = 380
+HEIGHT = 350
 
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 """Architectures differ by shape and by the name at the end: colours say which number is drawn."""
@@ -108,7 +109,7 @@ def sparsity_chart(records: pl.DataFrame, metric: str = "fvu_nonlinear", selecte
     if len(chosen):
         ring = alt.Chart(chosen).mark_point(filled=False, size=320, strokeWidth=2, opacity=1, color=NEUTRAL)
         layers.append(ring.encode(x=alt.X("l0:Q"), y=alt.Y("value:Q")))
-    return alt.layer(*layers).properties(height=HEIGHT)
+    return alt.layer(*layers).properties(height=HEIGHT, autosize=FIT_WIDTH)
 
 
 def _names(drawn: pl.DataFrame, low: float, high: float, log: bool) -> alt.Chart:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import at_ticks, finite, known, width_colour, with_shade
+from dmcore.charts.axes import FIT_WIDTH, at_ticks, finite, known, width_colour, with_shade
 from dmcore.charts.labels import spread
 from dmcore.charts.panels import Panel, Panels, even_ticks
 from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, part_colour
 from dmcore.charts.token_text import visible
 
-HEIGHT = 480
+HEIGHT = 440
 
 ROWS = {"error": TOTAL, "linear": LINEAR, "nonlinear": NONLINEAR}
 """Parts of `norms.npy`, from the top, and what they are called and coloured as."""
@@ -72,7 +72,7 @@ def token_lines_chart(
         _ends(drawn, rows),
         _names(rows, start),
     ]
-    return alt.layer(*layers).resolve_scale(color="independent").properties(height=HEIGHT)
+    return alt.layer(*layers).resolve_scale(color="independent").properties(height=HEIGHT, autosize=FIT_WIDTH)
 
 
 def _positions(start: int, end: int) -> list[int]:

@@ -97,10 +97,10 @@ CHARTS |= {
 
 
 TITLES: dict[str, list[str]] = {
-    "laws": ["dictionary width (latents", "share of the activation's variance (FVU)"],
-    "budget": ["dictionary width (latents", "share of the activation's variance (FVU)"],
+    "laws": ["dictionary width (latents", "FVU (share of the activation's variance)"],
+    "budget": ["dictionary width (latents", "FVU (share of the activation's variance)"],
     "strip": ["relative norm of the error"],
-    "surface": ["dictionary width (latents", "L0 (active latents per token, log scale)", "(FVU)"],
+    "surface": ["dictionary width (latents", "L0 (active latents per token, log scale)", "FVU (share"],
     "pairs": ["source width (latents)", "target width (latents)", "held-out R² of the target's |e|"],
     "slices": [
         "mean squared norm / its average over all tokens",
@@ -108,11 +108,11 @@ TITLES: dict[str, list[str]] = {
         "50 %",
     ],
     "norm tests": ["held-out R² of |quantity|²", "from x", "from itself", "Sae(x) + nonlinear error"],
-    "sparsity": ["L0 (active latents per token, log scale)", "share of the activation's variance (nonlinear FVU)"],
-    "depth": ["layer", "share of the activation's variance (nonlinear FVU)", "MLP output"],
+    "sparsity": ["L0 (active latents per token, log scale)", "nonlinear FVU (share of the variance)"],
+    "depth": ["layer", "nonlinear FVU (share of the variance)", "MLP output"],
     "exponents": ["layer", "exponent m of FVU"],
     "constancy": ["layer", "nonlinear FVU, widest / narrowest SAE"],
-    "same tokens": ["layer", "held-out R² of the widest SAE's |e| from the narrowest's"],
+    "same tokens": ["layer", "held-out R², widest |e| from narrowest |e|"],
     "latents": ["mean value where active × norm of its decoder row", "share of tokens on which the latent is active"],
     "lines": ["position in the context (tokens)", "relative to the activation's spread"],
 }
