@@ -63,7 +63,7 @@ def build_sae(architecture: str, hook: str = HOOKS[0], seed: int = 0, d_in: int 
 
     kind, config, options = _sae_classes()[architecture]
     metadata = SAEMetadata(model_name="tiny", hook_name=hook)
-    sae = kind(config(d_in=d_in, d_sae=WIDTH, metadata=metadata, **{**options, **overrides}))
+    sae = kind(config(**{"d_in": d_in, "d_sae": WIDTH, "metadata": metadata, **options, **overrides}))
     g = torch.Generator().manual_seed(seed)
     for parameter in sae.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=g)
@@ -72,17 +72,22 @@ def build_sae(architecture: str, hook: str = HOOKS[0], seed: int = 0, d_in: int 
     return sae.eval()
 
 
+def write_contexts(folder: Path) -> None:
+    """A folder of random tokens."""
+    folder.mkdir(exist_ok=True)
+    tokens = np.random.default_rng(0).integers(3, VOCABULARY, (N_CONTEXTS, LENGTH)).astype(np.uint16)
+    tokens[:, 0] = 1
+    np.save(folder / "tokens.npy", tokens)
+    (folder / "contexts.json").write_text(json.dumps({"n_contexts": N_CONTEXTS}))
+
+
 def build_study(
     folder: Path, *, extra: str = "", architectures: tuple[str, ...] = ARCHITECTURES, **settings: Any
 ) -> Path:
     """A study file with its model, texts and SAEs; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     build_model(folder / "model")
-    (folder / "contexts").mkdir(exist_ok=True)
-    tokens = np.random.default_rng(0).integers(3, VOCABULARY, (N_CONTEXTS, LENGTH)).astype(np.uint16)
-    tokens[:, 0] = 1
-    np.save(folder / "contexts" / "tokens.npy", tokens)
-    (folder / "contexts" / "contexts.json").write_text(json.dumps({"n_contexts": N_CONTEXTS}))
+    write_contexts(folder / "contexts")
     lines = ["schema = 1", 'name = "tiny"', 'title = "A tiny study"', "seed = 0", "[model]", 'path = "model"']
     lines += ["[texts]", 'path = "contexts"', "[settings]", "skip_positions = 4"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]

@@ -2,11 +2,14 @@
 
 from dmcore.results.compare import comparable_label, log_distance, nearest_l0_each, over_layers, over_widths
 from dmcore.results.sae import METRICS, RECORD, TABLES, Summary, read_record, read_summary, write_summary
+from dmcore.results.scaling import SCALING, Scaling, read_scaling, scaling_spec, write_scaling
 
 __all__ = [
     "METRICS",
     "RECORD",
+    "SCALING",
     "TABLES",
+    "Scaling",
     "Summary",
     "comparable_label",
     "log_distance",
@@ -14,6 +17,9 @@ __all__ = [
     "over_layers",
     "over_widths",
     "read_record",
+    "read_scaling",
     "read_summary",
+    "scaling_spec",
+    "write_scaling",
     "write_summary",
 ]

@@ -8,14 +8,17 @@ SAE of the site, taken as the chosen one, has a set, and many share one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+
+from dmcore.errors import StoreError
 
 SCALING = "scaling"
 """Stage of the entries."""
@@ -208,18 +211,21 @@ def scaling_spec(site: str, records: pl.DataFrame) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Scaling:
-    """The scaling analysis of one site."""
+    """The scaling analysis of one site; tables and arrays are read when they are first asked for."""
 
     about: Mapping[str, Any]
-    """site, saes (names, by number), summaries (keys, by number), n_tokens, n_contexts, length, skip_positions, seed,
-    act_scale (the root mean square of |x - mean x|), browsed (numbers of the contexts whose tokens can be looked at)."""
-    tables: Mapping[str, pl.DataFrame]
-    """By name, with the columns of `TABLES`."""
+    """site, saes (names, by number), summaries (keys, by number), n_tokens, n_contexts, length, skip_positions, n_folds,
+    seed, act_scale (the root mean square of |x - mean x|), browsed (numbers of the contexts whose tokens are kept)."""
     folder: Path
-    """Where the arrays are."""
+    """The entry."""
+    _tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, table: str) -> pl.DataFrame:
-        return self.tables[table]
+        """A table, with the columns of `TABLES`."""
+        if table not in self._tables:
+            with _sentence():
+                self._tables[table] = pl.read_parquet(self.folder / f"{table}.parquet")
+        return self._tables[table]
 
     @cached_property
     def number(self) -> dict[str, int]:
@@ -230,21 +236,39 @@ class Scaling:
         """The set of an SAE, taken as the chosen one."""
         return int(self["targets"].filter(pl.col("sae") == self.number[summary_key])["set"][0])
 
+    def members(self, number: int) -> pl.DataFrame:
+        """The SAEs of a set, by width."""
+        return self["members"].filter(pl.col("set") == number).sort("d_sae")
+
     def norms(self, context: int) -> np.ndarray:
         """(length, n_saes, 3) float32 relative norms of one browsed context."""
-        row = list(self.about["browsed"]).index(context)
-        return np.load(self.folder / NORMS, mmap_mode="r", allow_pickle=False)[row].astype(np.float32)
+        return self._of_context(NORMS, context).astype(np.float32)
 
     def token_ids(self, context: int) -> np.ndarray:
         """(length,) token ids of one browsed context."""
+        return self._of_context(TOKENS, context)
+
+    def _of_context(self, name: str, context: int) -> np.ndarray:
         row = list(self.about["browsed"]).index(context)
-        return np.array(np.load(self.folder / TOKENS, mmap_mode="r", allow_pickle=False)[row])
+        with _sentence():
+            return np.array(np.load(self.folder / name, mmap_mode="r", allow_pickle=False)[row])
 
     @cached_property
     def texts(self) -> dict[int, str]:
         """Text of each token id that can be met here; raw: escape it before it is shown."""
         table = self["vocabulary"]
         return dict(zip(table["token"].to_list(), table["text"].to_list(), strict=True))
+
+
+@contextmanager
+def _sentence() -> Iterator[None]:
+    """A file that has gone or is no table, as a sentence."""
+    try:
+        yield
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise StoreError(
+            "The comparison of this site cannot be read: sweep the study again to make it anew."
+        ) from error
 
 
 def empty_table(name: str) -> pl.DataFrame:
@@ -266,7 +290,12 @@ def write_scaling(folder: Path, about: Mapping[str, Any], tables: Mapping[str, p
         )
 
 
-def read_scaling(folder: Path, names: Sequence[str] = tuple(TABLES)) -> Scaling:
-    """Read what `write_scaling` wrote, or only some of its tables."""
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return Scaling(about, {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}, folder)
+def read_scaling(folder: Path) -> Scaling:
+    """Open what `write_scaling` wrote.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    with _sentence():
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    return Scaling(about, folder)

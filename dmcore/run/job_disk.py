@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from dmcore.errors import StoreError
+from dmcore.results import SCALING
 from dmcore.store.published import INDEX, SUMMARY
 from dmcore.store.store import Entry, Store
 
@@ -56,7 +57,7 @@ def holdings(store: Store) -> list[Holding]:
     orphans = [key for key in entries if not owners[key]]
     adopted = {key: {s for part in _reach(made_of[key], made_of) for s in owners[part]} for key in orphans}
     return [
-        Holding(entry, frozenset(owners[key] or adopted[key]), _shipped(store, entry, owners[key]))
+        Holding(entry, frozenset(owners[key] or adopted[key]), _shipped(store, entry, owners[key] or adopted[key]))
         for key, entry in entries.items()
     ]
 
@@ -117,4 +118,6 @@ def _summaries(index: Entry) -> set[str]:
 
 
 def _shipped(store: Store, entry: Entry, studies: set[str]) -> bool:
-    return store.root == SHIPPED_CACHE and entry.manifest.stage in {INDEX, SUMMARY} and SHIPPED_STUDY in studies
+    return (
+        store.root == SHIPPED_CACHE and entry.manifest.stage in {INDEX, SUMMARY, SCALING} and SHIPPED_STUDY in studies
+    )

@@ -2,93 +2,40 @@
 
 1. Plan: find and check all inputs; see which summaries are missing.
 2. Capture the sites that those need, in one run of the model.
-3. For each SAE: codes and moments in one pass, the split in a second, then the summary.
+3. For each SAE: its stages (`sae_stages`), up to its summary.
 4. Publish the index, after each site and at the end, so that pages show what is finished.
+5. Compare the SAEs of each site (`scale`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from dmcore.analysis.activations import ACTS, Activations
+from dmcore.analysis.activations import Activations
 from dmcore.analysis.capture import LOSS, CaptureRequest, capture
-from dmcore.analysis.encode import (
-    decoded,
-    encoded,
-    error_moments,
-    load_inputs,
-    load_targets,
-    save_inputs,
-    save_targets,
-    site_moments,
-)
-from dmcore.analysis.regression import ridge_bases, ridge_table, shrinkage_r2
-from dmcore.analysis.sanity import check_belongs
-from dmcore.analysis.split_pass import SplitInputs, split_pass
-from dmcore.analysis.summarise import (
-    TokenFacts,
-    baselines,
-    save_full_map,
-    split_about,
-    summary_tables,
-    write_split,
-)
+from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
 from dmcore.errors import DarkMatterError, StoreError
-from dmcore.math.linear_map import RidgeBasis
-from dmcore.math.moments import InputMoments, TargetMoments
-from dmcore.math.split import check_determined, check_varying
 from dmcore.progress import Reporter
-from dmcore.results import METRICS, RECORD, read_record, write_summary
+from dmcore.results import read_record
 from dmcore.run.plan import Plan, SaePlan, make_plan
-from dmcore.run.preflight import first_contexts, preflight
-from dmcore.run.retention import KEPT_MOMENTS
+from dmcore.run.preflight import preflight
+from dmcore.run.sae_stages import SaeStages, Site
+from dmcore.run.scale import is_scaled, scale_site
 from dmcore.sources.custom_saes import CustomSae
-from dmcore.sources.dictionary import Dictionary
 from dmcore.sources.models import LanguageModel, load_model
 from dmcore.sources.prefetch import Prefetch
 from dmcore.sources.saes import load_dictionary
-from dmcore.sources.sliced_dictionary import SlicedDictionary
-from dmcore.specs import Settings, Study
+from dmcore.specs import Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import SUMMARY, publish
-from dmcore.store.store import Draft, Entry, Store
+from dmcore.store.store import Entry, Store
 
 log = logging.getLogger(__name__)
-
-ATTEMPTS = 3
-"""Times that moments are made which another sweep deletes before they are read."""
-
-
-@dataclass
-class Site:
-    """What the SAEs of one site share while they are worked on."""
-
-    hook: str
-    acts: Activations
-    inputs: InputMoments
-    cells_of_fold: list[list[int]]
-    _bases: list[RidgeBasis] = field(default_factory=list)
-
-    def check(self, settings: Settings) -> None:
-        """Raise a `DataError` if no map can be fitted here."""
-        per_fold = [int(self.inputs.pooled(cells)[-1, -1]) for cells in self.cells_of_fold]
-        check_determined(per_fold, self.acts.d_model + int(settings.fit_bias), settings.ridge)
-        check_varying(self.inputs, [cell for cells in self.cells_of_fold for cell in cells])
-
-    @property
-    def bases(self) -> list[RidgeBasis]:
-        """Eigenbases of the folds, made when first needed."""
-        if not self._bases:
-            self._bases = ridge_bases(self.inputs, self.cells_of_fold)
-        return self._bases
 
 
 @dataclass(frozen=True)
@@ -101,6 +48,8 @@ class Outcome:
     """SAEs computed in this sweep; the others were in the cache."""
     failures: dict[str, str]
     """By SAE: why it has no result."""
+    unscaled: dict[str, str]
+    """By site: why its SAEs could not be compared."""
 
 
 class Pipeline:
@@ -124,26 +73,75 @@ class Pipeline:
         self.custom = dict(custom or {})
         self._prefetch = Prefetch()
 
-    def sweep(self, study: Study, only: Callable[[int], bool] = lambda _: True) -> Outcome:
-        """Compute what is missing; `only` chooses SAEs by their number in the study.
+    def sweep(self, study: Study, only: Callable[[int], bool] | None = None, *, scale: bool = True) -> Outcome:
+        """Compute what is missing.
+
+        Args:
+            study: what is asked.
+            only: chooses SAEs by their number in the study; sites are then left for another to compare.
+            scale: whether the SAEs of each site are to be compared.
 
         Raises:
             SpecError: an input is missing or wrong; nothing was computed.
         """
         plan = make_plan(study, self.store, self.custom, self.reporter)
-        wanted = [p for i, p in enumerate(plan.saes) if only(i) and self.store.find(SUMMARY, p.summary_key) is None]
-        failures: dict[str, str] = {}
-        if wanted:
-            entries = self._capture(plan, wanted, failures)
-            able = [p for p in wanted if p.sae.name not in failures]
-            try:
-                for hook in dict.fromkeys(p.sae.hook for p in able):
-                    self._site(plan, hook, able, entries, failures)
-                    self.publish(plan)
-            finally:
-                self._prefetch.stop()
+        chosen = [p for i, p in enumerate(plan.saes) if only is None or only(i)]
+        missing = {p.summary_key for p in chosen if self.store.find(SUMMARY, p.summary_key) is None}
+        unscaled = {hook for hook in study.hooks if scale and not is_scaled(plan, hook, self.store)}
+        wanted = [p for p in chosen if p.summary_key in missing or (p.sae.hook in unscaled and not self._has_norms(p))]
+        failures = self._work(plan, wanted, unscaled)
         records = self.publish(plan)
-        return Outcome(records, len(wanted) - len(failures), failures)
+        reasons = {hook: self._scale(plan, hook) for hook in study.hooks if hook in unscaled and only is None}
+        computed = sum(record["summary_key"] in missing for record in records)
+        return Outcome(records, computed, failures, {hook: reason for hook, reason in reasons.items() if reason})
+
+    def scale(self, study: Study) -> dict[str, str]:
+        """Compare the SAEs that have results, at each site; by site or SAE that failed: why.
+
+        Raises:
+            SpecError: an input is missing or wrong; nothing was computed.
+            StoreError: no SAE of the study has a result.
+        """
+        plan = make_plan(study, self.store, self.custom)
+        if not finished_records(plan, self.store):
+            raise StoreError(f"Nothing has been computed for the study {study.name} yet: sweep it first.")
+        done = [p for p in plan.saes if self.store.find(SUMMARY, p.summary_key) is not None]
+        finished = replace(plan, saes=tuple(done))
+        hooks = [hook for hook in study.hooks if not is_scaled(finished, hook, self.store)]
+        failures = self._work(finished, [p for p in done if p.sae.hook in hooks and not self._has_norms(p)], set(hooks))
+        reasons = {hook: self._scale(finished, hook) for hook in hooks}
+        return failures | {hook: reason for hook, reason in reasons.items() if reason}
+
+    def _has_norms(self, p: SaePlan) -> bool:
+        """Whether all that the comparison needs of an SAE is there."""
+        return all(
+            self.store.find(stage, content_key(spec)) is not None
+            for stage, spec in (("norms", p.norms), ("split", p.split))
+        )
+
+    def _work(self, plan: Plan, wanted: list[SaePlan], unscaled: Collection[str]) -> dict[str, str]:
+        """The stages of SAEs, site by site; by SAE that failed: why."""
+        failures: dict[str, str] = {}
+        if not wanted:
+            return failures
+        entries = self._capture(plan, wanted, failures)
+        able = [p for p in wanted if p.sae.name not in failures]
+        try:
+            for hook in dict.fromkeys(p.sae.hook for p in able):
+                self._site(plan, able, self._open_site(plan, hook, entries), entries[LOSS], failures, hook in unscaled)
+                self.publish(plan)
+        finally:
+            self._prefetch.stop()
+        return failures
+
+    def _scale(self, plan: Plan, hook: str) -> str:
+        """Compare the SAEs of a site; why it could not be done, or nothing."""
+        try:
+            scale_site(plan, hook, self.store, self.reporter)
+        except DarkMatterError as error:
+            log.error("scaling at %s: %s", hook, error)
+            return str(error)
+        return ""
 
     def publish(self, plan: Plan) -> list[dict[str, Any]]:
         """Write the index of what is finished; returns its records."""
@@ -174,10 +172,8 @@ class Pipeline:
         request = CaptureRequest(plan.contexts, {name: plan.sites[name] for name in names})
         return capture(self.store, request, model, self.reporter)
 
-    def _site(
-        self, plan: Plan, hook: str, able: list[SaePlan], entries: dict[str, Entry], failures: dict[str, str]
-    ) -> None:
-        """Work on the SAEs of one site; `able` has those of the others too, to read ahead."""
+    def _open_site(self, plan: Plan, hook: str, entries: dict[str, Entry]) -> Site:
+        """What the SAEs of a site share; its moments are made where they are missing."""
         acts = Activations(entries[hook].path)
         made = self.store.get_or_make(
             "inputs",
@@ -185,143 +181,29 @@ class Pipeline:
             lambda folder: save_inputs(site_moments(acts, plan.partition, self.device, self.reporter, hook), folder),
         )
         cells = plan.partition.cells_of_fold(plan.study.settings.skip_positions)
-        site = Site(hook, acts, load_inputs(made.path, self.device), cells)
+        return Site(hook, acts, load_inputs(made.path, self.device), cells)
+
+    def _site(
+        self, plan: Plan, able: list[SaePlan], site: Site, losses: Entry, failures: dict[str, str], scale: bool
+    ) -> None:
+        """Work on the SAEs of one site; `able` has those of the others too, to read ahead."""
+        stages = SaeStages(plan, site, losses, self.store, self.device, self.reporter)
         for i, sae in enumerate(able):
-            if sae.sae.hook != hook:
+            if sae.sae.hook != site.hook:
                 continue
             try:
                 site.check(plan.study.settings)
-                self._sae(plan, site, sae, able[i + 1] if i + 1 < len(able) else None, entries[LOSS])
+                self._prefetch.stop()
+                dictionary = load_dictionary(plan.study, sae.sae, site.acts.d_model, self.device, self.custom)
+                if i + 1 < len(able):
+                    self._prefetch.start(plan.study, able[i + 1].sae)
+                stages.make(sae, dictionary, scale=scale)
             except DarkMatterError as error:
                 log.error("%s: %s", sae.sae.name, error)
                 failures[sae.sae.name] = str(error)
-
-    def _sae(self, plan: Plan, site: Site, sae: SaePlan, after: SaePlan | None, losses: Entry) -> None:
-        self._prefetch.stop()
-        dictionary = load_dictionary(plan.study, sae.sae, site.acts.d_model, self.device, self.custom)
-        if after is not None:
-            self._prefetch.start(plan.study, after.sae)
-        if sae.sae.check:
-            first = first_contexts(site.acts, self.device)
-            check_belongs(sae.sae.name, site.hook, first, plan.study.settings.skip_positions, dictionary)
-        dictionary.pulse = self.reporter.pulse(f"latents of {sae.sae.name}", "slices")
-        codes, targets, target_moments = self._codes_and_moments(plan, site, sae, dictionary)
-        settings, partition = plan.study.settings, plan.partition
-
-        def make_split(folder: Path) -> None:
-            errors = decoded(site.acts, dictionary, codes.path, self.device)
-            given = SplitInputs(
-                site.inputs, target_moments, partition, settings, plan.study.seed, dictionary.d_sae, site.acts.n_tokens
-            )
-            found = split_pass(errors, given, folder, self.reporter, sae.sae.name)
-            write_split(found, site.inputs, partition, settings, folder)
-
-        split = self.store.get_or_make("split", sae.split, make_split)
-
-        def make_summary(folder: Path) -> None:
-            facts = token_facts(plan, losses, codes)
-            ridge = ridge_table(site.bases, site.inputs, target_moments, site.cells_of_fold)
-            baseline = baselines(split.path, facts, partition, settings, plan.study.seed)
-            shrinkage = shrinkage_r2(site.inputs, target_moments, site.cells_of_fold)
-            record = make_record(plan, sae, dictionary, split_about(split.path), shrinkage)
-            write_summary(folder, record, summary_tables(split.path, ridge, baseline))
-            save_full_map(split.path, folder)
-
-        self.store.get_or_make(SUMMARY, sae.summary, make_summary)
-        if targets.manifest.size > KEPT_MOMENTS:
-            self.store.remove(targets)
-
-    def _codes_and_moments(
-        self, plan: Plan, site: Site, sae: SaePlan, dictionary: Dictionary | SlicedDictionary
-    ) -> tuple[Entry, Entry, TargetMoments]:
-        """Codes, and moments read: made again where another sweep, which has finished with them, deletes them in between."""
-        for _ in range(ATTEMPTS):
-            codes, targets = self._codes_and_targets(plan, site, sae, dictionary)
-            try:
-                return codes, targets, load_targets(targets.path, self.device)
-            except FileNotFoundError:
-                log.info("%s: another sweep has deleted its moments; they are made again", sae.sae.name)
-        raise StoreError(
-            f"The moments of {sae.sae.name} are deleted again and again: end what else works on this cache."
-        )
-
-    def _codes_and_targets(
-        self, plan: Plan, site: Site, sae: SaePlan, dictionary: Dictionary | SlicedDictionary
-    ) -> tuple[Entry, Entry]:
-        """Codes and moments, in one pass where both are missing."""
-        found = self.store.begin("codes", sae.codes)
-        written = False
-
-        def make_targets(folder: Path) -> None:
-            nonlocal written
-            stream = encoded if isinstance(found, Draft) else decoded
-            errors = stream(site.acts, dictionary, found.path, self.device)
-            name, n_tokens = sae.sae.name, site.acts.n_tokens
-            save_targets(error_moments(errors, site.inputs, plan.partition, self.reporter, name, n_tokens), folder)
-            written = True
-
-        try:
-            if isinstance(found, Draft):
-                found.clear()
-            targets = self.store.get_or_make("targets", sae.targets, make_targets)
-            if (
-                isinstance(found, Draft) and not written
-            ):  # the moments were there, or another process has just made them
-                with self.store.writing():
-                    for _ in encoded(site.acts, dictionary, found.path, self.device):
-                        pass
-            return (found.commit() if isinstance(found, Draft) else found), targets
-        finally:
-            if isinstance(found, Draft):
-                found.release()
 
 
 def finished_records(plan: Plan, store: Store) -> list[dict[str, Any]]:
     """The records of the SAEs whose summaries are there, in the order of the study."""
     found = [store.find(SUMMARY, p.summary_key) for p in plan.saes]
     return [read_record(entry.path) for entry in found if entry is not None]
-
-
-def token_facts(plan: Plan, losses: Entry, codes: Entry) -> TokenFacts:
-    """Token id, loss, entropy and L0 of every token, in order."""
-    both = np.load(losses.path / ACTS, mmap_mode="r", allow_pickle=False)
-    counts = np.load(codes.path / "counts.npy", mmap_mode="r", allow_pickle=False)
-    return TokenFacts(
-        token=np.asarray(plan.contexts.tokens).reshape(-1).astype(np.int64),
-        loss=np.asarray(both[:, 0], dtype=np.float64),
-        entropy=np.asarray(both[:, 1], dtype=np.float64),
-        l0=np.asarray(counts).sum(1).astype(np.float64),
-        length=plan.contexts.length,
-    )
-
-
-def make_record(
-    plan: Plan, sae: SaePlan, dictionary: Dictionary | SlicedDictionary, about: dict[str, Any], shrinkage: float
-) -> dict[str, Any]:
-    """The row of an SAE in the study's table."""
-    study, settings, spec = plan.study, plan.study.settings, sae.sae
-    record = {
-        "sae": spec.name,
-        "site": spec.hook,
-        "stream": spec.stream,
-        "layer": spec.layer,
-        "architecture": dictionary.architecture,
-        "label": spec.label or dictionary.architecture,
-        "d_model": dictionary.d_in,
-        "d_sae": dictionary.d_sae,
-        "l0": about["l0"],
-        "dead_share": about["dead_share"],
-        **{f"{metric}{end}": about[f"{metric}{end}"] for metric in METRICS for end in ("", "_low", "_high")},
-        "shrinkage": shrinkage if np.isfinite(shrinkage) else None,
-        "n_tokens": about["n_tokens"],
-        "n_contexts": plan.contexts.n_contexts,
-        "skip_positions": settings.skip_positions,
-        "n_folds": settings.n_folds,
-        "ridge": settings.ridge,
-        "fit_bias": settings.fit_bias,
-        "seed": study.seed,
-        "summary_key": sae.summary_key,
-        "computed": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    assert record.keys() == RECORD.keys()
-    return record

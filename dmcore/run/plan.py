@@ -7,6 +7,7 @@ codes         activations, SAE                         per SAE
 targets       codes, partition                         per SAE
 split         targets, settings, seed                  per SAE
 summary       split, losses                            per SAE
+norms         split                                    per SAE
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dmcore.specs import SaeSpec, Study, spec_dict
 from dmcore.store.fingerprint import content_key
 from dmcore.store.store import Store
 
-VERSIONS = {"losses": 1, "inputs": 1, "codes": 1, "targets": 1, "split": 1, "summary": 1}
+VERSIONS = {"losses": 1, "inputs": 1, "codes": 1, "targets": 1, "split": 1, "summary": 1, "norms": 1}
 """Raised when what a stage computes changes, so that old entries are not taken for new ones."""
 
 
@@ -40,6 +41,7 @@ class SaePlan:
     targets: dict[str, Any]
     split: dict[str, Any]
     summary: dict[str, Any]
+    norms: dict[str, Any]
 
     @property
     def summary_key(self) -> str:
@@ -112,7 +114,8 @@ def make_plan(
         targets = spec("targets", codes=content_key(codes), inputs=content_key(inputs[sae.hook]))
         split = spec("split", targets=content_key(targets), settings=_settings(study), seed=study.seed)
         summary = spec("summary", split=content_key(split), losses=content_key(sites[LOSS]), sae=spec_dict(sae))
-        saes.append(SaePlan(sae, codes, targets, split, summary))
+        norms = spec("norms", split=content_key(split))
+        saes.append(SaePlan(sae, codes, targets, split, summary, norms))
     return Plan(study, contexts, partition, sites, inputs, tuple(saes))
 
 

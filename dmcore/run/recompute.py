@@ -28,7 +28,7 @@ def recompute(study: Study, device: torch.device, reporter: Reporter, say: Calla
     if not published:
         raise StoreError("There is nothing in the cache to compare with: sweep the study without --recompute first.")
     with tempfile.TemporaryDirectory(prefix="dmcore-recompute-") as folder:
-        outcome = Pipeline(Store(Path(folder)), device, reporter).sweep(study)
+        outcome = Pipeline(Store(Path(folder)), device, reporter).sweep(study, scale=False)
     pairs = [(published[r["sae"]], r) for r in outcome.records if r["sae"] in published]
     worst = 0.0
     for metric in METRICS:

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from dmcore.errors import StoreError
-from dmcore.results import RECORD, Summary, read_summary
+from dmcore.results import RECORD, SCALING, Scaling, Summary, read_scaling, read_summary, scaling_spec
 from dmcore.specs import NAME, Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.store import Entry, Store
@@ -52,6 +52,25 @@ class Published:
                 f"The results of this SAE are missing or damaged: `python -m dmcore sweep {self.study_id}` makes them again."
             )
         return read_summary(entry.path)
+
+    def scaling(self, site: str) -> Scaling:
+        """The comparison of the SAEs at one site.
+
+        Raises:
+            StoreError: it has not been made for the SAEs that have results now, or was damaged.
+        """
+        entry = self.store.find(SCALING, content_key(scaling_spec(site, self.records)))
+        if entry is None:
+            raise StoreError(
+                f"The SAEs at {site} have not been compared yet: run `python -m dmcore scaling {self.file}`, or start the "
+                "study on Runs, which does it at the end."
+            )
+        return read_scaling(entry.path)
+
+    @property
+    def file(self) -> str:
+        """What a command is given for this study."""
+        return "demo" if self.study_id == "demo" else "STUDY.toml"
 
 
 def publish(store: Store, study: Study, records: Sequence[dict[str, Any]]) -> Entry:

@@ -35,8 +35,26 @@ class Figure:
     """Builds the table that the chart draws, for download."""
 
 
-def draw(figure: Figure, *, level: int = 3) -> None:
-    """Draw a figure where it is called, its question as a heading of `level` (3, or 4 under another heading)."""
+@dataclass(frozen=True)
+class Pick:
+    """What a click on a chart does."""
+
+    selection: str
+    """Name of the chart's point selection."""
+    field: str
+    """Field of the point that is clicked."""
+    act: Callable[[Any], None]
+    """Called with the field's value, before the page is drawn again."""
+
+
+def draw(figure: Figure, *, level: int = 3, pick: Pick | None = None) -> None:
+    """Draw a figure where it is called.
+
+    Args:
+        figure: what to draw.
+        level: of its question as a heading: 3, or 4 under another heading.
+        pick: what a click does; None for a chart that cannot be clicked.
+    """
     if figure.question:
         st.markdown(f"{'#' * level} {figure.question}")
     spec = _finished_spec(figure.name, figure.key, figure)
@@ -46,11 +64,24 @@ def draw(figure: Figure, *, level: int = 3) -> None:
             icon=":material/inbox:",
         )
         return
-    st.vega_lite_chart(None, spec, width="stretch", key=f"chart.{figure.name}", alt=figure.question or figure.caption)
+    clicks: dict[str, Any] = {}
+    if pick is not None:
+        clicks = {"on_select": lambda: _picked(figure.name, pick), "selection_mode": pick.selection}
+    st.vega_lite_chart(
+        None, spec, width="stretch", key=f"chart.{figure.name}", alt=figure.question or figure.caption, **clicks
+    )
     # The menu is below the chart: above it, Streamlit's own toolbar would cover it.
     with st.container(horizontal=True, wrap=False, vertical_alignment="top"):
         st.caption(figure.caption)
         _download_menu(figure)
+
+
+def _picked(name: str, pick: Pick) -> None:
+    """The callback of a click. What comes from the browser is only ever compared with what exists, by `pick.act`."""
+    state = st.session_state.get(f"chart.{name}")
+    points = state["selection"].get(pick.selection) if state else None
+    if points and pick.field in points[0]:
+        pick.act(points[0][pick.field])
 
 
 @st.cache_resource(max_entries=2000, show_spinner=False)

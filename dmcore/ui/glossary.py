@@ -26,6 +26,12 @@ TERMS: dict[str, str] = {
     "other folds only, so no text is on both sides.",
     "interval": "95 % interval from a bootstrap over contexts: how much the number would move with other texts of the same "
     "kind. Two SAEs are compared on the same draws of contexts.",
+    "power law": "$\\mathrm{FVU}(W) = c + a\\,W^{-m}$: each doubling of the width $W$ takes away the same share of what is above "
+    "the floor $c$.",
+    "floor": "$c$ of the power law: what would be left however wide the dictionary is, if the law held.",
+    "absent features": "Error above the floor: what a wider dictionary would still remove, so features that this one is too "
+    "narrow to hold.",
+    "encoder error": "What a better encoder would recover with the same dictionary and the same L0.",
     "ridge": "A penalty on the size of the linear map. 0 is plain least squares.",
     "attention sink": "A position, usually the first, to which attention heads go when they have nothing to look at. Its "
     "activations are very unlike the others.",

@@ -6,10 +6,19 @@ which texts happened to be drawn.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import polars as pl
 
 from dmcore.estimate import Estimate
 from dmcore.results import Summary
+
+if TYPE_CHECKING:
+    from dmcore.ui.selection import Selection
 
 
 def paired_ratio(above: Summary, below: Summary, metric: str) -> Estimate:
@@ -29,3 +38,62 @@ def paired_ratio(above: Summary, below: Summary, metric: str) -> Estimate:
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return a / b
+
+
+@dataclass(frozen=True)
+class EqualL0:
+    """An SAE against another architecture at its own L0."""
+
+    label: str
+    l0: float
+    value: tuple[float, float, float]
+    """Its metric, with its interval."""
+    reference: str
+    """Label of the architecture that it is compared with."""
+    ratio: Estimate | None
+    """Its metric over the reference's at the same L0; None outside the reference's L0s."""
+
+
+def equal_l0_ratios(selection: Selection, records: pl.DataFrame, metric: str) -> list[EqualL0]:
+    """Every SAE of the other architectures against the one with most SAEs (the first by name of several).
+
+    The reference at an L0 lies on the straight line, in log metric over log L0, between its two neighbouring SAEs; replicates
+    are taken row by row, so that intervals are paired.
+
+    Args:
+        selection: of a page, to read replicates.
+        records: rows of `RECORD` of one site and width.
+        metric: positive.
+    """
+    counts = records.group_by("label").len().sort(["len", "label"], descending=[True, False])
+    reference = counts["label"][0]
+    ladder = records.filter((pl.col("label") == reference) & (pl.col("l0") > 0)).sort("l0").to_dicts()
+    found = []
+    for row in records.filter(pl.col("label") != reference).sort("label", "l0").to_dicts():
+        value = (row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
+        ratio = _against(selection, row, ladder, metric)
+        found.append(EqualL0(row["label"], row["l0"], value, reference, ratio))
+    return found
+
+
+def _against(selection: Selection, row: dict[str, Any], ladder: list[dict[str, Any]], metric: str) -> Estimate | None:
+    between = [(a, b) for a, b in pairwise(ladder) if a["l0"] <= row["l0"] <= b["l0"]]
+    if not between or row[metric] is None:
+        return None
+    a, b = between[0]
+    share = (math.log(row["l0"]) - math.log(a["l0"])) / (math.log(b["l0"]) - math.log(a["l0"]))
+    columns = [
+        np.concatenate([[one[metric]], selection.summary_of(one).replicates[metric].to_numpy().astype(np.float64)])
+        for one in (row, a, b)
+    ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own, low, high = (np.log(column) for column in columns)
+        ratios = np.exp(own - (1 - share) * low - share * high)
+    finite = ratios[1:][np.isfinite(ratios[1:])]
+    if not np.isfinite(ratios[0]):
+        return None
+    return (
+        Estimate(float(ratios[0]), *np.percentile(finite, [2.5, 97.5]))
+        if finite.size >= 20
+        else Estimate(float(ratios[0]))
+    )

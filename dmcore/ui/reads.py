@@ -17,7 +17,7 @@ from dmcore.errors import DarkMatterError, StoreError
 from dmcore.ui.streams import told_apart
 
 if TYPE_CHECKING:
-    from dmcore.results import Summary
+    from dmcore.results import Scaling, Summary
     from dmcore.run.job_disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
@@ -63,6 +63,13 @@ def summary(study_id: str, summary_key: str) -> Summary:
         raise StoreError("The results of this SAE cannot be read: sweep the study again to make them anew.") from error
 
 
+@st.cache_resource(max_entries=64, show_spinner="Reading how this site scales")
+def scaling(study_id: str, site: str, summaries: tuple[str, ...]) -> Scaling:
+    """The comparison of the SAEs at a site; `summaries`: the keys of their summaries, which name it."""
+    del summaries
+    return published(study_id).scaling(site)
+
+
 @st.cache_resource(ttl=300, show_spinner="Reading the catalogue of SAEs")
 def catalogue() -> pl.DataFrame:
     """Every SAE of the catalogue; raises `SpecError` with the remedy where the registry is not installed."""
@@ -91,5 +98,5 @@ def n_results(study: Study) -> int:
 
 def forget() -> None:
     """Drop what is kept in memory, so that the next read sees the disk."""
-    for cached in (studies, published, summary, catalogue, disk):
+    for cached in (studies, published, summary, scaling, catalogue, disk):
         cached.clear()

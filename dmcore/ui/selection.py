@@ -46,6 +46,15 @@ class Selection:
         """The `Summary` of another SAE of the study."""
         return reads.summary(self.study_id, record["summary_key"])
 
+    @property
+    def scaling(self) -> Any:
+        """The `Scaling` of the chosen SAE's site."""
+        return self.scaling_at(self.record["site"])
+
+    def scaling_at(self, site: str) -> Any:
+        """The `Scaling` of one of the study's sites."""
+        return reads.scaling(self.study_id, site, tuple(self.published.records.filter(site=site)["summary_key"]))
+
 
 def _view() -> dict[str, str]:
     return st.session_state.setdefault(_VIEW, {})
@@ -61,6 +70,12 @@ def _touch(field: str, widget: str, values: dict[str, str]) -> None:
 def select(study_id: str, record: dict[str, Any]) -> None:
     """Choose an SAE from a page, as a control would; for use in a widget's callback."""
     _view().update(write_params(study_id, record))
+    st.session_state[_TOUCHED] = True
+
+
+def set_option(field: str, value: str) -> None:
+    """Choose a value of a page's own link parameter; for use in a callback."""
+    _view()[field] = value
     st.session_state[_TOUCHED] = True
 
 
@@ -103,6 +118,13 @@ def option(field: str, label: str, values: Sequence[str], texts: Sequence[str], 
     view[field] = chosen
     _control(field, label, list(values), list(texts), chosen, kind=widget.pop("kind", st.radio), **widget)
     return chosen
+
+
+def own_value(field: str, values: Sequence[str], default: str) -> str:
+    """A page's own choice that has no control, one of `values`: what the link or `set_option` says, if it exists."""
+    view = _view()
+    view[field] = view[field] if view.get(field) in values else default
+    return view[field]
 
 
 def push(own: Sequence[str]) -> None:

@@ -18,6 +18,16 @@ FIELD_NAMES = {
     "skip": "number of skipped positions",
     "bias": "bias setting",
     "part": "part of the page",
+    "view": "view",
+    "metric": "metric",
+    "space": "kind of least squares",
+    "surface": "metric",
+    "over": "metric",
+    "value": "statistic",
+    "of": "part of the error",
+    "by": "grouping",
+    "context": "context",
+    "token": "token",
 }
 """Controls and link parameters, as a sentence says them."""
 

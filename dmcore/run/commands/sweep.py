@@ -42,7 +42,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     part, parts = (int(n) for n in arguments.part.split("/")) if arguments.part else (0, 1)
     pipeline = Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink()))
-    outcome = pipeline.sweep(study, only=lambda index: index % parts == part)
+    outcome = pipeline.sweep(study, only=(lambda index: index % parts == part) if arguments.part else None)
     if arguments.json:
         say(json.dumps(outcome.records, indent=1))
     elif not arguments.part:
@@ -51,7 +51,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
         say(f"{len(outcome.records)} of {len(study.saes)} SAEs: {outcome.computed} computed, {cached} from the cache.")
     for name, reason in outcome.failures.items():
         sys.stderr.write(f"error: {name}: {reason}\n")
-    return 1 if outcome.failures else 0
+    for hook, reason in outcome.unscaled.items():
+        sys.stderr.write(f"error: the SAEs at {hook} could not be compared: {reason}\n")
+    return 1 if outcome.failures or outcome.unscaled else 0
 
 
 def _run_workers(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,85 @@
+"""The view *Norms* of the Scaling page: which parts of an activation have a size that a linear map can tell."""
+
+from __future__ import annotations
+
+import polars as pl
+import streamlit as st
+
+from dmcore.charts.latents import latents_chart, latents_table
+from dmcore.charts.norm_tests import QUANTITY_NAMES, named, norm_tests_chart, norm_tests_table
+from dmcore.charts.numbers import number
+from dmcore.errors import StoreError
+from dmcore.results import Scaling
+from dmcore.ui.figure import Figure, draw
+from dmcore.ui.scaling_words import row_of, triple
+from dmcore.ui.sections import sample_words
+from dmcore.ui.selection import Selection
+
+
+def draw_norms(selection: Selection, scaling: Scaling) -> None:
+    """The tests of norms over all SAEs of the study, and the check of latents of the selected one."""
+    record, records = selection.record, selection.published.records
+    sites = []
+    for site in records["site"].unique(maintain_order=True):
+        try:
+            sites.append(selection.scaling_at(site))
+        except StoreError:
+            continue
+    tests = pl.concat([named(one["norm_tests"], one.about["saes"]) for one in sites])
+    draw(
+        Figure(
+            name="norm_tests",
+            key=(record["summary_key"], *(one.folder.name for one in sites)),
+            question="Whose size does a linear map know?",
+            caption="Held-out R² of |v|² predicted by a linear map with a bias, for six quantities v: a dot is an SAE of the "
+            f"study ({len(records)} in all), the diamond the selected one, the bar the median. Left: from x. Right: from v "
+            f"itself. A sum of features with fixed sizes has a norm that is linear in itself; noise has not. Linear and "
+            f"nonlinear error are out of fold. {sample_words(record)}",
+            chart=lambda: norm_tests_chart(tests, records, record["sae"]),
+            data=lambda: norm_tests_table(tests, records),
+        )
+    )
+    st.markdown(norms_sentence(scaling, scaling.number[record["summary_key"]]))
+    draw_latents(selection, scaling)
+
+
+def norms_sentence(scaling: Scaling, sae: int) -> str:
+    """The selected SAE's numbers."""
+    rows = {row["quantity"]: row for row in scaling["norm_tests"].filter(sae=sae, predictor="x").to_dicts()}
+    told = [
+        f"{QUANTITY_NAMES[q]} {number(*triple(rows[q], 'r2'))}"
+        for q in ("x", "recon", "error", "linear", "nonlinear")
+        if q in rows
+    ]
+    return f"Selected SAE, R² of the squared norm from x: {', '.join(told)}." if told else ""
+
+
+def draw_latents(selection: Selection, scaling: Scaling) -> None:
+    """Is the probe for the reconstruction's squared norm the sum of its latents' sizes?"""
+    sae = scaling.number[selection.record["summary_key"]]
+    latents, check = scaling["latents"].filter(sae=sae), row_of(scaling["latent_checks"], sae=sae)
+    st.subheader("Does the probe of the norm know each latent's size?", anchor=False)
+    if not len(latents) or check is None or check["pearson"] is None:
+        st.info(
+            "This SAE has no decoder rows to compare with (it scales each token by itself, or is an object that has none), or "
+            "too few latents that are active.",
+            icon=":material/inbox:",
+        )
+        return
+    draw(
+        Figure(
+            name="latent_check",
+            key=(selection.record["summary_key"], scaling.folder.name),
+            question="",
+            caption="A linear probe w for |Sae(x) − b|² from Sae(x) − b (b: the decoder's bias). Up: w·d/|d| for a latent's "
+            "decoder row d; right: the latent's mean value where it is active, times |d|. Where latents are nearly "
+            f"orthogonal both agree (dashed). {len(latents)} of {check['n_latents']:,} latents that are active on 10 tokens "
+            f"or more, at equal steps of frequency. {sample_words(selection.record)}",
+            chart=lambda: latents_chart(latents),
+            data=lambda: latents_table(latents),
+        )
+    )
+    probe = f"; the probe has held-out R² {check['probe_r2']:.3f}" if check["probe_r2"] is not None else ""
+    st.markdown(
+        f"Over these latents the correlation is {check['pearson']:.2f} (Pearson) and {check['spearman']:.2f} (Spearman){probe}."
+    )
