@@ -9,6 +9,7 @@ What the data cannot hold becomes a sentence in `remarks`, and never an error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -225,6 +226,23 @@ def joint_row(points: Points) -> Row | str:
     return row
 
 
+def separate_aic(saes: set[int], members: list[Row], laws: list[Row], metric: str) -> float | None:
+    """Akaike's criterion, in log space, of a power law with a floor for each L0 in place of one law for all of a label's SAEs.
+
+    None unless the sets of those SAEs hold each of them once, and each set has its law.
+    """
+    sets = {row["set"] for row in members if row["sae"] in saes}
+    held = [row["sae"] for row in members if row["set"] in sets]
+    found = [
+        row for row in laws
+        if row["set"] in sets and (row["metric"], row["space"], row["law"]) == (metric, "log", "power")
+    ]  # fmt: skip
+    if sorted(held) != sorted(saes) or len(found) != len(sets) or sum(row["n_widths"] for row in found) != len(saes):
+        return None
+    rss = sum(row["rss"] for row in found)
+    return None if rss <= 0 else len(saes) * math.log(rss / len(saes)) + 2 * sum(row["n_params"] for row in found)
+
+
 def table(name: str, rows: list[Row]) -> pl.DataFrame:
     """Rows in the schema of a table; what they lack, and what is not finite, is null."""
     return _finite(pl.DataFrame(rows, schema=TABLES[name], infer_schema_length=None))
@@ -282,11 +300,13 @@ def law_tables(
     joint: list[Row] = []
     for label in records["label"].unique(maintain_order=True):
         for metric in SCALED_METRICS:
+            saes = {i for i, other in enumerate(records["label"]) if other == label}
             found = joint_row(points_of(records.filter(pl.col("label") == label), metric, replicates))
             if isinstance(found, str):
                 rows["remarks"].append(_remark("joint", found, label=label, metric=metric))
             else:
-                joint.append({"label": label, **found})
+                separate = separate_aic(saes, rows["members"], rows["laws"], metric)
+                joint.append({"label": label, **found, "aic_separate": separate})
     drawn = pl.concat(curves) if curves else pl.DataFrame(schema=TABLES["curves"])
     drawn = drawn.select(pl.col(name).cast(dtype) for name, dtype in TABLES["curves"].items())
     return {

@@ -46,37 +46,6 @@ def sparsity_table(records: pl.DataFrame, metric: str = "fvu_nonlinear") -> pl.D
     )
 
 
-def equal_l0_table(records: pl.DataFrame, metric: str = "fvu_nonlinear") -> pl.DataFrame:
-    """Each SAE of the other architectures against the reference at its L0: `label`, `sae`, `l0`, `value`, `reference`,
-    `reference_value`, `ratio`.
-
-    The reference is the architecture with most points (the first by name of several). Its value at an L0 is interpolated
-    between neighbours on log axes; null outside its range.
-
-    Args:
-        records: rows of `RECORD` of one site and width.
-        metric: a positive column of `RECORD`.
-    """
-    table = sparsity_table(records, metric).filter(pl.col("value") > 0)
-    if not len(table):
-        schema = {"label": pl.String, "sae": pl.String, "l0": pl.Float64, "value": pl.Float64, "reference": pl.String,
-                  "reference_value": pl.Float64, "ratio": pl.Float64}  # fmt: skip
-        return pl.DataFrame(schema=schema)
-    reference = table.group_by("label").len().sort(["len", "label"], descending=[True, False])["label"][0]
-    own = table.filter(pl.col("label") == reference).group_by("l0").agg(pl.col("value").log().mean().exp()).sort("l0")
-    logs, values = np.log(own["l0"].to_numpy()), np.log(own["value"].to_numpy())
-    rest = table.filter(pl.col("label") != reference)
-
-    def at(l0: float) -> float | None:
-        inside = logs[0] <= math.log(l0) <= logs[-1]
-        return math.exp(float(np.interp(math.log(l0), logs, values))) if inside else None
-
-    expected = pl.Series("reference_value", [at(l0) for l0 in rest["l0"]], dtype=pl.Float64)
-    return rest.select(
-        "label", "sae", "l0", "value", expected, reference=pl.lit(reference), ratio=pl.col("value") / expected
-    ).select("label", "sae", "l0", "value", "reference", "reference_value", "ratio")
-
-
 def sparsity_chart(records: pl.DataFrame, metric: str = "fvu_nonlinear", selected: str | None = None) -> alt.LayerChart:
     """A line an architecture on log axes (a linear y axis where a value is not positive), named at its end.
 

@@ -97,7 +97,8 @@ TABLES: dict[str, dict[str, Any]] = {
         "dof": pl.Int32,
         "p": pl.Float64,
     },
-    # c + a W^-m L0^-n over all SAEs of a label, least squares in log space; aic_separate: of a power law of each L0 stop
+    # c + a W^-m L0^-n over all SAEs of a label, least squares in log space; aic_separate: of a power law for each L0 stop
+    # instead, over the same SAEs; null where those stops do not hold every SAE once
     "joint": {
         "label": pl.String,
         "metric": pl.String,
@@ -108,6 +109,7 @@ TABLES: dict[str, dict[str, Any]] = {
         **_ends("n"),
         "rss": pl.Float64,
         "aic": pl.Float64,
+        "aic_separate": pl.Float64,
         "left_out_error": pl.Float64,  # root mean square of log(predicted / actual) over the SAEs of the widest width, left out
     },
     # sentences in place of what could not be computed; set, metric or label null where it holds for all

@@ -9,16 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 
 from dmcore.estimate import Estimate
 from dmcore.results import Summary
-
-if TYPE_CHECKING:
-    from dmcore.ui.selection import Selection
 
 
 def paired_ratio(above: Summary, below: Summary, metric: str) -> Estimate:
@@ -27,17 +24,20 @@ def paired_ratio(above: Summary, below: Summary, metric: str) -> Estimate:
     a, b = (s.replicates[metric].to_numpy().astype(np.float64) for s in (above, below))
     if a.size != b.size or a.size < 20:
         return Estimate(float(value))
-    ratios = _divide(a, b)
-    ratios = ratios[np.isfinite(ratios)]
-    if ratios.size < 20:
-        return Estimate(float(value))
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return Estimate(float(value), float(low), float(high))
+    return interval_of(value, _divide(a, b))
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return a / b
+
+
+class HasSummaries(Protocol):
+    """What is needed of a page's selection here."""
+
+    def summary_of(self, record: dict[str, Any]) -> Any:
+        """The `Summary` of an SAE."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class EqualL0:
     """Its metric over the reference's at the same L0; None outside the reference's L0s."""
 
 
-def equal_l0_ratios(selection: Selection, records: pl.DataFrame, metric: str) -> list[EqualL0]:
+def equal_l0_ratios(selection: HasSummaries, records: pl.DataFrame, metric: str) -> list[EqualL0]:
     """Every SAE of the other architectures against the one with most SAEs (the first by name of several).
 
     The reference at an L0 lies on the straight line, in log metric over log L0, between its two neighbouring SAEs; replicates
@@ -76,24 +76,28 @@ def equal_l0_ratios(selection: Selection, records: pl.DataFrame, metric: str) ->
     return found
 
 
-def _against(selection: Selection, row: dict[str, Any], ladder: list[dict[str, Any]], metric: str) -> Estimate | None:
-    between = [(a, b) for a, b in pairwise(ladder) if a["l0"] <= row["l0"] <= b["l0"]]
+def _against(
+    selection: HasSummaries, row: dict[str, Any], ladder: list[dict[str, Any]], metric: str
+) -> Estimate | None:
+    between = [(a, b) for a, b in pairwise(ladder) if a["l0"] <= row["l0"] <= b["l0"] and a["l0"] < b["l0"]]
     if not between or row[metric] is None:
         return None
     a, b = between[0]
     share = (math.log(row["l0"]) - math.log(a["l0"])) / (math.log(b["l0"]) - math.log(a["l0"]))
-    columns = [
-        np.concatenate([[one[metric]], selection.summary_of(one).replicates[metric].to_numpy().astype(np.float64)])
-        for one in (row, a, b)
-    ]
+    rows = (row, a, b)
+    replicates = [selection.summary_of(one).replicates[metric].to_numpy().astype(np.float64) for one in rows]
+    paired = len({column.size for column in replicates}) == 1
+    columns = [np.concatenate([[one[metric]], r if paired else []]) for one, r in zip(rows, replicates, strict=True)]
     with np.errstate(divide="ignore", invalid="ignore"):
         own, low, high = (np.log(column) for column in columns)
         ratios = np.exp(own - (1 - share) * low - share * high)
-    finite = ratios[1:][np.isfinite(ratios[1:])]
-    if not np.isfinite(ratios[0]):
-        return None
-    return (
-        Estimate(float(ratios[0]), *np.percentile(finite, [2.5, 97.5]))
-        if finite.size >= 20
-        else Estimate(float(ratios[0]))
-    )
+    return interval_of(ratios[0], ratios[1:]) if np.isfinite(ratios[0]) else None
+
+
+def interval_of(value: float, replicates: np.ndarray) -> Estimate:
+    """The value with the 95 % percentile interval of its replicates, if enough of them are numbers."""
+    finite = replicates[np.isfinite(replicates)]
+    if finite.size < 20:
+        return Estimate(float(value))
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return Estimate(float(value), float(low), float(high))

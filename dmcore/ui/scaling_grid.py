@@ -94,6 +94,14 @@ def joint_sentence(joint: dict[str, Any], name: str) -> str:
     """The law of width and L0, and whether it holds."""
     c, a, m, n = (parameter(joint, name) for name in ("c", "a", "m", "n"))
     text = f"One law for all {joint['n_saes']} SAEs, {name} = c + a·W⁻ᵐ·L0⁻ⁿ: c {c}, a {a}, m {m}, n {n} (95 % over contexts)."
+    if joint["aic_separate"] is not None:
+        difference = joint["aic"] - joint["aic_separate"]
+        better = (
+            "a law for each L0 describes them better"
+            if difference > 0
+            else "it describes them better than a law for each L0"
+        )
+        text += f" By Akaike's criterion {better} (by {abs(difference):,.0f})."
     if joint["left_out_error"] is not None:
         text += f" Fitted without the widest SAEs it misses them by {100 * joint['left_out_error']:.0f} %."
     return text
@@ -148,7 +156,7 @@ def _ratio_figure(sites: pl.DataFrame, key: tuple[str, ...]) -> Figure:
         question="How much nonlinear error does width leave?",
         caption=f"Nonlinear FVU of the widest over that of the narrowest SAE at each site ({_widths(sites)}), 95 % paired "
         "intervals over contexts. 1: width does nothing to it.",
-        chart=lambda: constancy_chart(sites),
+        chart=lambda: constancy_chart(sites.with_columns(metric=pl.lit("fvu_nonlinear"))),
         data=lambda: over_layers_table(sites, "ratio"),
     )
 
@@ -172,7 +180,7 @@ def _exponents_figure(sites: pl.DataFrame, key: tuple[str, ...]) -> Figure:
         question="How fast does the error fall with width?",
         caption="Exponent m of FVU = c + a·W⁻ᵐ, fitted in log space at each site with at least 4 widths; 95 % intervals over "
         "contexts.",
-        chart=lambda: exponents_chart(sites),
+        chart=lambda: exponents_chart(sites.with_columns(metric=pl.lit("fvu"), law=pl.lit("power"))),
         data=lambda: over_layers_table(sites, "m"),
     )
 
@@ -221,7 +229,7 @@ def _site_row(scaling: Scaling, nearest: dict[str, Any]) -> dict[str, Any]:
     for name, found in (("ratio", constancy), ("m", law), ("r2", pair)):
         for end in ("", "_low", "_high"):
             row[f"{name}{end}"] = None if found is None else found[f"{name}{end}"]
-    return row | {"metric": "fvu_nonlinear"}
+    return row
 
 
 def draw_sparsity(selection: Selection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,19 @@ def test_constancy_and_the_joint_law_are_in_the_tables(grid: Tables) -> None:
     assert (joint["label"], joint["metric"], joint["n_saes"]) == ("topk", "fvu", 15)
     np.testing.assert_allclose([joint[name] for name in "camn"], [0.04, 3, 0.5, 0.3], rtol=1e-5)
     assert joint["left_out_error"] == pytest.approx(0, abs=1e-6)
+
+
+def test_one_law_is_compared_with_a_law_for_each_l0(grid: Tables) -> None:
+    joint = grid["joint"].filter(metric="fvu").row(0, named=True)
+    laws = grid["laws"].filter(metric="fvu", space="log", law="power")
+    assert joint["n_saes"] == len(grid["targets"]) == int(laws["n_widths"].sum())
+    by_hand = len(grid["targets"]) * math.log(laws["rss"].sum() / len(grid["targets"])) + 2 * int(
+        laws["n_params"].sum()
+    )
+    assert joint["aic_separate"] == pytest.approx(by_hand, rel=1e-12)
+    # An SAE that no stop holds: the two say nothing of the same points.
+    odd = build_records([(w, l0) for w in (256, 512, 1024, 2048, 4096) for l0 in (8.0, 16.0)] + [(512, 12.0)])
+    assert tables_of(odd)["joint"]["aic_separate"].null_count() == 2
 
 
 def test_fewer_than_four_widths_give_a_sentence_that_says_what_can_be_said() -> None:

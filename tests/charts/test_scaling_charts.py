@@ -19,7 +19,7 @@ from dmcore.charts.norm_tests import named, norm_tests_chart, norm_tests_table
 from dmcore.charts.pairs import pairs_chart, pairs_table
 from dmcore.charts.panels import Panel, Panels
 from dmcore.charts.slices import slices_chart, slices_table
-from dmcore.charts.sparsity import equal_l0_table, sparsity_chart, sparsity_table
+from dmcore.charts.sparsity import sparsity_chart, sparsity_table
 from dmcore.charts.surface import merged, surface_chart, surface_table
 from dmcore.charts.theme import ABSENT, ENCODER, LINEAR, NONLINEAR
 from dmcore.charts.token_lines import token_lines_chart, token_lines_table
@@ -338,33 +338,6 @@ def test_norm_tests_name_their_saes_and_drop_nothing() -> None:
     dots = [row for rows in spec["datasets"].values() for row in rows if "outside" in row and not row["chosen"]]
     assert len(dots) == len(tests) - 12
     assert sum(row["outside"] for row in dots) == 2
-
-
-def test_architectures_are_compared_at_the_l0_of_each_sae_inside_the_references_range_only() -> None:
-    table = equal_l0_table(fake.ARCHITECTURES)
-    assert set(table["reference"]) == {"topk"}
-    assert set(table["label"]) == {"gated", "standard", "jumprelu"}
-    own = fake.ARCHITECTURES.filter(pl.col("label") == "topk")
-    inside = pl.col("l0").is_between(own["l0"].min(), own["l0"].max())
-    assert table.filter(inside)["ratio"].null_count() == 0
-    assert table.filter(~inside)["ratio"].null_count() == len(table.filter(~inside)) > 0
-    # topk is made 0.94 times jumprelu and gated 1.08 times, at equal L0
-    gated = table.filter(inside & (pl.col("label") == "gated"))["ratio"]
-    assert gated.to_list() == pytest.approx([1.08 / 0.94] * len(gated), rel=0.03)
-
-
-def test_equal_l0_is_exact_between_two_points_of_a_power_law() -> None:
-    rows = [("a", 10.0, 0.4), ("a", 40.0, 0.2), ("a", 90.0, 0.1), ("b", 20.0, 0.3), ("b", 100.0, 0.3)]
-    records = fake.records(
-        [
-            {"sae": f"{n}{l0}", "label": n, "l0": l0, "d_sae": 64, **fake.ends("fvu_nonlinear", v, 0.01)}
-            for n, l0, v in rows
-        ]
-    )
-    table = equal_l0_table(records)
-    assert table["reference_value"].to_list() == pytest.approx([0.4 * 2**-0.5, None])
-    assert table["ratio"][0] == pytest.approx(0.3 / (0.4 * 2**-0.5))
-    assert equal_l0_table(records.head(0)).columns == table.columns
 
 
 def test_sparsity_draws_every_sae_of_the_width() -> None:
