@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from dmcore.errors import DarkMatterError
     from dmcore.estimate import Estimate
     from dmcore.math.decompose import LinearMap, Split, decompose
+    from dmcore.math.power_law import fit_power_law
     from dmcore.math.streaming_ridge import StreamingRidge
-    from dmcore.run.notebook import sweep
+    from dmcore.run.notebook import scaling, sweep
     from dmcore.sources.custom_saes import CustomSae
 
 __version__ = "0.1.0"
@@ -28,10 +29,23 @@ _HOMES = {
     "Split": "dmcore.math.decompose",
     "StreamingRidge": "dmcore.math.streaming_ridge",
     "decompose": "dmcore.math.decompose",
+    "fit_power_law": "dmcore.math.power_law",
+    "scaling": "dmcore.run.notebook",
     "sweep": "dmcore.run.notebook",
 }
 
-__all__ = ["CustomSae", "DarkMatterError", "Estimate", "LinearMap", "Split", "StreamingRidge", "decompose", "sweep"]
+__all__ = [
+    "CustomSae",
+    "DarkMatterError",
+    "Estimate",
+    "LinearMap",
+    "Split",
+    "StreamingRidge",
+    "decompose",
+    "fit_power_law",
+    "scaling",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

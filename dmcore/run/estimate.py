@@ -102,13 +102,14 @@ def _texts_size(study: Study) -> tuple[int, int]:
 def _seconds(work: Work, operations: Operations, activations: int, other: int, peak: Peak) -> dict[str, float]:
     rate = {name: getattr(peak, name) * 1e12 * EFFICIENCY for name in ("half", "single", "double")}
     of_model = rate["single" if work.dtype_bytes == 4 else "half"]
-    # Each SAE reads its site's activations twice, each site once for itself.
-    read = sum(site.activation_bytes * (1 + 2 * site.n_saes) for site in work.sites())
+    # Each SAE reads its site's activations twice, and twice for the tests of norms; each site once for itself.
+    read = sum(site.activation_bytes * (1 + 4 * site.n_saes) for site in work.sites())
     return {
         "model": operations.model / of_model,
         "encode": operations.encode / rate["single"],
         "moments": operations.moments / rate["double"],
         "split": operations.split / rate["single"],
+        "norms": operations.norms / rate["double"],
         "disk": read / READ_BYTES_PER_SECOND
         + (activations + other + work.training_bytes()) / WRITE_BYTES_PER_SECOND
         + SECONDS_PER_SAE * len(work.saes),

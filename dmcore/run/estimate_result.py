@@ -36,6 +36,8 @@ class Operations:
     """Gram matrices and cross moments, in float64."""
     split: float
     """Linear maps applied to every token, and fitted."""
+    norms: float
+    """Tests of norms: moments of the parts of the error, in float64, and maps applied to every token."""
     training_model: float
     """The model, over the tokens on which SAEs are trained."""
     training: float
@@ -44,7 +46,7 @@ class Operations:
     @property
     def total(self) -> float:
         """All of them."""
-        return self.model + self.encode + self.moments + self.split + self.training_model + self.training
+        return self.model + self.encode + self.moments + self.split + self.norms + self.training_model + self.training
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class StudyEstimate:
     code_bytes: int
     """Disk for the sparse codes of all SAEs."""
     moment_bytes: int
-    """Disk for moments, linear maps and tables of tokens."""
+    """Disk for moments, linear maps, tables of tokens, and the tokens that can be looked at."""
     training_bytes: int
     """Disk for training: activations, where they are captured first, and the trained SAEs."""
     model_download_bytes: int
@@ -101,7 +103,7 @@ class StudyEstimate:
     seconds: float
     """All of it, on one device at a time."""
     seconds_by_stage: dict[str, float]
-    """`model`, `encode`, `moments`, `split`, `disk`, `training`."""
+    """`model`, `encode`, `moments`, `split`, `norms`, `disk`, `training`."""
     assumptions: tuple[str, ...]
     """Sentences."""
 

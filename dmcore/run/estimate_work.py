@@ -23,6 +23,11 @@ CONTEXTS_PER_RUN_GPU = 32
 LOGITS_PER_RUN = 2**29
 """Most logits of one run of the model, as in `sources.hooked`."""
 
+BROWSED = 64
+"""Contexts of a site whose tokens can be looked at, as in `analysis.worst_tokens`."""
+NORMS_SOLVED = 76
+"""Products of d_model x d_model that the tests of norms make an SAE, with 5 folds: counted, not measured."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -78,7 +83,7 @@ class Work:
                 saes += cross
             else:  # they go when the SAE is done, so that there are never those of two
                 largest_dropped = max(largest_dropped, cross)
-        return sites + saes + largest_dropped + 8 * self.n_tokens  # with the table of losses
+        return sites + saes + largest_dropped + self.looked_at_bytes() + 8 * self.n_tokens  # with the table of losses
 
     def operations(self) -> Operations:
         n, folds = self.n_tokens, self.study.settings.n_folds
@@ -91,7 +96,16 @@ class Work:
         solved = sum((7 / 3 * self.n_variants + 4) * folds * s.d_in**3 for s in self.saes)
         bases = sum(10.0 * folds * site.width**3 for site in self.sites())
         model = n * self.shape.flops_per_token(None, self.length, with_loss=True)
-        return Operations(model, encode, moments, applied + solved + bases, *self.training_operations())
+        return Operations(model, encode, moments, applied + solved + bases, self.norms(), *self.training_operations())
+
+    def norms(self) -> float:
+        """Of the tests of norms: two products in float64 and two in float32 a token, and what is solved from them."""
+        return sum(2.0 * 4 * self.n_tokens * (s.d_in + 1) ** 2 + NORMS_SOLVED * s.d_in**3 for s in self.saes)
+
+    def looked_at_bytes(self) -> int:
+        """The norms and ids of the tokens that can be looked at: three float16 an SAE, and an int32."""
+        kept = min(self.n_contexts, BROWSED) * self.length
+        return sum(kept * (6 * site.n_saes + 4) for site in self.sites())
 
     def training_operations(self) -> tuple[float, float]:
         """Of the model, in its dtype; and of the SAEs, in float32."""

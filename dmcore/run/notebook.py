@@ -1,4 +1,4 @@
-"""A study from Python: `dmcore.sweep`, the same as the command, with SAEs that exist only as objects besides."""
+"""A study from Python: `dmcore.sweep` and `dmcore.scaling`, the same as the commands, with SAEs that are objects besides."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 import polars as pl
 
 from dmcore.progress import Reporter, terminal_sink
-from dmcore.results import RECORD
+from dmcore.results import RECORD, Scaling
 from dmcore.run.commands.shared import device_named, resolve_study
-from dmcore.run.pipeline import Pipeline
+from dmcore.run.pipeline import Pipeline, finished_records
+from dmcore.run.plan import make_plan
+from dmcore.run.scale import open_sites
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.specs import Study
 from dmcore.store.store import Store
@@ -48,3 +50,32 @@ def sweep(
     store = Store(Path(cache).absolute() if cache else None)
     outcome = Pipeline(store, device_named(device), reporter, saes).sweep(found)
     return pl.DataFrame(outcome.records, schema=RECORD)
+
+
+def scaling(
+    study: Study | Path | str,
+    *,
+    saes: Mapping[str, CustomSae] | None = None,
+    device: str = "auto",
+    cache: Path | str | None = None,
+    progress: bool = True,
+) -> dict[str, Scaling]:
+    """Compare the SAEs of each site of a study that has been swept; what the cache holds is not computed again.
+
+    Args:
+        study, saes, device, cache, progress: as of `sweep`.
+
+    Returns:
+        by hook name; `found[hook]["laws"]` and so on are tables with the columns of `dmcore.results.scaling.TABLES`. Sites
+        that failed are missing, and the reason of each is logged as an error.
+
+    Raises:
+        SpecError: an input is missing or wrong.
+        StoreError: no SAE of the study has a result.
+    """
+    found = study if isinstance(study, Study) else resolve_study(str(study))
+    reporter = Reporter(terminal_sink()) if progress else Reporter()
+    store = Store(Path(cache).absolute() if cache else None)
+    pipeline = Pipeline(store, device_named(device), reporter, saes)
+    pipeline.scale(found)
+    return open_sites(store, finished_records(make_plan(found, store, pipeline.custom), store), found.hooks)

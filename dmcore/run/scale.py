@@ -22,7 +22,7 @@ from dmcore.analysis.token_kinds import unnamed_vocabulary, vocabulary
 from dmcore.analysis.token_scaling import TokenSources, token_tables
 from dmcore.errors import SpecError, StoreError
 from dmcore.progress import Reporter
-from dmcore.results import RECORD, SCALING, read_record, scaling_spec, write_scaling
+from dmcore.results import RECORD, SCALING, Scaling, read_record, read_scaling, scaling_spec, write_scaling
 from dmcore.run.plan import Plan, SaePlan
 from dmcore.sources.models import load_tokenizer
 from dmcore.specs import Study
@@ -118,3 +118,10 @@ def _needed(store: Store, stage: str, spec: dict[str, Any], p: SaePlan) -> Entry
     if entry is None:
         raise StoreError(f"The {stage} of {p.sae.name} is missing: sweep the study again to make it.")
     return entry
+
+
+def open_sites(store: Store, records: list[dict[str, Any]], hooks: Iterable[str]) -> dict[str, Scaling]:
+    """The comparisons of some sites, those that are there."""
+    table = pl.DataFrame(records, schema=RECORD)
+    entries = {hook: store.find(SCALING, content_key(scaling_spec(hook, table))) for hook in hooks}
+    return {hook: read_scaling(entry.path) for hook, entry in entries.items() if entry is not None}

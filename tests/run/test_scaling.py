@@ -12,6 +12,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+import dmcore
+from dmcore.errors import StoreError
 from dmcore.results import RECORD, SCALING, Scaling, read_scaling, scaling_spec
 from dmcore.results.scaling import TABLES
 from dmcore.run.cli import main
@@ -163,6 +165,17 @@ def test_two_workers_compare_the_same(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert main(["sweep", str(study_path), "--workers", "2", "--device", "cpu"]) == 0
     assert_same(scaling_of(Store(tmp_path), records, MAIN), scaling_of(store, records, MAIN))
+
+
+def test_a_notebook_opens_the_same_comparison(
+    swept: tuple[Store, list[dict[str, Any]]], study_path: Path, tmp_path: Path
+) -> None:
+    store, records = swept
+    found = dmcore.scaling(study_path, cache=store.root, device="cpu", progress=False)
+    assert list(found) == [MAIN, OTHER]
+    assert_same(found[MAIN], scaling_of(store, records, MAIN))
+    with pytest.raises(StoreError, match="sweep it first"):
+        dmcore.scaling(study_path, cache=tmp_path, device="cpu", progress=False)
 
 
 def test_the_command_prints_every_site_and_refuses_in_sentences(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
@@ -13,9 +12,8 @@ from polars import selectors as cs
 
 from dmcore.errors import StoreError
 from dmcore.progress import Reporter, terminal_sink
-from dmcore.results import METRICS, RECORD, SCALING, Scaling, read_scaling, scaling_spec
+from dmcore.results import METRICS, Scaling
 from dmcore.run.commands.shared import device_named, resolve_study, say
-from dmcore.store.fingerprint import content_key
 from dmcore.store.store import Store
 
 JSON_TABLES = (
@@ -40,6 +38,7 @@ def register(commands: Any) -> None:
 def _scaling(arguments: argparse.Namespace) -> int:
     from dmcore.run.pipeline import Pipeline, finished_records
     from dmcore.run.plan import make_plan
+    from dmcore.run.scale import open_sites
 
     study, store = resolve_study(arguments.study), Store()
     if arguments.site and arguments.site not in study.hooks:
@@ -61,13 +60,6 @@ def _scaling(arguments: argparse.Namespace) -> int:
     for name, reason in failures.items():
         sys.stderr.write(f"error: {name}: {reason}\n")
     return 1 if failures else 0
-
-
-def open_sites(store: Store, records: list[dict[str, Any]], hooks: Iterable[str]) -> dict[str, Scaling]:
-    """The comparisons of some sites, those that are there."""
-    table = pl.DataFrame(records, schema=RECORD)
-    entries = {hook: store.find(SCALING, content_key(scaling_spec(hook, table))) for hook in hooks}
-    return {hook: read_scaling(entry.path) for hook, entry in entries.items() if entry is not None}
 
 
 def site_json(scaling: Scaling, records: list[dict[str, Any]]) -> dict[str, Any]:
