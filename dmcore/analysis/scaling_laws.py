@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from dmcore.estimate import Estimate
+from dmcore.math.bootstrap import MAX_UNITS
 from dmcore.math.constancy import constancy
 from dmcore.math.joint_law import N_PARAMS as JOINT_PARAMS
 from dmcore.math.joint_law import fit_joint_law
@@ -55,6 +56,8 @@ class Points:
     """(n_replicates, n), the same contexts in a row; None where an SAE has none, or another number of them."""
     missing: list[int]
     """Widths of the SAEs that were left out."""
+    n_units: int | None = None
+    """Bootstrap units that the replicates redraw: contexts, or bundles of them."""
 
     @property
     def n_widths(self) -> int:
@@ -74,7 +77,10 @@ def points_of(members: pl.DataFrame, metric: str, replicates: Mapping[str, pl.Da
     paired = len(lengths) == 1 and min(lengths) >= MIN_REPLICATES
     widths, l0 = (members[name].cast(pl.Float64).to_numpy() for name in ("d_sae", "l0"))
     missing = [int(width) for width in widths[~there]]
-    return Points(metric, widths[there], l0[there], values[there], np.stack(drawn, 1) if paired else None, missing)
+    redraws = np.stack(drawn, 1) if paired else None
+    n_contexts = members["n_contexts"].min()
+    n_units = None if n_contexts is None else min(int(n_contexts), MAX_UNITS)
+    return Points(metric, widths[there], l0[there], values[there], redraws, missing, n_units)
 
 
 def find_sets(records: pl.DataFrame) -> tuple[list[int], list[list[int]]]:
@@ -142,7 +148,7 @@ def constancy_row(points: Points) -> Row | None:
     if points.n_widths < 2 or not (points.values > 0).all():
         return None
     replicates = np.empty((0, len(points.values))) if points.replicates is None else points.replicates
-    found = constancy(points.d_sae, points.values, replicates)
+    found = constancy(points.d_sae, points.values, replicates, points.n_units)
     row = {"metric": points.metric, "n_widths": points.n_widths, "wald": found.wald, "dof": found.dof, "p": found.p}
     return row | _ends("slope", found.slope) | _ends("ratio", found.ratio)
 
@@ -207,7 +213,8 @@ def joint_row(points: Points) -> Row | str:
     plane = np.stack([np.ones(len(widths)), np.log(widths), np.log(l0s)], 1) if len(widths) else np.empty((0, 3))
     plane = plane - [0, *plane[:, 1:].mean(0)] if len(widths) else plane
     if len(values) <= JOINT_PARAMS or np.linalg.matrix_rank(plane, tol=1e-2) < 3:
-        return f"{len(values)} SAEs with {word}: a law of width and L0 needs 5 or more, at several widths and L0s."
+        count = f"{len(values)} SAE{'' if len(values) == 1 else 's'}"
+        return f"{count} with {word}: a law of width and L0 needs 5 or more, at several widths and L0s."
     if len(np.unique(widths)) < MIN_JOINT_WIDTHS:
         return f"{len(np.unique(widths))} widths with {word}: a law of width and L0 with a floor needs 3 or more."
     fit = fit_joint_law(widths, l0s, values, replicates=replicates)
