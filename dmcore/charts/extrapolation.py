@@ -3,7 +3,8 @@
 1. From the top: absent features, between FVU and the floor c of its law; linear error, between c and nonlinear FVU; encoder
    error, between nonlinear FVU and that of pursuit codes, where those exist; nonlinear error below.
 2. Where the floor is below nonlinear FVU, nothing is left between them: the linear area is empty there.
-3. Up to the widest SAE the areas join the measured points; beyond it they follow the fitted laws.
+3. Up to the widest SAE the areas join the measured points; beyond it they follow the fitted laws, whose intervals are the wider
+   of two: how a law moves with the texts, and how far the SAEs' scatter about it leaves it open.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _measured(points: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _continued(points: pl.DataFrame, curves: pl.DataFrame, law: str, space: str) -> list[dict[str, Any]]:
     """Both laws from the widest SAE on, at the widths of FVU's."""
-    here = curves.filter((pl.col("space") == space) & known("value")).sort("d_sae")
+    here = _widest_ends(curves.filter((pl.col("space") == space) & known("value"))).sort("d_sae")
     total = here.filter((pl.col("metric") == "fvu") & (pl.col("law") == "power"))
     rest = here.filter((pl.col("metric") == "fvu_nonlinear") & (pl.col("law") == law))
     if not len(total) or not len(rest):
@@ -92,6 +93,13 @@ def _continued(points: pl.DataFrame, curves: pl.DataFrame, law: str, space: str)
         {"d_sae": width, "measured": False, **{name: values[k] for name, values in columns.items()}}
         for k, width in enumerate(widths)
     ]
+
+
+def _widest_ends(curves: pl.DataFrame) -> pl.DataFrame:
+    """Curves whose `low` and `high` are the wider of both intervals."""
+    sides = {end: [pl.col(f"{kind}{end}").cast(pl.Float64).fill_nan(None) for kind in ("", "scatter_")]
+             for end in ("low", "high")}  # fmt: skip
+    return curves.with_columns(low=pl.min_horizontal(sides["low"]), high=pl.max_horizontal(sides["high"]))
 
 
 def _along(curve: pl.DataFrame, column: str, widths: Sequence[float]) -> list[float | None]:
@@ -147,7 +155,7 @@ def budget_chart(
     while len(beyond) and ticks[-1] * 2 <= (beyond["d_sae"].max() or 0) * 1.01:
         ticks.append(ticks[-1] * 2)
     x = width_x(ticks)
-    top = max(finite([*table["fvu"], *measured["fvu_high"]]), default=1.0) * 1.1
+    top = max(finite([*table["fvu"], *measured["fvu_high"]]), default=1.0) * 1.16
     y = linear_y("y_low:Q", METRICS["fvu"].title, 0.0, top)
     layers = [
         *_areas(measured, x, y, 0.95),
@@ -171,19 +179,19 @@ def _areas(table: pl.DataFrame, x: alt.X, y: alt.Y, opacity: float) -> list[alt.
 
 
 def _law_ends(beyond: pl.DataFrame, top: float) -> list[alt.Chart]:
-    """The laws beyond the widest SAE: solid, their intervals dashed."""
+    """The laws beyond the widest SAE, solid; the ends of their intervals in long dashes (FVU) and short ones (nonlinear)."""
     if not len(beyond):
         return []
     one = beyond.filter(pl.col("part") == NONLINEAR)
     rows = pl.concat(
-        one.select("d_sae", y=column, line=pl.lit(column), end=pl.lit(column.endswith(("_low", "_high"))))
+        one.select("d_sae", y=f"{name}{end}", line=pl.lit(f"{name}{end}"), kind=pl.lit(f"{name} end" if end else "law"))
         for name in ("fvu", "nonlinear")
-        for column in (name, f"{name}_low", f"{name}_high")
+        for end in ("", "_low", "_high")
     )
     rows = as_part(rows.filter(known("y")), TOTAL).with_columns(y=pl.col("y").clip(0.0, top))
     layers = []
-    for ends, dash in ((False, [1, 0]), (True, [3, 3])):
-        line = alt.Chart(rows.filter(pl.col("end") == ends)).mark_line(strokeWidth=1.2, strokeDash=dash)
+    for kind, dash, width in (("law", [1, 0], 1.4), ("fvu end", [7, 3], 1.1), ("nonlinear end", [2, 2], 1.1)):
+        line = alt.Chart(rows.filter(pl.col("kind") == kind)).mark_line(strokeWidth=width, strokeDash=dash)
         layers.append(line.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), detail=alt.Detail("line:N"), color=part_colour()))
     return layers
 
@@ -227,21 +235,80 @@ def _border(widest: float, top: float, beyond: bool) -> list[alt.Chart]:
 
 
 def _labels(table: pl.DataFrame, top: float, ends: Sequence[float]) -> list[alt.Chart]:
-    """Each part's name where its area is thickest, if it is thick and wide enough there; measured areas come first."""
+    """Each part's name in its area where it has room there, measured areas first; else above all areas, with a leader."""
     octaves = math.log(ends[1] / ends[0])
-    found = []
+    inside, outside = [], []
     for part in table["part"].unique(maintain_order=True).to_list():
         half = len(part) * 4.2 / _PLOT_WIDTH * octaves
         for measured in (True, False):
             place = _roomiest(table.filter((pl.col("part") == part) & (pl.col("measured") == measured)), half)
             if place is not None and place[1] * HEIGHT / top >= 20:
-                found.append({"d_sae": math.exp(place[0]), "y": place[2], "text": part, "ink": _INK[part]})
+                inside.append({"d_sae": math.exp(place[0]), "y": place[2], "text": part, "ink": _INK[part]})
                 break
-    if not found:
+        else:
+            found = _beside(table, part, half, top, [math.log(end) for end in ends])
+            outside += [found] if found else []
+    layers = []
+    if inside:
+        text = alt.Chart(pl.DataFrame(inside)).mark_text(fontSize=14, fontWeight="bold")
+        ink = alt.Color("ink:N", scale=None)
+        layers.append(text.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("text:N"), color=ink))
+    return layers + _leaders(outside, top, octaves)
+
+
+def _beside(table: pl.DataFrame, part: str, half: float, top: float, ends: Sequence[float]) -> dict[str, Any] | None:
+    """Where the name of a thin area stands above all areas, and where its leader ends; None for an area that is empty.
+
+    Among the places where the area is at least half as thick as anywhere, the one with the shortest leader.
+    """
+    pixel, best = top / HEIGHT, None
+    ceiling = table.unique("d_sae", maintain_order=True).sort("d_sae")
+    above = ceiling.select(pl.max_horizontal("fvu", "fvu_high"))["fvu"].clip(0, top)
+    edges = np.log(ceiling["d_sae"].to_numpy()), above.to_numpy()
+    for measured in (True, False):
+        area = table.filter((pl.col("part") == part) & (pl.col("measured") == measured))
+        if not len(area):
+            continue
+        logs = np.log(area["d_sae"].to_numpy())
+        at = np.linspace(logs[0], logs[-1], 60)
+        low, high = np.interp(at, logs, area["y_low"].to_numpy()), np.interp(at, logs, area["y_high"].to_numpy())
+        thick = high - low
+        if thick.max() < 1.5 * pixel:
+            continue
+        for k in np.nonzero(thick >= 0.5 * thick.max())[0]:
+            centre = min(max(at[k], ends[0] + half), ends[1] - half)
+            y = np.interp(np.linspace(centre - half, centre + half, 9), *edges).max() + 20 * pixel
+            foot = (low[k] + high[k]) / 2
+            cost = y - foot + top * abs(centre - at[k]) / (ends[1] - ends[0])
+            if best is None or cost < best["cost"]:
+                best = {"cost": float(cost), "part": part, "d_sae": math.exp(centre), "y": float(y), "at": math.exp(at[k]), "foot": float(foot),
+                        "half": half}  # fmt: skip
+        if thick.max() >= 4 * pixel:
+            break
+    return best
+
+
+def _leaders(places: list[dict[str, Any]], top: float, octaves: float) -> list[alt.Chart]:
+    """Names above the areas with thin lines to what they name; names that would touch are stacked."""
+    for k, place in enumerate(places):
+        for other in places[:k]:
+            apart = abs(math.log(place["d_sae"] / other["d_sae"]))
+            if (
+                apart < place["half"] + other["half"] + 0.02 * octaves
+                and abs(place["y"] - other["y"]) < 17 * top / HEIGHT
+            ):
+                place["y"] = other["y"] + 17 * top / HEIGHT
+    if not places:
         return []
-    text = alt.Chart(pl.DataFrame(found)).mark_text(fontSize=14, fontWeight="bold")
-    ink = alt.Color("ink:N", scale=None)
-    return [text.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("text:N"), color=ink)]
+    base = alt.Chart(pl.DataFrame(places).with_columns(start=pl.col("y") - 8 * top / HEIGHT))
+    line = base.mark_rule(color=NEUTRAL, strokeWidth=1)
+    foot = base.mark_point(filled=True, size=14, color=NEUTRAL, opacity=1)
+    words = base.mark_text(fontSize=13, fontWeight="bold")
+    return [
+        line.encode(x=alt.X("d_sae:Q"), y=alt.Y("start:Q"), x2=alt.X2("at:Q"), y2=alt.Y2("foot:Q")),
+        foot.encode(x=alt.X("at:Q"), y=alt.Y("foot:Q")),
+        words.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("part:N"), color=part_colour()),
+    ]
 
 
 def _roomiest(area: pl.DataFrame, half: float) -> tuple[float, float, float] | None:

@@ -25,7 +25,7 @@ from dmcore.ui.paired import EqualL0, equal_l0_ratios
 from dmcore.ui.scaling_words import parameter, row_of
 from dmcore.ui.sections import sample_words
 from dmcore.ui.selection import Selection, option, select
-from dmcore.ui.streams import site_phrase, stream_name
+from dmcore.ui.streams import site_phrase
 from dmcore.ui.words import architecture_name, l0_text, plain
 
 SURFACE_OPTIONS = {
@@ -58,8 +58,11 @@ def draw_plane(selection: Selection, scaling: Scaling) -> None:
     points = site.filter(label=label)
     cells = scaling["surfaces"].filter(label=label)
     if not len(cells):
-        for text in scaling["remarks"].filter(topic="surface", label=label)["text"]:
-            st.info(plain(text), icon=":material/info:")
+        texts = scaling["remarks"].filter(topic="surface", label=label)["text"].to_list()
+        texts.append(
+            "Add SAEs at other widths and L0s of this site to the study, on Catalogue or in its file, and start it on Runs."
+        )
+        st.info(plain(" ".join(texts)), icon=":material/info:")
         return
     metric = choose_metric("surface")
     lines = scaling["isolines"].filter(label=label)
@@ -77,7 +80,8 @@ def draw_plane(selection: Selection, scaling: Scaling) -> None:
             question="",
             caption=f"{plain(architecture_name(label))} SAEs on {site_phrase(record)}.{other} {FORMULAS[metric]} Circles: "
             f"measured SAEs; between them values are interpolated linearly over triangles in log width and log L0; nothing "
-            f"is drawn outside their hull. Click on a circle to choose that SAE on every page. {sample_words(record)}",
+            "is drawn outside their hull. Lines: equal values. Click on a circle, or near it, to choose that SAE "
+            f"on every page. {sample_words(record)}",
             chart=lambda: surface_chart(
                 cells.filter(metric=metric), lines.filter(metric=metric), points, record["sae"], metric
             ),
@@ -115,20 +119,22 @@ def draw_depth(selection: Selection) -> None:
         st.info("This study has one site: add SAEs at other layers to compare.", icon=":material/layers:")
         return
     metric = choose_metric("over")
-    table = depth_table(records, record["l0"], record["label"], metric)
-    l0s = table["l0"].sort()
+    table = without_lone_widths(depth_table(records, record["l0"], record["label"], metric), record["sae"])
+    l0s = [l0_text(l0) for l0 in table["l0"].sort()]
+    near = f"(all at L0 {l0s[0]})" if l0s[0] == l0s[-1] else f"(they have {l0s[0]} to {l0s[-1]})"
     draw(
         Figure(
             name=f"depth_{metric}",
             key=(record["summary_key"], *table["sae"], metric),
             question="",
-            caption=f"{FORMULAS[metric]} At each site and width the SAE with the L0 nearest to {l0_text(record['l0'])}; "
-            f"there are L0s from {l0_text(l0s[0])} to {l0_text(l0s[-1])}. Bars: 95 % intervals over contexts. "
-            f"{sample_words(record)}",
+            caption=f"{FORMULAS[metric]} A line for each width, in latents: at each site the SAE with the L0 nearest to "
+            f"{l0_text(record['l0'])} {near}; widths that a stream has at one layer only are left out. Ringed: the selected "
+            f"SAE. Bars: 95 % intervals over contexts. {sample_words(record)}",
             chart=lambda: depth_chart(table, metric, record["sae"]),
             data=lambda: table,
         )
     )
+    words = sample_words(record)
     sites, missing = site_rows(selection)
     if missing:
         st.caption(f":material/hourglass: {missing} of the study's sites have not been compared yet: sweep the study.")
@@ -137,11 +143,11 @@ def draw_depth(selection: Selection) -> None:
     key = (record["summary_key"], *sites["key"])
     left, right = st.columns(2, gap="large")
     with left:
-        draw(_ratio_figure(sites, key), level=4)
+        draw(_ratio_figure(sites, key, words), level=4)
     with right:
-        draw(_tokens_figure(sites, key), level=4)
+        draw(_tokens_figure(sites, key, words), level=4)
     if sites["m"].count() > 1:
-        draw(_exponents_figure(sites, key), level=4)
+        draw(_exponents_figure(sites, key, words), level=4)
     else:
         st.caption(
             ":material/info: Exponents over layers need at least 4 widths at two or more sites; this study has them at "
@@ -149,37 +155,45 @@ def draw_depth(selection: Selection) -> None:
         )
 
 
-def _ratio_figure(sites: pl.DataFrame, key: tuple[str, ...]) -> Figure:
+def without_lone_widths(table: pl.DataFrame, selected: str) -> pl.DataFrame:
+    """A depth table without the widths that a stream has at one layer where it has others at several: they make no line."""
+    layers = pl.col("layer").n_unique().over("stream", "d_sae")
+    most = pl.col("layer").n_unique().over("stream")
+    return table.filter((layers > 1) | (most == 1) | (pl.col("sae") == selected))
+
+
+def _ratio_figure(sites: pl.DataFrame, key: tuple[str, ...], words: str) -> Figure:
     return Figure(
         name="width_ratio_by_layer",
         key=key,
         question="How much nonlinear error does width leave?",
         caption=f"Nonlinear FVU of the widest over that of the narrowest SAE at each site ({_widths(sites)}), 95 % paired "
-        "intervals over contexts. 1: width does nothing to it.",
+        f"intervals over contexts. 1 (dashed): width does nothing to it; above 1 it grows. {words}",
         chart=lambda: constancy_chart(sites.with_columns(metric=pl.lit("fvu_nonlinear"))),
         data=lambda: over_layers_table(sites, "ratio"),
     )
 
 
-def _tokens_figure(sites: pl.DataFrame, key: tuple[str, ...]) -> Figure:
+def _tokens_figure(sites: pl.DataFrame, key: tuple[str, ...], words: str) -> Figure:
     return Figure(
         name="same_tokens_by_layer",
         key=key,
         question="Do wide SAEs fail where narrow ones do?",
-        caption="Held-out R² of the widest SAE's |e| at a token, predicted from the narrowest's by a straight line; 95 % "
-        "intervals over contexts.",
+        caption="Held-out R² of the widest SAE's |e| at a token, predicted from the narrowest's by a straight "
+        "line; 1: they fail on "
+        f"the same tokens. 95 % intervals over contexts. {words}",
         chart=lambda: same_tokens_chart(sites),
         data=lambda: over_layers_table(sites, "r2"),
     )
 
 
-def _exponents_figure(sites: pl.DataFrame, key: tuple[str, ...]) -> Figure:
+def _exponents_figure(sites: pl.DataFrame, key: tuple[str, ...], words: str) -> Figure:
     return Figure(
         name="exponents_by_layer",
         key=key,
         question="How fast does the error fall with width?",
         caption="Exponent m of FVU = c + a·W⁻ᵐ, fitted in log space at each site with at least 4 widths; 95 % intervals over "
-        "contexts.",
+        f"contexts, which leave out how far few SAEs scatter about a law. {words}",
         chart=lambda: exponents_chart(sites.with_columns(metric=pl.lit("fvu"), law=pl.lit("power"))),
         data=lambda: over_layers_table(sites, "m"),
     )
@@ -235,8 +249,12 @@ def _site_row(scaling: Scaling, nearest: dict[str, Any]) -> dict[str, Any]:
 def draw_sparsity(selection: Selection) -> None:
     """A metric over L0 at one width, a line an architecture, and the architectures at equal L0."""
     record = selection.record
-    st.subheader("Which architecture leaves less error at equal L0?", anchor=False)
     here = selection.published.records.filter(site=record["site"], d_sae=record["d_sae"])
+    several = here["label"].n_unique() > 1
+    question = (
+        "Which architecture leaves less error at equal L0?" if several else "What does sparsity do at this width?"
+    )
+    st.subheader(question, anchor=False)
     named = here.with_columns(pl.col("label").map_elements(architecture_name, return_dtype=pl.String))
     metric = choose_metric("over")
     draw(
@@ -250,17 +268,38 @@ def draw_sparsity(selection: Selection) -> None:
             data=lambda: sparsity_table(named, metric),
         )
     )
-    if here["label"].n_unique() == 1:
+    if not several:
+        n = "one SAE" if len(here) == 1 else f"SAEs of one architecture, {plain(architecture_name(here['label'][0]))},"
         st.caption(
-            f":material/info: At this width the study has one architecture on the {stream_name(record['stream']).lower()} stream."
+            f":material/info: At this width and site the study has {n} so there is none to compare it with: add "
+            "others on Catalogue."
         )
         return
     rows = equal_l0_ratios(selection, here, metric)
     st.markdown("\n".join(equal_l0_lines(rows, SURFACE_OPTIONS[metric])))
     st.caption(
         "Each SAE over the reference architecture at the same L0, interpolated between its two neighbouring SAEs on log axes; "
-        "95 % paired intervals over contexts. Below 1: less than the reference. An L1 SAE shrinks its values: that error is "
-        "linear in x, so its nonlinear FVU is low while its FVU is high. One trained SAE each: another seed may differ."
+        "95 % paired intervals over contexts. Below 1: less than the reference. One trained SAE each: another seed may differ."
+        f"{shrinkage_note(selection, here)}"
+    )
+
+
+def shrinkage_note(selection: Selection, here: pl.DataFrame) -> str:
+    """Why an L1 SAE may have much error and little nonlinear error, where that is so."""
+    if "standard" not in set(here["label"]):
+        return ""
+    ratios = {}
+    for metric in ("fvu", "fvu_nonlinear"):
+        rows = [
+            r.ratio for r in equal_l0_ratios(selection, here, metric) if r.label == "standard" and r.ratio is not None
+        ]
+        ratios[metric] = [float(ratio) for ratio in rows]
+    if not ratios["fvu"] or min(ratios["fvu"]) < 1 or max(ratios["fvu_nonlinear"], default=2.0) > 1:
+        return ""
+    return (
+        " The L1 SAE has more error but less nonlinear error: an L1 penalty shrinks values, and error by "
+        "shrinking is linear in x "
+        "for the most part."
     )
 
 
@@ -271,6 +310,10 @@ def equal_l0_lines(rows: list[EqualL0], name: str) -> list[str]:
         "|---|---|---|---|",
     ]
     for row in rows:
-        ratio = "outside its L0s" if row.ratio is None else f"**{number(row.ratio, row.ratio.low, row.ratio.high)}**"
+        ratio = (
+            "outside the reference's L0s"
+            if row.ratio is None
+            else f"**{number(row.ratio, row.ratio.low, row.ratio.high)}**"
+        )
         lines.append(f"| {plain(architecture_name(row.label))} | {l0_text(row.l0)} | {number(*row.value)} | {ratio} |")
     return lines
