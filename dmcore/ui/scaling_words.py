@@ -96,7 +96,7 @@ def floor_note(points: pl.DataFrame, laws: pl.DataFrame) -> str:
 def constancy_sentence(scaling: Scaling, chosen: int) -> str:
     """Whether the nonlinear FVU may be called constant in width."""
     row = row_of(scaling["constancy"], set=chosen, metric="fvu_nonlinear")
-    if row is None or row["p"] is None:
+    if row is None or row["p"] is None or not math.isfinite(row["p"]):
         return ""
     # the slope is of the natural logarithm: as a share that each doubling adds or takes away
     change, *ends = (math.expm1(slope) for slope in triple(row, "slope"))
@@ -104,7 +104,8 @@ def constancy_sentence(scaling: Scaling, chosen: int) -> str:
     by = f"{abs(100 * change):.2g} %" if across else percent(abs(change), *sorted(map(abs, ends)))
     verb = "falls" if change < 0 else "rises"
     n = scaling.about["n_contexts"]
-    test = f"Wald test of equal means over {n:,} contexts: W = {row['wald']:,.0f}, {row['dof']} degrees of freedom, p {p_text(row['p'])}"
+    wald = f"W = {row['wald']:,.0f}, {row['dof']} degrees of freedom, p {p_text(row['p'])}"
+    test = f"Wald test of equal means over {n:,} contexts: {wald}"
     if row["p"] < 0.05:
         return (
             f"Nonlinear FVU is **not constant** in width: it {verb} by {by} with each doubling on average, more "
