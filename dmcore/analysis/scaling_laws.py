@@ -177,7 +177,8 @@ def set_remarks(points: Points, laws: list[Row]) -> Iterator[tuple[str, str]]:
         tail = change_in_words(points) if points.n_widths > 1 else "How it changes with width cannot be said."
         yield "law", f"{count}: no law with a floor can be fitted to fewer than {MIN_WIDTHS}. {tail}"
     if len(points.values) and not (points.values > 0).all():
-        rest = "laws are fitted in linear space alone" if _spaces(points) else "no law can be fitted"
+        fitted = _spaces(points) and points.n_widths >= MIN_WIDTHS
+        rest = "laws are fitted in linear space alone" if fitted else "no law can be fitted"
         yield "space", f"Some {word} is 0 or less and has no logarithm: {rest}."
     flat = sorted({row["space"] for row in laws if row["law"] == "power" and "a" in row["at_bound"].split(",")})
     if flat and np.ptp(points.values) == 0:

@@ -179,6 +179,8 @@ def test_fewer_than_four_widths_give_a_sentence_that_says_what_can_be_said() -> 
         "3 widths: no law with a floor can be fitted to fewer than 4. From 256 to 4,096 latents nonlinear FVU stays the same.",
     ]
     assert len(remarks(tables, "joint")) == 2
+    nought = tables_of(build_records([(256, 16.0), (1024, 16.0)], fvu=[0.5, 0.0]))
+    assert remarks(nought, "space") == ["Some FVU is 0 or less and has no logarithm: no law can be fitted."]
 
 
 def test_one_sae_and_no_sae_give_tables_and_sentences() -> None:
