@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dmcore.charts.numbers import compact
 from dmcore.ui import reads
@@ -25,6 +26,8 @@ from dmcore.ui.words import FIELD_NAMES, architecture_name, listed, plain, stops
 _VIEW = "view"
 _PUSHED = "view.pushed"
 _TOUCHED = "view.touched"
+_PAGE = "view.page"
+_FRESH = "view.fresh"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,18 @@ def _touch(field: str, widget: str, values: dict[str, str]) -> None:
     if chosen in values:
         _view()[field] = values[chosen]
         st.session_state[_TOUCHED] = True
+
+
+def note_page() -> None:
+    """Note whether this run is the first on its page. Every page calls it before it draws.
+
+    Streamlit keeps the value of a control by its key when another page draws a control of that key, but the browser makes a
+    new one, which starts at its first option unless it is told a value.
+    """
+    context = get_script_run_ctx()
+    here = context.page_script_hash if context else ""
+    st.session_state[_FRESH] = here != st.session_state.get(_PAGE)
+    st.session_state[_PAGE] = here
 
 
 def select(study_id: str, record: dict[str, Any]) -> None:
@@ -175,7 +190,7 @@ def _control(
         return
     widget = f"control.{field}"
     shown = texts[values.index(chosen)]
-    if st.session_state.get(widget) != shown:
+    if st.session_state.get(_FRESH) or st.session_state.get(widget) != shown:
         st.session_state[widget] = shown
     if kind is st.segmented_control:
         more["required"] = True
