@@ -71,7 +71,7 @@ def draw_latents(selection: Selection, scaling: Scaling) -> None:
         Figure(
             name="latent_check",
             key=(selection.record["summary_key"], scaling.folder.name),
-            question="",
+            question="Does the probe of the norm know each latent's size?",
             caption="w: a linear probe for |Sae(x) − b|² from Sae(x) − b, where b is the decoder's bias. Vertical: its slope "
             "w·d/|d| along a latent's decoder row d. Horizontal: the latent's mean value where it is active, "
             "times |d|. If latents "
@@ -80,7 +80,8 @@ def draw_latents(selection: Selection, scaling: Scaling) -> None:
             f"or more, at equal steps of frequency. {sample_words(selection.record)}",
             chart=lambda: latents_chart(latents),
             data=lambda: latents_table(latents),
-        )
+        ),
+        level=0,
     )
     probe = f"; the probe has held-out R² {check['probe_r2']:.3f}" if check["probe_r2"] is not None else ""
     st.markdown(

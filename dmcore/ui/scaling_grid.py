@@ -51,7 +51,8 @@ def choose_metric(field: str) -> str:
 def draw_plane(selection: Selection, scaling: Scaling) -> None:
     """A metric over width and L0."""
     record = selection.record
-    st.subheader("What do width and sparsity do together?", anchor=False)
+    question = "What do width and sparsity do together?"
+    st.subheader(question, anchor=False)
     site = selection.published.records.filter(site=record["site"])
     labels = set(scaling["surfaces"]["label"])
     label = record["label"] if record["label"] in labels or not labels else sorted(labels)[0]
@@ -77,7 +78,7 @@ def draw_plane(selection: Selection, scaling: Scaling) -> None:
         Figure(
             name=f"surface_{metric}",
             key=(record["summary_key"], str(scaling.folder.name), metric, label),
-            question="",
+            question=question,
             caption=f"{plain(architecture_name(label))} SAEs on {site_phrase(record)}.{other} {FORMULAS[metric]} Circles: "
             f"measured SAEs; between them values are interpolated linearly over triangles in log width and log L0; nothing "
             "is drawn outside their hull. Lines: equal values. Click on a circle, or near it, to choose that SAE "
@@ -87,6 +88,7 @@ def draw_plane(selection: Selection, scaling: Scaling) -> None:
             ),
             data=lambda: surface_table(points, metric),
         ),
+        level=0,
         pick=Pick("pick", "sae", pick),
     )
     joint = row_of(scaling["joint"], label=label, metric=metric)
@@ -114,7 +116,8 @@ def joint_sentence(joint: dict[str, Any], name: str) -> str:
 def draw_depth(selection: Selection) -> None:
     """The metrics over layers, and what width does at each."""
     record, records = selection.record, selection.published.records
-    st.subheader("Is it the same at every layer?", anchor=False)
+    question = "Is it the same at every layer?"
+    st.subheader(question, anchor=False)
     if records["site"].n_unique() == 1:
         st.info("This study has one site: add SAEs at other layers to compare.", icon=":material/layers:")
         return
@@ -126,13 +129,14 @@ def draw_depth(selection: Selection) -> None:
         Figure(
             name=f"depth_{metric}",
             key=(record["summary_key"], *table["sae"], metric),
-            question="",
+            question=question,
             caption=f"{FORMULAS[metric]} A line for each width, in latents: at each site the SAE with the L0 nearest to "
             f"{l0_text(record['l0'])} {near}; widths that a stream has at one layer only are left out. Ringed: the selected "
             f"SAE. Bars: 95 % intervals over contexts. {sample_words(record)}",
             chart=lambda: depth_chart(table, metric, record["sae"]),
             data=lambda: table,
-        )
+        ),
+        level=0,
     )
     words = sample_words(record)
     sites, missing = site_rows(selection)
@@ -261,12 +265,13 @@ def draw_sparsity(selection: Selection) -> None:
         Figure(
             name=f"sparsity_{metric}",
             key=(record["summary_key"], *here["summary_key"], metric),
-            question="",
+            question=question,
             caption=f"SAEs with {compact(record['d_sae'])} latents on {site_phrase(record)}. {FORMULAS[metric]} L0 is "
             f"measured on the same tokens. Bars: 95 % intervals over contexts. {sample_words(record)}",
             chart=lambda: sparsity_chart(named, metric, record["sae"]),
             data=lambda: sparsity_table(named, metric),
-        )
+        ),
+        level=0,
     )
     if not several:
         n = "one SAE" if len(here) == 1 else f"SAEs of one architecture, {plain(architecture_name(here['label'][0]))},"

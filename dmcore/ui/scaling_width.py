@@ -97,14 +97,15 @@ def draw_laws(selection: Selection, points: pl.DataFrame, curves: pl.DataFrame, 
         Figure(
             name=f"law_{metric}_{space}",
             key=(record["summary_key"], *points["summary_key"], metric, space),
-            question="",
+            question="Which law does the error follow?",
             caption=f"Points: measured {METRIC_OPTIONS[metric]}, bars 95 % over contexts. Solid: c + a·W⁻ᵐ, W in latents; dark "
             "band: how the law moves with the texts, light band: how far the SAEs' own scatter leaves it open (95 %). Dashed: "
             "the floor c, with the interval of that scatter. "
             f"{hollow_words(fitted)} {sample_words(record)}",
             chart=lambda: law_chart(points, curves, laws, record["sae"], metric, space),
             data=lambda: law_table(points, curves, laws, metric, space),
-        )
+        ),
+        level=0,
     )
     draw_law_rows(fitted)
 

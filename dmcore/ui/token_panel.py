@@ -62,12 +62,13 @@ def draw_pairs(scaling: Scaling, members: pl.DataFrame) -> None:
         Figure(
             name=f"pairs_{value}",
             key=(str(scaling.folder.name), str(members["set"][0]), value),
-            question="",
+            question="Do wider SAEs fail on the same tokens?",
             caption=f"{explained[value]} n = {scaling.about['n_tokens']:,} tokens in {scaling.about['n_contexts']:,} contexts; "
             f"folds of whole contexts. {l0_span(members)}. Diagonal: an SAE from itself.",
             chart=lambda: pairs_chart(pairs, members, value),
             data=lambda: pairs_table(pairs, members, value),
-        )
+        ),
+        level=0,
     )
     st.markdown(pair_sentence(scaling, members))
 
@@ -122,18 +123,20 @@ def draw_worst(selection: Selection, scaling: Scaling, part: str, at: tuple[int,
         return
     browsed = set(scaling.about["browsed"])
 
+    shown = (
+        rows.with_row_index("row").filter((pl.col("context") == at[0]) & (pl.col("position") == at[1]))["row"].to_list()
+    )
+
     def pick() -> None:
         chosen = st.session_state[f"worst.{part}"].selection
-        # a click on a cell counts as one on its row; the row that was chosen before is still in `rows` then
-        picked = [row for row, _ in chosen.cells] or list(chosen.rows)
+        # a click on a cell counts as one on its row: `rows` is then still what was shown
+        ticked = list(chosen.rows)
+        picked = ticked if ticked and ticked != shown else [row for row, _ in chosen.cells]
         if picked:
             row = rows.row(picked[0], named=True)
             if row["context"] in browsed:
                 go_to(row["context"], row["position"])
 
-    shown = (
-        rows.with_row_index("row").filter((pl.col("context") == at[0]) & (pl.col("position") == at[1]))["row"].to_list()
-    )
     state = st.session_state.get(f"worst.{part}")
     if state is None or list(state["selection"]["rows"]) != shown or state["selection"]["cells"]:
         st.session_state[f"worst.{part}"] = {"selection": {"rows": shown, "columns": [], "cells": []}}
@@ -198,13 +201,14 @@ def draw_slices(selection: Selection, scaling: Scaling) -> None:
         Figure(
             name=f"slices_{by}",
             key=(selection.record["summary_key"], str(scaling.folder.name), by),
-            question="",
+            question="Where is the error large?",
             caption="Left: mean squared norm of each part in a group over that of all tokens (dashed, 1: average). Right: "
             "nonlinear error's squared norm over the total error's, in the group. "
             f"{KINDS if by == 'class' else ''}Bars: 95 % intervals over contexts. n = {scaling.about['n_tokens']:,} tokens.",
             chart=lambda: slices_chart(slices, by),
             data=lambda: slices_table(slices, by),
-        )
+        ),
+        level=0,
     )
 
 
@@ -222,13 +226,14 @@ def draw_context(selection: Selection, scaling: Scaling, members: pl.DataFrame, 
         Figure(
             name="token_lines",
             key=(*key, str(members["set"][0])),
-            question="",
+            question=f"What does context {context} look like?",
             caption=f"Norms at the positions around the chosen token, a line for each width at this L0. {UNIT} "
             "Click on a point "
             "to choose its token.",
             chart=lambda: token_lines_chart(lines, selected=position),
             data=lambda: token_lines_table(lines),
         ),
+        level=0,
         pick=Pick("token", "position", lambda value: _to_position(scaling, context, value)),
     )
     own = norms[:, scaling.number[selection.record["summary_key"]], ["error", "linear", "nonlinear"].index(part)]
@@ -238,7 +243,7 @@ def draw_context(selection: Selection, scaling: Scaling, members: pl.DataFrame, 
         Figure(
             name="token_strip",
             key=key,
-            question="",
+            question=f"Where in context {context} is the {PART_NAMES[part].lower()} large?",
             caption=f"The whole context, coloured by the norm of the {PART_NAMES[part].lower()} of the selected "
             "SAE (unit as above). "
             f"Framed: the chosen token. · is a space, ↵ a line break, ⇥ a tab. {skipped_words(scaling)} Click on "
@@ -246,6 +251,7 @@ def draw_context(selection: Selection, scaling: Scaling, members: pl.DataFrame, 
             chart=lambda: token_strip_chart(strip, selected=position, title=title, ends=(0.0, largest)),
             data=lambda: token_strip_table(strip),
         ),
+        level=0,
         pick=Pick("token", "position", lambda value: _to_position(scaling, context, value)),
     )
 
