@@ -84,7 +84,10 @@ def site_lines(scaling: Scaling) -> list[str]:
             f"  L0 {min(l0s):.3g} to {max(l0s):.3g}, {len(widths)} width{'s' if len(widths) > 1 else ''} ({span} latents)"
         )
         lines += [f"    {line}" for line in _set_lines(scaling, int(number[0]), members)]
-    lines += [f"  note: {text}" for text in scaling["remarks"].filter(pl.col("set").is_null())["text"]]
+    for row in (
+        scaling["remarks"].filter(pl.col("set").is_null()).unique(["label", "text"], maintain_order=True).to_dicts()
+    ):
+        lines.append(f"  note: {row['label']}: {row['text']}" if row["label"] else f"  note: {row['text']}")
     return lines
 
 
@@ -96,7 +99,9 @@ def _set_lines(scaling: Scaling, number: int, members: pl.DataFrame) -> list[str
         lines.append(f"{METRIC_NAMES[row['metric']]} = c + a W^-m: c {c}, a {a}, m {m}")
     for row in scaling["constancy"].filter(here & pl.col("p").is_not_null()).to_dicts():
         name = METRIC_NAMES[row["metric"]]
-        lines.append(f"{name}, widest over narrowest: {_estimate(row, 'ratio')}; constant in width: p = {row['p']:.2g}")
+        lines.append(
+            f"{name}, widest over narrowest: {_estimate(row, 'ratio')}; constant in width: p {_p_text(row['p'])}"
+        )
     first, last = int(members["sae"][0]), int(members["sae"][-1])
     pair = scaling["pairs"].filter(
         (pl.col("source") == first) & (pl.col("target") == last) & pl.col("r2").is_not_null()
@@ -113,3 +118,7 @@ def _estimate(row: dict[str, Any], name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     value = "-" if row[name] is None else f"{row[name]:.3g}"
     return value if low is None or high is None else f"{value} ({low:.3g} to {high:.3g})"
+
+
+def _p_text(p: float) -> str:
+    return f"= {p:.2g}" if p > 0 else "< 1e-300"
