@@ -84,10 +84,8 @@ def site_lines(scaling: Scaling) -> list[str]:
             f"  L0 {min(l0s):.3g} to {max(l0s):.3g}, {len(widths)} width{'s' if len(widths) > 1 else ''} ({span} latents)"
         )
         lines += [f"    {line}" for line in _set_lines(scaling, int(number[0]), members)]
-    for row in (
-        scaling["remarks"].filter(pl.col("set").is_null()).unique(["label", "text"], maintain_order=True).to_dicts()
-    ):
-        lines.append(f"  note: {row['label']}: {row['text']}" if row["label"] else f"  note: {row['text']}")
+    of_all = scaling["remarks"].filter(pl.col("set").is_null() & pl.col("label").is_null())
+    lines += [f"  note: {text}" for text in of_all["text"].unique(maintain_order=True)]
     return lines
 
 
@@ -96,7 +94,7 @@ def _set_lines(scaling: Scaling, number: int, members: pl.DataFrame) -> list[str
     lines = []
     for row in scaling["laws"].filter(here & (pl.col("law") == "power") & (pl.col("space") == "log")).to_dicts():
         c, a, m = (_estimate(row, name) for name in ("c", "a", "m"))
-        lines.append(f"{METRIC_NAMES[row['metric']]} = c + a W^-m: c {c}, a {a}, m {m}")
+        lines.append(f"{METRIC_NAMES[row['metric']]} = c + a W^-m: c {c}, a {a}, m {m}{_scatter(row)}")
     for row in scaling["constancy"].filter(here & pl.col("p").is_not_null()).to_dicts():
         name = METRIC_NAMES[row["metric"]]
         lines.append(
@@ -122,3 +120,10 @@ def _estimate(row: dict[str, Any], name: str) -> str:
 
 def _p_text(p: float) -> str:
     return f"= {p:.2g}" if p > 0 else "< 1e-300"
+
+
+def _scatter(row: dict[str, Any]) -> str:
+    """How far the SAEs' own scatter about a law leaves its floor and its exponent open."""
+    spans = [(name, row[f"{name}_scatter_low"], row[f"{name}_scatter_high"]) for name in ("c", "m")]
+    told = [f"{name} {low:.3g} to {high:.3g}" for name, low, high in spans if low is not None and high is not None]
+    return f"; by the SAEs' scatter {', '.join(told)}" if told else ""
