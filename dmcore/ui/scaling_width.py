@@ -12,7 +12,16 @@ from dmcore.charts.laws import LAW_NAMES, law_chart, law_table
 from dmcore.charts.numbers import span
 from dmcore.results import Scaling, over_widths
 from dmcore.ui.figure import Figure, draw
-from dmcore.ui.scaling_words import constancy_sentence, floor_note, l0_note, parameter, remarks_of, row_of, too_far
+from dmcore.ui.scaling_words import (
+    constancy_sentence,
+    floor_note,
+    freedom,
+    l0_note,
+    parameter,
+    remarks_of,
+    row_of,
+    too_far,
+)
 from dmcore.ui.sections import sample_words
 from dmcore.ui.selection import Selection, option
 from dmcore.ui.streams import site_phrase
@@ -70,12 +79,18 @@ def draw_budget(
         Figure(
             name="error_budget_extrapolated",
             key=(record["summary_key"], *points["summary_key"]),
-            question="What would a still wider dictionary leave?" if len(laws) else "What does width leave?",
+            question=_question(len(points), len(laws)),
             caption=f"{what}. {l0s} {extrapolated} {sample_words(record)}",
             chart=lambda: budget_chart(points, curves, laws, record["sae"]),
             data=lambda: budget_table(points, curves, laws),
         )
     )
+
+
+def _question(n_widths: int, n_laws: int) -> str:
+    if n_laws:
+        return "What would a still wider dictionary leave?"
+    return "What does width leave?" if n_widths > 1 else "What is the error made of?"
 
 
 def draw_laws(selection: Selection, points: pl.DataFrame, curves: pl.DataFrame, laws: pl.DataFrame) -> None:
@@ -113,9 +128,8 @@ def draw_laws(selection: Selection, points: pl.DataFrame, curves: pl.DataFrame, 
 def few_points(power: dict[str, Any]) -> str:
     """How little a law through few points says."""
     n, k = power["n_widths"], power["n_params"]
-    left = "1 degree of freedom" if n - k == 1 else f"{n - k} degrees of freedom"
     return (
-        f":material/warning: **{n} points, {k} parameters**: {left} {'is' if n - k == 1 else 'are'} left to tell "
+        f":material/warning: **{n} points, {k} parameters**: {freedom(n - k)} {'is' if n - k == 1 else 'are'} left to tell "
         "the laws apart. "
         "Take the law as a description of these widths; what it says beyond them, its floor above all, is an extrapolation."
     )

@@ -32,7 +32,7 @@ def width_finding(scaling: Scaling, chosen: int, record: dict[str, Any], label: 
     members = scaling.members(chosen)
     total, nonlinear = rows["fvu"], rows["fvu_nonlinear"]
     if total is None or nonlinear is None or total["ratio"] is None or nonlinear["ratio"] is None:
-        return "This site has one width, so what a wider dictionary would leave is not known yet."
+        return "This site has one width: add a wider SAE on Catalogue to see what width leaves."
     if too_far(members, record["l0"]):
         return f"No other width here has an SAE near L0 {l0_text(record['l0'])}, so what width does at it is not known."
     who = f"{plain(architecture_name(label))} SAEs at {l0_span(members)}"
@@ -104,7 +104,7 @@ def constancy_sentence(scaling: Scaling, chosen: int) -> str:
     by = f"{abs(100 * change):.2g} %" if across else percent(abs(change), *sorted(map(abs, ends)))
     verb = "falls" if change < 0 else "rises"
     n = scaling.about["n_contexts"]
-    wald = f"W = {row['wald']:,.0f}, {row['dof']} degrees of freedom, p {p_text(row['p'])}"
+    wald = f"W = {row['wald']:,.0f}, {freedom(row['dof'])}, p {p_text(row['p'])}"
     test = f"Wald test of equal means over {n:,} contexts: {wald}"
     if row["p"] < 0.05:
         return (
@@ -117,6 +117,11 @@ def constancy_sentence(scaling: Scaling, chosen: int) -> str:
         "what the choice of texts "
         f"does ({test})."
     )
+
+
+def freedom(n: int) -> str:
+    """`1 degree of freedom`, `2 degrees of freedom`."""
+    return f"{n} degree{'s' if n != 1 else ''} of freedom"
 
 
 def parameter(row: dict[str, Any], name: str) -> str:
@@ -135,6 +140,8 @@ def p_text(p: float) -> str:
 def l0_note(members: pl.DataFrame, l0: float) -> str:
     """How far the SAEs of a set are from the L0 that was chosen; empty where they are near."""
     far = members.filter((pl.col("l0").clip(0.01) / max(l0, 0.01)).log().abs() > 0.1).sort("d_sae")
+    if len(members) < 2:
+        return ""
     if not len(far):
         return f"All widths have an SAE within 10 % of L0 {l0_text(l0)}."
     there = ", ".join(f"{compact(row['d_sae'])} latents: L0 {l0_text(row['l0'])}" for row in far.to_dicts())

@@ -174,7 +174,7 @@ def test_a_study_of_few_saes_says_what_is_not_known(view: str, n_saes: int, own_
     assert not at.error
     shown = words(at)
     if n_saes == 1:
-        assert "This site has one width" in shown
+        assert "one width: add a wider SAE" in shown
     expected = {
         "depth": "one site",
         "plane": "a surface needs",
