@@ -8,7 +8,8 @@ from dmcore.results import Scaling, over_widths
 from dmcore.ui.glossary import glossary
 from dmcore.ui.norms_panel import draw_norms
 from dmcore.ui.page import page
-from dmcore.ui.scaling_grid import draw_depth, draw_plane, draw_sparsity
+from dmcore.ui.scaling_depth import draw_depth
+from dmcore.ui.scaling_grid import draw_plane, draw_sparsity
 from dmcore.ui.scaling_width import draw_width
 from dmcore.ui.scaling_words import floor_finding, tokens_finding, width_finding
 from dmcore.ui.sections import finding
@@ -28,12 +29,12 @@ VIEWS = {
 
 COMMON = ("SAE", "FVU", "nonlinear FVU", "L0", "interval")
 WORDS = {
-    "width": ("linear error", "nonlinear error", "power law", "floor", "absent features"),
-    "plane": ("power law", "floor"),
+    "width": ("linear error", "nonlinear error", "power law", "floor", "absent features", "scatter", "AIC"),
+    "plane": ("power law", "floor", "AIC"),
     "depth": ("R²", "power law"),
     "sparsity": ("R²", "linear error"),
-    "tokens": ("R²", "linear error", "nonlinear error", "held out by context"),
-    "norms": ("R²", "linear error", "nonlinear error", "held out by context"),
+    "tokens": ("R²", "Spearman", "linear error", "nonlinear error", "held out by context"),
+    "norms": ("R²", "probe", "linear error", "nonlinear error", "held out by context"),
 }
 """Terms that each view explains, besides those of all views."""
 
