@@ -27,7 +27,7 @@ VIEWS = {
 }
 
 
-COMMON = ("SAE", "FVU", "nonlinear FVU", "L0", "interval")
+COMMON = ("FVU", "nonlinear FVU", "L0", "interval")
 WORDS = {
     "width": ("linear error", "nonlinear error", "power law", "floor", "absent features", "scatter", "AIC"),
     "plane": ("power law", "floor", "AIC"),
