@@ -126,9 +126,8 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
     outcome = Pipeline(Counting(watch.queue.root), device, reporter).sweep(study)
     watch.flush()
     if not outcome.failures:
-        for hook, reason in outcome.unscaled.items():
-            return DONE, f"The SAEs at {hook} could not be compared: {reason}"
-        return DONE, ""
+        told = [f"The SAEs at {hook} could not be compared: {reason}" for hook, reason in outcome.unscaled.items()]
+        return DONE, " ".join(told[:1])
     first = next(iter(outcome.failures.values()))
     if not outcome.records:
         return FAILED, first
