@@ -42,13 +42,13 @@ def screening_pays(device: torch.device) -> bool:
     if device.type != "cpu" or not has_matrix_units():
         return False
     try:
-        _sampled_product(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0, 1]), torch.tensor([0]))
+        sampled_product(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0, 1]), torch.tensor([0]))
     except RuntimeError:  # torch was built without MKL
         return False
     return True
 
 
-def _sampled_product(x: Tensor, rows: Tensor, offsets: Tensor, columns: Tensor) -> Tensor:
+def sampled_product(x: Tensor, rows: Tensor, offsets: Tensor, columns: Tensor) -> Tensor:
     """`x[t] . rows[c]` for each pair (t, c) of a compressed sparse pattern, as a flat tensor."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch calls its compressed rows "beta"
@@ -143,7 +143,7 @@ class ScreenedEncoder(ThresholdEncoder):
         tokens, latents = tokens[order], latents[order]
         offsets = torch.zeros(x.shape[0] + 1, dtype=torch.int32)
         torch.cumsum(torch.bincount(tokens, minlength=x.shape[0]), 0, out=offsets[1:])
-        values = _sampled_product(x, self._rows, offsets, latents) + self.b_enc[latents]
+        values = sampled_product(x, self._rows, offsets, latents) + self.b_enc[latents]
         active = values > self.threshold[latents]
         kept = torch.zeros(x.shape[0] + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(tokens[active], minlength=x.shape[0]), 0, out=kept[1:])
