@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dmcore.errors import DataError
+from dmcore.math.screen import Screen, screen_of
 from dmcore.math.sparse_codes import SparseCodes
 
 ROWS_PER_SLAB = 16_384
@@ -32,7 +34,7 @@ class DecoderRows(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slab:
     """A range of atoms."""
 
@@ -42,9 +44,14 @@ class Slab:
     norms: Float[Tensor, " n_rows"]
     """Norm of each row before it was normalised, if it was."""
 
+    @cached_property
+    def screen(self) -> Screen:
+        """The rows in bfloat16, half as much memory again; made when it is first asked for."""
+        return screen_of(self.rows)
+
 
 class Atoms:
-    """A dictionary's atoms, of one dtype and device.
+    """A dictionary's atoms, checked, of one dtype and device; made once for many calls.
 
     Args:
         decoder: (d_sae, d_model) rows, or an object that gives them in ranges.
@@ -66,13 +73,17 @@ class Atoms:
     ) -> None:
         if rows_per_slab < 1:
             raise DataError(f"A slab of {rows_per_slab} atoms cannot be scanned: ask for 1 or more.")
-        self._decoder, self._like, self._step = decoder, like, rows_per_slab
+        self._decoder, self._like, self._step = decoder, like[:0], rows_per_slab
         self.normalise = normalise
         self.in_memory = isinstance(decoder, Tensor)
         self.d_sae = int(decoder.shape[0]) if isinstance(decoder, Tensor) else decoder.d_sae
         self._held: list[Slab] = []
         if self.in_memory:
             self._held = [self._read(first) for first in range(0, self.d_sae, self._step)]
+
+    def suit(self, x: Float[Tensor, "n_tokens d_model"]) -> bool:
+        """Whether they are of the dtype, device and width of some activations."""
+        return (x.dtype, x.device, x.shape[1]) == (self._like.dtype, self._like.device, self._like.shape[1])
 
     def slabs(self) -> Iterator[Slab]:
         """Every atom, in order."""
@@ -81,6 +92,14 @@ class Atoms:
             return
         for first in range(0, self.d_sae, self._step):
             yield self._read(first)
+
+    def rows(self, latents: Int[Tensor, "n_tokens n_slots"]) -> Float[Tensor, "n_tokens n_slots d_model"]:
+        """The rows of some atoms; zeros for -1."""
+        rows = self._like.new_zeros(*latents.shape, self._like.shape[1])
+        for slab in self.slabs():
+            tokens, slots = ((latents >= slab.first) & (latents < slab.first + len(slab.rows))).nonzero(as_tuple=True)
+            rows[tokens, slots] = slab.rows[latents[tokens, slots] - slab.first]
+        return rows
 
     def _read(self, first: int) -> Slab:
         last = min(first + self._step, self.d_sae)
@@ -106,6 +125,19 @@ class Atoms:
         if self.normalise:
             rows = rows / torch.where(norms > 0, norms, 1.0)[:, None]
         return Slab(first, rows.contiguous(), norms)
+
+
+def atoms_of(decoder: Tensor | DecoderRows | Atoms, like: Tensor, *, normalise: bool, block: int) -> Atoms:
+    """A decoder as atoms; those that are given as such stay as they were made.
+
+    Raises:
+        DataError: they were made for another dtype, device or width, or with the other `normalise`.
+    """
+    if not isinstance(decoder, Atoms):
+        return Atoms(decoder, like, normalise=normalise, rows_per_slab=block)
+    if decoder.normalise != normalise or not decoder.suit(like):
+        raise DataError("These atoms were made for other activations or options: make them anew, Atoms(decoder, x).")
+    return decoder
 
 
 def checked_activations(

@@ -24,15 +24,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dmcore.math.atoms import Atoms, Slab
+from dmcore.math.screen import GROUP, SCREEN_BLOCK, Screen
 from dmcore.math.screened import sampled_product, screening_pays
 from dmcore.math.sparse_codes import where_true
 
 PLAIN_BLOCK = 1024
 """Atoms whose inner products are made at once in the full dtype."""
-SCREEN_BLOCK = 2048
-"""Atoms whose inner products are made at once in bfloat16."""
-GROUP = 8
-"""Atoms of which the screen keeps only the best."""
 MOST_GROUPS = 64
 """Groups of a token that may pass the screen before it goes through the plain scan."""
 ROUNDED = 2.0**-8
@@ -41,7 +38,10 @@ SLACK = 1.01
 """Factor on the margin, for the float32 rounding of the margin itself."""
 TINY = 1e-15
 """Norm of a residual below which squares may vanish from it, and with them the margin."""
-LEAST = -(2**15)
+COLUMNS = 32
+"""The matrix units slow down where the number of tokens is no multiple of this."""
+LEAST, NOTHING = -(2**15), 2**15 - 1
+"""As edges: every group passes, none does."""
 
 
 @dataclass
@@ -73,24 +73,29 @@ class Best:
 class Taken:
     """Atoms that each token has and may not choose again, ordered by atom."""
 
-    def __init__(self, atoms: Int64[Tensor, "n_tokens n_slots"]) -> None:
-        self.n_tokens = atoms.shape[0]
-        tokens, slots = (atoms >= 0).nonzero(as_tuple=True)
-        self.keys = (atoms[tokens, slots] * self.n_tokens + tokens).sort().values
+    def __init__(self, support: Int64[Tensor, "n_tokens n_slots"]) -> None:
+        self.n_tokens = support.shape[0]
+        tokens, slots = (support >= 0).nonzero(as_tuple=True)
+        self._keys = (support[tokens, slots] * self.n_tokens + tokens).sort().values
+        self._atoms = torch.div(self._keys, self.n_tokens, rounding_mode="floor")
+        self._tokens = self._keys - self._atoms * self.n_tokens
 
-    def between(self, first: int, last: int) -> Int64[Tensor, " n_taken"]:
-        """Places in a (last - first, n_tokens) array, flat."""
-        edges = torch.tensor([first * self.n_tokens, last * self.n_tokens], device=self.keys.device)
-        start, stop = torch.searchsorted(self.keys, edges).tolist()
-        return self.keys[start:stop] - first * self.n_tokens
+    def places(self, slab: Slab, heights: list[int], n_wide: int) -> list[Int64[Tensor, " n_taken"]]:
+        """Where they are in (height, n_wide) arrays, flat, of consecutive blocks of a slab's atoms by tokens."""
+        firsts = [slab.first]
+        for height in heights:
+            firsts.append(min(firsts[-1] + height, slab.first + slab.rows.shape[0]))
+        edges = torch.searchsorted(self._atoms, torch.tensor(firsts, device=self._atoms.device)).tolist()
+        flat = self._atoms * n_wide + self._tokens
+        return [flat[a:b] - first * n_wide for a, b, first in zip(edges, edges[1:], firsts, strict=False)]
 
     def hold(self, tokens: Tensor, atoms: Tensor) -> Tensor:
         """Whether each pair is one of them."""
-        if self.keys.numel() == 0:
+        if self._keys.numel() == 0:
             return torch.zeros_like(tokens, dtype=torch.bool)
         asked = atoms * self.n_tokens + tokens
-        place = torch.searchsorted(self.keys, asked).clamp_max(self.keys.numel() - 1)
-        return self.keys[place] == asked
+        place = torch.searchsorted(self._keys, asked).clamp_max(self._keys.numel() - 1)
+        return self._keys[place] == asked
 
 
 class PlainScan:
@@ -117,53 +122,28 @@ class PlainScan:
         return best
 
     def _scan(
-        self, slab: Slab, residual: Tensor, support: Tensor | None, taken: Taken | None, best: Best  # noqa: ARG002
+        self,
+        slab: Slab,
+        residual: Tensor,
+        support: Tensor | None,  # noqa: ARG002
+        taken: Taken | None,
+        best: Best,
     ) -> None:
         everyone = torch.arange(residual.shape[0], device=residual.device)
         self._scan_plainly(slab, residual, taken, best, everyone)
 
-    def _scan_plainly(
-        self, slab: Slab, residual: Tensor, taken: Taken | None, best: Best, tokens: Tensor
-    ) -> None:
+    def _scan_plainly(self, slab: Slab, residual: Tensor, taken: Taken | None, best: Best, tokens: Tensor) -> None:
         step = PLAIN_BLOCK if residual.device.type == "cpu" else slab.rows.shape[0]
-        for first in range(0, slab.rows.shape[0], step):
-            block = slab.rows[first : first + step]
+        blocks = slab.rows.split(step)
+        places = None if taken is None else taken.places(slab, [len(block) for block in blocks], residual.shape[0])
+        for number, block in enumerate(blocks):
             products = block @ residual.T
             if not self.signed:
                 products.abs_()
-            if taken is not None:
-                start = slab.first + first
-                products.view(-1)[taken.between(start, start + block.shape[0])] = -torch.inf
+            if places is not None:
+                products.view(-1).index_fill_(0, places[number], -torch.inf)
             scores, within = products.max(0)
-            best.offer(tokens, scores, within + first, slab)
-
-
-@dataclass(frozen=True)
-class Screen:
-    """A slab in bfloat16."""
-
-    blocks: list[Tensor]
-    """(SCREEN_BLOCK, depth) each, rows and columns of zeros added; the last one may have fewer rows."""
-    rounding: Float[Tensor, " n_blocks"]
-    """Largest `|d - d'|` of a block, with what float32 accumulation adds."""
-    longest: Float[Tensor, " n_blocks"]
-    """Largest `|d'|` of a block."""
-
-
-def screen_of(rows: Float[Tensor, "n_rows d_model"]) -> Screen:
-    """A slab's rows, rounded, with their margins."""
-    depth = -(-rows.shape[1] // 32) * 32
-    blocks, rounding, longest = [], [], []
-    for part in rows.split(SCREEN_BLOCK):
-        n_rows = -(-part.shape[0] // (4 * GROUP)) * (4 * GROUP)
-        packed = torch.zeros(n_rows, depth, dtype=torch.bfloat16, device=rows.device)
-        packed[: part.shape[0], : rows.shape[1]] = part
-        rounded = packed[: part.shape[0], : rows.shape[1]].float()
-        lost = (part - rounded).norm(dim=1) + depth * 2.0**-23 * part.norm(dim=1)
-        blocks.append(packed)
-        rounding.append(lost.max())
-        longest.append(rounded.norm(dim=1).max())
-    return Screen(blocks, torch.stack(rounding), torch.stack(longest))
+            best.offer(tokens, scores, within + number * step, slab)
 
 
 class ScreenedScan(PlainScan):
@@ -171,67 +151,68 @@ class ScreenedScan(PlainScan):
 
     def __init__(self, atoms: Atoms, *, signed: bool = True) -> None:
         super().__init__(atoms, signed=signed)
-        self._screens: dict[int, Screen] = {}
+        self._products = torch.empty(0)
         self.n_plain = 0
         """Tokens, over all slabs and calls, that had to go through the plain scan."""
 
-    def _screen(self, slab: Slab) -> Screen:
-        if not self.atoms.in_memory:
-            return screen_of(slab.rows)
-        if slab.first not in self._screens:
-            self._screens[slab.first] = screen_of(slab.rows)
-        return self._screens[slab.first]
-
-    def _scan(
-        self, slab: Slab, residual: Tensor, support: Tensor | None, taken: Taken | None, best: Best
-    ) -> None:
+    def _scan(self, slab: Slab, residual: Tensor, support: Tensor | None, taken: Taken | None, best: Best) -> None:
         n_tokens = residual.shape[0]
-        screen = self._screen(slab)
+        screen = slab.screen
         groups, tops, margins = self._screened(screen, slab, residual, taken)
         least = torch.maximum((tops * (1 - ROUNDED) - margins).amax(0), best.scores)
-        reach = ((least - margins) / (1 + ROUNDED)).to(torch.bfloat16).view(torch.int16) - 1
-        reach = torch.where(least - margins > 0, reach, LEAST)
         unclear = (least <= 0) | (residual.norm(dim=1) < TINY)
-        reach[:, unclear] = 2**15 - 1  # nothing passes: these go through the plain scan
-        found = []
-        for number, (group, edge) in enumerate(zip(groups, reach, strict=True)):
-            flat = where_true((group >= edge).view(-1))
-            row = torch.div(flat, n_tokens, rounding_mode="floor")
-            found.append((flat - row * n_tokens, row, torch.full_like(row, number)))
-        tokens, row, number = (torch.cat(part) for part in zip(*found, strict=True))
-        unclear |= torch.bincount(tokens, minlength=n_tokens) > MOST_GROUPS
+        reach = ((least - margins) / (1 + ROUNDED)).to(torch.bfloat16).view(torch.int16) - 1
+        edges = groups[0].new_full((len(groups), groups[0].shape[1]), NOTHING)
+        edges[:, :n_tokens] = torch.where(least - margins > 0, reach, LEAST).masked_fill_(unclear, NOTHING)
+        tokens, within = self._passed(groups, edges)
+        unclear |= torch.bincount(tokens, minlength=n_tokens) > MOST_GROUPS * GROUP
         clear = ~unclear[tokens]
-        heights = torch.tensor([len(group) for group in groups], device=row.device)
-        tokens, row, number = tokens[clear], row[clear], number[clear]
-        members = torch.arange(GROUP, device=row.device) * heights[number][:, None]
-        within = (members + (row + number * SCREEN_BLOCK)[:, None]).view(-1)
-        self._decide(slab, residual, taken, best, tokens.repeat_interleave(GROUP), within)
+        self._decide(slab, residual, taken, best, tokens[clear], within[clear])
         left = unclear.nonzero().squeeze(1)
         if left.numel():
             self.n_plain += left.numel()
             own = None if support is None else Taken(support[left])
             self._scan_plainly(slab, residual[left], own, best, left)
 
+    def _passed(self, groups: list[Tensor], edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and atoms (counted within the slab, some beyond its end) of the groups that reach their edges."""
+        tokens, atoms, n_wide = [], [], edges.shape[1]
+        for number, (group, edge) in enumerate(zip(groups, edges, strict=True)):
+            flat = where_true((group >= edge).view(-1))
+            row = torch.div(flat, n_wide, rounding_mode="floor")
+            tokens.append(flat - row * n_wide)
+            members = torch.arange(GROUP, device=row.device) * group.shape[0] + number * SCREEN_BLOCK
+            atoms.append((row[:, None] + members).view(-1))
+        return torch.cat(tokens).repeat_interleave(GROUP), torch.cat(atoms)
+
     def _screened(
         self, screen: Screen, slab: Slab, residual: Tensor, taken: Taken | None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Maxima of groups (bfloat16 as int16, which orders those above 0), those of blocks, and margins."""
+        """Maxima of groups (bfloat16 as int16, which orders those above 0), those of blocks, and margins.
+
+        The groups' have columns of zeros added, to a multiple of `COLUMNS`.
+        """
         n_tokens, d_model = residual.shape
-        rounded = torch.zeros(screen.blocks[0].shape[1], n_tokens, dtype=torch.bfloat16, device=residual.device)
-        rounded[:d_model] = residual.T
-        lost = (residual - rounded[:d_model].T.float()).norm(dim=1)
+        rounded = residual.to(torch.bfloat16)
+        lost = (residual - rounded.float()).norm(dim=1)
         margins = SLACK * (residual.norm(dim=1) * screen.rounding[:, None] + lost * screen.longest[:, None])
+        n_wide = -(-n_tokens // COLUMNS) * COLUMNS
+        padded = rounded.new_zeros(screen.blocks[0].shape[1], n_wide)
+        padded[:d_model, :n_tokens] = rounded.T
+        places = None if taken is None else taken.places(slab, [len(b) for b in screen.blocks], n_wide)
+        if self._products.numel() < SCREEN_BLOCK * n_wide or self._products.device != residual.device:
+            self._products = rounded.new_empty(SCREEN_BLOCK * n_wide)
         groups, tops = [], []
         for number, block in enumerate(screen.blocks):
-            products = (block @ rounded).view(torch.int16)
+            products = self._products[: block.shape[0] * n_wide].view(-1, n_wide)
+            torch.mm(block, padded, out=products)
+            bits = products.view(torch.int16)
             if not self.signed:
-                products &= 2**15 - 1
-            if taken is not None:
-                first = slab.first + number * SCREEN_BLOCK
-                last = min(first + block.shape[0], slab.first + slab.rows.shape[0])
-                products.view(-1)[taken.between(first, last)] = LEAST
-            groups.append(products.view(GROUP, -1, n_tokens).amax(0))
-            tops.append(groups[-1].amax(0))
+                bits &= 2**15 - 1
+            if places is not None:
+                bits.view(-1).index_fill_(0, places[number], LEAST)
+            groups.append(bits.view(GROUP, -1, n_wide).amax(0))
+            tops.append(groups[-1].amax(0)[:n_tokens])
         # A negative maximum may belong to any atom of its group: it says only that none is clearly above 0.
         return groups, torch.stack(tops).clamp_min(0).view(torch.bfloat16).to(residual.dtype), margins
 

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dmcore.errors import DataError
-from dmcore.math.atoms import ROWS_PER_SLAB, Atoms, DecoderRows, checked_activations, checked_targets
+from dmcore.math.atoms import ROWS_PER_SLAB, Atoms, DecoderRows, atoms_of, checked_activations, checked_targets
 from dmcore.math.best_atom import Best, best_atom_scan
 from dmcore.math.pursuit_state import Batch, Rule, pursue
 from dmcore.math.sparse_codes import SparseCodes
@@ -34,6 +34,7 @@ class GradientStep:
 
     again: bool
     keeps_zeros: bool = False
+    needs_gram: bool = True
 
     def __call__(self, batch: Batch, best: Best, who: Tensor, slots: Tensor) -> None:  # noqa: ARG002
         used = slice(0, batch.n_used)
@@ -47,7 +48,7 @@ class GradientStep:
 
 def gradient_pursuit(
     x: Float[Tensor, "n_tokens d_model"],
-    decoder: Tensor | DecoderRows,
+    decoder: Tensor | DecoderRows | Atoms,
     targets: Int[Tensor, " n_targets"] | int,
     *,
     bias: Float[Tensor, " d_model"] | None = None,
@@ -60,8 +61,8 @@ def gradient_pursuit(
 
     Args:
         x: activations, in the units of the decoder; float64 is worked on as such, all else as float32.
-        decoder: (d_sae, d_model) rows, or an object that gives them in ranges. Taken as they are: a longer row is
-            chosen before a shorter one of the same direction, and its value moves further.
+        decoder: (d_sae, d_model) rows, an object that gives them in ranges, or `Atoms` made for many calls. Rows are
+            taken as they are: a longer one is chosen before a shorter one of the same direction, and moves further.
         targets: atoms that each token may have, usually the encoder's own L0; one number for all, or one a token.
         bias: the decoder's bias, removed first.
         again: what the paper's code does: choose among all atoms, of the support or not, of whatever sign. Else only
@@ -80,7 +81,7 @@ def gradient_pursuit(
     if again and refill:
         raise DataError("A support that is chosen from again cannot be refilled too: give again or refill, not both.")
     x = checked_activations(x, bias)
-    atoms = Atoms(decoder, x, normalise=normalise, rows_per_slab=block)
+    atoms = atoms_of(decoder, x, normalise=normalise, block=block)
     counts = checked_targets(targets, x.shape[0], atoms.d_sae).to(x.device)
     rule = Rule(refill=refill, need_positive=not again)
     return pursue(x, atoms, counts, best_atom_scan(atoms, x), GradientStep(again), rule)

@@ -25,6 +25,8 @@ SUPPORT_BYTES = 2**28
 """Most bytes that the rows of a batch's supports may take; fewer tokens are coded at once where they would take more."""
 CLOSE_RANKS = 0.75
 """Share of a batch's tokens, still at work, below which those that have ended are moved out."""
+NOTHING_LEFT = 8
+"""A residual below this many roundings of `x` is rounding itself: the token ends."""
 SPARE_STEPS = 4
 """Steps per atom asked for, after which refilling ends all the same: it could exchange the same atoms for ever."""
 
@@ -95,7 +97,7 @@ class Batch:
                 setattr(self, one.name, held[stay])
         return triplets
 
-    def join(self, best: Best, who: Tensor) -> Tensor:
+    def join(self, best: Best, who: Tensor, needs_gram: bool) -> Tensor:
         """Put the best atom of some tokens into a free slot of each; its slots."""
         slots = (self.atoms[who] < 0).to(torch.int8).argmax(1)
         if who.numel():
@@ -104,9 +106,11 @@ class Batch:
         self.atoms[who, slots] = best.atoms[who]
         self.values[who, slots] = 0.0
         self.rows[who, slots] = rows
+        if not needs_gram:
+            return slots
         self.along[who, slots] = (rows * self.x[who]).sum(1)
-        support = self.rows[:, : self.n_used] if who.numel() == len(self.token) else self.rows[who, : self.n_used]
-        products = torch.bmm(support, rows[:, :, None]).squeeze(2)
+        # For all tokens, though some may need none: to pick out supports costs more than the product.
+        products = torch.bmm(best.rows[:, None], self.rows[:, : self.n_used].transpose(1, 2)).squeeze(1)[who]
         self.gram[who, slots, : self.n_used] = products
         self.gram[who, : self.n_used, slots] = products
         return slots
@@ -128,6 +132,8 @@ class Refit(Protocol):
     """Whether an atom of the support may be chosen again; the step is then taken without a new one."""
     keeps_zeros: bool
     """Whether an atom of value 0 stays in the support."""
+    needs_gram: bool
+    """Whether it looks at `batch.gram` and `batch.along`."""
 
     def __call__(self, batch: Batch, best: Best, who: Tensor, slots: Tensor) -> None:
         """Set `batch.values`; `who` are the tokens at work, `slots` where their best atom is."""
@@ -184,12 +190,14 @@ def _pursue_batch(batch: Batch, scan: PlainScan, refit: Refit, rule: Rule) -> li
 
 def _step(batch: Batch, best: Best, refit: Refit, rule: Rule) -> None:
     nothing_left = best.scores <= 0 if rule.need_positive else torch.isneginf(best.scores)
+    left = NOTHING_LEFT * torch.finfo(batch.x.dtype).eps
+    nothing_left |= batch.residual.norm(dim=1) <= left * batch.x.norm(dim=1)
     batch.ended |= nothing_left
     who = (~batch.ended).nonzero().squeeze(1)
     held = batch.atoms == best.atoms[:, None]
     new = ~held.any(1) & ~batch.ended
     slots = held.to(torch.int8).argmax(1)
-    slots[new] = batch.join(best, new.nonzero().squeeze(1))
+    slots[new] = batch.join(best, new.nonzero().squeeze(1), refit.needs_gram)
     refit(batch, best, who, slots)
     if not refit.keeps_zeros:
         batch.leave()
