@@ -24,7 +24,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dmcore.math.atoms import Atoms, Slab
-from dmcore.math.screen import GROUP, SCREEN_BLOCK, Screen
+from dmcore.math.screen import DEPTHS, GROUP, SCREEN_BLOCK
 from dmcore.math.screened import sampled_product, screening_pays
 from dmcore.math.sparse_codes import where_true
 
@@ -71,30 +71,29 @@ class Best:
 
 
 class Taken:
-    """Atoms that each token has and may not choose again, ordered by atom."""
+    """Atoms that each token has and may not choose again.
 
-    def __init__(self, support: Int64[Tensor, "n_tokens n_slots"]) -> None:
-        self.n_tokens = support.shape[0]
-        tokens, slots = (support >= 0).nonzero(as_tuple=True)
-        self._keys = (support[tokens, slots] * self.n_tokens + tokens).sort().values
-        self._atoms = torch.div(self._keys, self.n_tokens, rounding_mode="floor")
-        self._tokens = self._keys - self._atoms * self.n_tokens
+    Args:
+        support: atoms, of which -1 marks free slots.
+        stride: columns of the arrays of atoms by tokens in which they are to be found; at least one a token.
+    """
 
-    def places(self, slab: Slab, heights: list[int], n_wide: int) -> list[Int64[Tensor, " n_taken"]]:
-        """Where they are in (height, n_wide) arrays, flat, of consecutive blocks of a slab's atoms by tokens."""
-        firsts = [slab.first]
-        for height in heights:
-            firsts.append(min(firsts[-1] + height, slab.first + slab.rows.shape[0]))
-        edges = torch.searchsorted(self._atoms, torch.tensor(firsts, device=self._atoms.device)).tolist()
-        flat = self._atoms * n_wide + self._tokens
-        return [flat[a:b] - first * n_wide for a, b, first in zip(edges, edges[1:], firsts, strict=False)]
+    def __init__(self, support: Int64[Tensor, "n_tokens n_slots"], stride: int) -> None:
+        self._stride = stride
+        tokens = torch.arange(support.shape[0], device=support.device)[:, None]
+        self._keys = torch.where(support >= 0, support * stride + tokens, -1).view(-1).sort().values
+
+    def places(self, slab: Slab, step: int) -> list[Int64[Tensor, " n_taken"]]:
+        """Where they are in (step, stride) arrays, flat, of consecutive blocks of a slab's atoms by tokens."""
+        last = slab.first + slab.rows.shape[0]
+        firsts = [*range(slab.first, last, step), last]
+        edges = torch.searchsorted(self._keys, torch.tensor(firsts, device=self._keys.device) * self._stride).tolist()
+        return [self._keys[a:b] - first * self._stride for a, b, first in zip(edges, edges[1:], firsts, strict=False)]
 
     def hold(self, tokens: Tensor, atoms: Tensor) -> Tensor:
         """Whether each pair is one of them."""
-        if self._keys.numel() == 0:
-            return torch.zeros_like(tokens, dtype=torch.bool)
-        asked = atoms * self.n_tokens + tokens
-        place = torch.searchsorted(self._keys, asked).clamp_max(self._keys.numel() - 1)
+        asked = atoms * self._stride + tokens
+        place = torch.searchsorted(self._keys, asked).clamp_max_(self._keys.numel() - 1)
         return self._keys[place] == asked
 
 
@@ -116,27 +115,19 @@ class PlainScan:
     ) -> Best:
         """The best atom of each token that is not in its `support` (of which -1 marks free slots)."""
         best = Best.none(residual)
-        taken = None if support is None else Taken(support)
-        for slab in self.atoms.slabs():
-            self._scan(slab, residual, support, taken, best)
+        support = None if support is None or support.numel() == 0 else support
+        self._scan_all(residual, support, best)
         return best
 
-    def _scan(
-        self,
-        slab: Slab,
-        residual: Tensor,
-        support: Tensor | None,  # noqa: ARG002
-        taken: Taken | None,
-        best: Best,
-    ) -> None:
+    def _scan_all(self, residual: Tensor, support: Tensor | None, best: Best) -> None:
         everyone = torch.arange(residual.shape[0], device=residual.device)
-        self._scan_plainly(slab, residual, taken, best, everyone)
+        for slab in self.atoms.slabs():
+            self._scan_plainly(slab, residual, support, best, everyone)
 
-    def _scan_plainly(self, slab: Slab, residual: Tensor, taken: Taken | None, best: Best, tokens: Tensor) -> None:
+    def _scan_plainly(self, slab: Slab, residual: Tensor, support: Tensor | None, best: Best, tokens: Tensor) -> None:
         step = PLAIN_BLOCK if residual.device.type == "cpu" else slab.rows.shape[0]
-        blocks = slab.rows.split(step)
-        places = None if taken is None else taken.places(slab, [len(block) for block in blocks], residual.shape[0])
-        for number, block in enumerate(blocks):
+        places = None if support is None else Taken(support, residual.shape[0]).places(slab, step)
+        for number, block in enumerate(slab.rows.split(step)):
             products = block @ residual.T
             if not self.signed:
                 products.abs_()
@@ -155,55 +146,64 @@ class ScreenedScan(PlainScan):
         self.n_plain = 0
         """Tokens, over all slabs and calls, that had to go through the plain scan."""
 
-    def _scan(self, slab: Slab, residual: Tensor, support: Tensor | None, taken: Taken | None, best: Best) -> None:
+    def _scan_all(self, residual: Tensor, support: Tensor | None, best: Best) -> None:
+        n_tokens, d_model = residual.shape
+        n_wide = -(-n_tokens // COLUMNS) * COLUMNS
+        rounded = residual.to(torch.bfloat16)
+        norms = torch.stack([residual.norm(dim=1), (residual - rounded.float()).norm(dim=1)])
+        padded = rounded.new_zeros(-(-d_model // DEPTHS) * DEPTHS, n_wide)
+        padded[:d_model, :n_tokens] = rounded.T
+        taken = None if support is None else Taken(support, n_wide)
+        for slab in self.atoms.slabs():
+            self._scan(slab, residual, padded, norms, support, taken, best)
+
+    def _scan(
+        self,
+        slab: Slab,
+        residual: Tensor,
+        padded: Tensor,
+        norms: Tensor,
+        support: Tensor | None,
+        taken: Taken | None,
+        best: Best,
+    ) -> None:
         n_tokens = residual.shape[0]
-        screen = slab.screen
-        groups, tops, margins = self._screened(screen, slab, residual, taken)
+        groups = self._maxima(slab, padded, taken)
+        # A negative maximum may belong to any atom of its group: it says only that none is clearly above 0.
+        tops = groups.amax(1)[:, :n_tokens].clamp_min(0).view(torch.bfloat16).to(residual.dtype)
+        margins = SLACK * (norms[0] * slab.screen.rounding[:, None] + norms[1] * slab.screen.longest[:, None])
         least = torch.maximum((tops * (1 - ROUNDED) - margins).amax(0), best.scores)
-        unclear = (least <= 0) | (residual.norm(dim=1) < TINY)
-        reach = ((least - margins) / (1 + ROUNDED)).to(torch.bfloat16).view(torch.int16) - 1
-        edges = groups[0].new_full((len(groups), groups[0].shape[1]), NOTHING)
-        edges[:, :n_tokens] = torch.where(least - margins > 0, reach, LEAST).masked_fill_(unclear, NOTHING)
-        tokens, within = self._passed(groups, edges)
-        unclear |= torch.bincount(tokens, minlength=n_tokens) > MOST_GROUPS * GROUP
-        clear = ~unclear[tokens]
-        self._decide(slab, residual, taken, best, tokens[clear], within[clear])
+        unclear = (least <= 0) | (norms[0] < TINY)
+        reach = (least - margins) / (1 + ROUNDED)
+        edges = groups.new_full((len(groups), 1, groups.shape[2]), NOTHING)
+        below = reach.to(torch.bfloat16).view(torch.int16) - 1
+        edges[:, 0, :n_tokens] = torch.where(reach > 0, below, LEAST).masked_fill_(unclear, NOTHING)
+        flat = where_true((groups >= edges).view(-1))
+        row = torch.div(flat, groups.shape[2], rounding_mode="floor")
+        tokens = flat - row * groups.shape[2]
+        unclear |= torch.bincount(tokens, minlength=n_tokens) > MOST_GROUPS
         left = unclear.nonzero().squeeze(1)
         if left.numel():
+            clear = ~unclear[tokens]
+            tokens, row = tokens[clear], row[clear]
+        block = torch.div(row, groups.shape[1], rounding_mode="floor")
+        lowest = block * SCREEN_BLOCK + (row - block * groups.shape[1])
+        within = lowest[:, None] + slab.screen.strides[block][:, None] * torch.arange(GROUP, device=row.device)
+        self._decide(slab, residual, taken, best, tokens.repeat_interleave(GROUP), within.view(-1))
+        if left.numel():
             self.n_plain += left.numel()
-            own = None if support is None else Taken(support[left])
-            self._scan_plainly(slab, residual[left], own, best, left)
+            self._scan_plainly(slab, residual[left], None if support is None else support[left], best, left)
 
-    def _passed(self, groups: list[Tensor], edges: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens and atoms (counted within the slab, some beyond its end) of the groups that reach their edges."""
-        tokens, atoms, n_wide = [], [], edges.shape[1]
-        for number, (group, edge) in enumerate(zip(groups, edges, strict=True)):
-            flat = where_true((group >= edge).view(-1))
-            row = torch.div(flat, n_wide, rounding_mode="floor")
-            tokens.append(flat - row * n_wide)
-            members = torch.arange(GROUP, device=row.device) * group.shape[0] + number * SCREEN_BLOCK
-            atoms.append((row[:, None] + members).view(-1))
-        return torch.cat(tokens).repeat_interleave(GROUP), torch.cat(atoms)
-
-    def _screened(
-        self, screen: Screen, slab: Slab, residual: Tensor, taken: Taken | None
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Maxima of groups (bfloat16 as int16, which orders those above 0), those of blocks, and margins.
-
-        The groups' have columns of zeros added, to a multiple of `COLUMNS`.
-        """
-        n_tokens, d_model = residual.shape
-        rounded = residual.to(torch.bfloat16)
-        lost = (residual - rounded.float()).norm(dim=1)
-        margins = SLACK * (residual.norm(dim=1) * screen.rounding[:, None] + lost * screen.longest[:, None])
-        n_wide = -(-n_tokens // COLUMNS) * COLUMNS
-        padded = rounded.new_zeros(screen.blocks[0].shape[1], n_wide)
-        padded[:d_model, :n_tokens] = rounded.T
-        places = None if taken is None else taken.places(slab, [len(b) for b in screen.blocks], n_wide)
-        if self._products.numel() < SCREEN_BLOCK * n_wide or self._products.device != residual.device:
-            self._products = rounded.new_empty(SCREEN_BLOCK * n_wide)
-        groups, tops = [], []
-        for number, block in enumerate(screen.blocks):
+    def _maxima(self, slab: Slab, padded: Tensor, taken: Taken | None) -> Tensor:
+        """(n_blocks, n_groups, n_wide) bfloat16 as int16 (which orders those above 0): the maximum of each group."""
+        blocks, n_wide = slab.screen.blocks, padded.shape[1]
+        if self._products.numel() < SCREEN_BLOCK * n_wide or self._products.device != padded.device:
+            self._products = padded.new_empty(SCREEN_BLOCK * n_wide)
+        places = None if taken is None else taken.places(slab, SCREEN_BLOCK)
+        height = len(blocks[0]) // GROUP
+        groups = torch.empty(len(blocks), height, n_wide, dtype=torch.int16, device=padded.device)
+        groups[-1].fill_(LEAST)
+        for number, block in enumerate(blocks):
             products = self._products[: block.shape[0] * n_wide].view(-1, n_wide)
             torch.mm(block, padded, out=products)
             bits = products.view(torch.int16)
@@ -211,10 +211,8 @@ class ScreenedScan(PlainScan):
                 bits &= 2**15 - 1
             if places is not None:
                 bits.view(-1).index_fill_(0, places[number], LEAST)
-            groups.append(bits.view(GROUP, -1, n_wide).amax(0))
-            tops.append(groups[-1].amax(0)[:n_tokens])
-        # A negative maximum may belong to any atom of its group: it says only that none is clearly above 0.
-        return groups, torch.stack(tops).clamp_min(0).view(torch.bfloat16).to(residual.dtype), margins
+            torch.amax(bits.view(GROUP, -1, n_wide), 0, out=groups[number, : len(block) // GROUP])
+        return groups
 
     def _decide(
         self, slab: Slab, residual: Tensor, taken: Taken | None, best: Best, tokens: Tensor, within: Tensor

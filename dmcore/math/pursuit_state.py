@@ -41,6 +41,8 @@ class Batch:
     """(n,) atoms that it may have."""
     x: Tensor
     """(n, d_model) what is to be coded."""
+    norm: Tensor
+    """(n,) norm of `x`."""
     residual: Tensor
     """(n, d_model) what is left of it."""
     steps: Tensor
@@ -70,6 +72,7 @@ class Batch:
             token=token,
             target=target,
             x=x,
+            norm=x.norm(dim=1),
             residual=x.clone(),
             steps=torch.zeros_like(target),
             ended=target == 0,
@@ -191,7 +194,7 @@ def _pursue_batch(batch: Batch, scan: PlainScan, refit: Refit, rule: Rule) -> li
 def _step(batch: Batch, best: Best, refit: Refit, rule: Rule) -> None:
     nothing_left = best.scores <= 0 if rule.need_positive else torch.isneginf(best.scores)
     left = NOTHING_LEFT * torch.finfo(batch.x.dtype).eps
-    nothing_left |= batch.residual.norm(dim=1) <= left * batch.x.norm(dim=1)
+    nothing_left |= batch.residual.norm(dim=1) <= left * batch.norm
     batch.ended |= nothing_left
     who = (~batch.ended).nonzero().squeeze(1)
     held = batch.atoms == best.atoms[:, None]
