@@ -128,7 +128,7 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
     if not outcome.failures:
         for hook, reason in outcome.unscaled.items():
             return DONE, f"The SAEs at {hook} could not be compared: {reason}"
-        return DONE, ""
+        return DONE, f"The SAEs on the parts could not be measured: {outcome.parts}" if outcome.parts else ""
     first = next(iter(outcome.failures.values()))
     if not outcome.records:
         return FAILED, first
@@ -138,10 +138,10 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
 
 
 def _train(study: Study, device: Any, reporter: Reporter, store: Store) -> tuple[str, str]:
-    from dmcore.training import train_study
+    from dmcore.run.parts import train_all
 
-    train_study(study, device, reporter, store)
-    return DONE, ""
+    _, left = train_all(study, device, reporter, store)
+    return DONE, left
 
 
 class Watch:

@@ -5,6 +5,7 @@
 3. For each SAE: its stages (`sae_stages`), up to its summary.
 4. Publish the index, after each site and at the end, so that pages show what is finished.
 5. Compare the SAEs of each site (`scale`).
+6. Measure the SAEs that have been trained on the parts of an SAE's error (`parts`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from dmcore.analysis.capture import LOSS, CaptureRequest, capture
 from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
 from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Reporter
-from dmcore.results import read_record
+from dmcore.results import Parts, read_parts, read_record
+from dmcore.run.parts import base_plan, find_measured, measure_parts, untrained
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.preflight import preflight
 from dmcore.run.sae_stages import SaeStages, Site
@@ -50,6 +52,8 @@ class Outcome:
     """By SAE: why it has no result."""
     unscaled: dict[str, str]
     """By site: why its SAEs could not be compared."""
+    parts: str = ""
+    """Why the SAEs on the parts could not be measured; empty where they were, or there are none."""
 
 
 class Pipeline:
@@ -93,7 +97,8 @@ class Pipeline:
         records = self.publish(plan)
         reasons = {hook: self._scale(plan, hook) for hook in study.hooks if hook in unscaled and only is None}
         computed = sum(record["summary_key"] in missing for record in records)
-        return Outcome(records, computed, failures, {hook: reason for hook, reason in reasons.items() if reason})
+        parts = self._parts(plan) if scale and only is None else ""
+        return Outcome(records, computed, failures, {hook: reason for hook, reason in reasons.items() if reason}, parts)
 
     def scale(self, study: Study) -> dict[str, str]:
         """Compare the SAEs that have results, at each site; by site or SAE that failed: why.
@@ -111,6 +116,49 @@ class Pipeline:
         failures = self._work(finished, [p for p in done if p.sae.hook in hooks and not self._has_norms(p)], set(hooks))
         reasons = {hook: self._scale(finished, hook) for hook in hooks}
         return failures | {hook: reason for hook, reason in reasons.items() if reason}
+
+    def parts(self, study: Study) -> Parts:
+        """Measure the SAEs on the parts of an SAE's error, where that has not been done.
+
+        Raises:
+            SpecError: the study has no [parts] table, or an input is missing or wrong.
+            StoreError: the base SAE has no result, or the SAEs have not been trained.
+        """
+        base = study.base
+        plan = make_plan(study, self.store, self.custom)
+        if self.store.find(SUMMARY, base_plan(plan).summary_key) is None:
+            raise StoreError(f"The SAE {base.name} has no result yet: sweep the study first.")
+        if why := untrained(plan):
+            raise StoreError(why)
+        return read_parts(self._measure_parts(plan).path)
+
+    def _parts(self, plan: Plan) -> str:
+        """Measure the SAEs on the parts, if the study has them and they are there; why it could not be done."""
+        if plan.study.parts is None:
+            return ""
+        try:
+            if why := untrained(plan):
+                log.warning("%s", why)
+            elif self.store.find(SUMMARY, base_plan(plan).summary_key) is not None:
+                self._measure_parts(plan)
+        except DarkMatterError as error:
+            log.error("SAEs on the parts: %s", error)
+            return str(error)
+        return ""
+
+    def _measure_parts(self, plan: Plan) -> Entry:
+        found = find_measured(plan, self.store)
+        if found is not None:
+            return found
+        base, failures = base_plan(plan), {}
+        entries = self._capture(plan, [base], failures)
+        if failures:
+            raise StoreError(failures[base.sae.name])
+        site = self._open_site(plan, base.sae.hook, entries)
+        site.check(plan.study.settings)
+        dictionary = load_dictionary(plan.study, base.sae, site.acts.d_model, self.device, self.custom)
+        stages = SaeStages(plan, site, entries[LOSS], self.store, self.device, self.reporter)
+        return measure_parts(stages, dictionary)
 
     def _has_norms(self, p: SaePlan) -> bool:
         """Whether all that the comparison needs of an SAE is there."""

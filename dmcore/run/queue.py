@@ -198,7 +198,7 @@ class Queue:
             raise DarkMatterError(f"There is no such kind of job: choose {' or '.join(KINDS)}.")
         path, lane = Path(study_path).absolute(), lane_of(device)
         study = load_study(path)
-        if kind == "train-saes" and study.train is None:
+        if kind == "train-saes" and study.train is None and study.parts is None:
             raise DarkMatterError("The study trains no SAEs: add a [train] table, or sweep it.")
         content = study.to_dict()
         return {

@@ -15,9 +15,21 @@ from typing import Any
 import polars as pl
 
 from dmcore.errors import StoreError
-from dmcore.results import RECORD, SCALING, Scaling, Summary, read_scaling, read_summary, scaling_spec
+from dmcore.results import (
+    PARTS_STAGE,
+    RECORD,
+    SCALING,
+    Parts,
+    Scaling,
+    Summary,
+    read_parts,
+    read_scaling,
+    read_summary,
+    scaling_spec,
+)
 from dmcore.specs import NAME, Study
 from dmcore.store.fingerprint import content_key
+from dmcore.store.manifest import read_manifest
 from dmcore.store.store import Entry, Store
 
 INDEX = "index"
@@ -67,6 +79,11 @@ class Published:
             )
         return read_scaling(entry.path)
 
+    def parts(self, summary_key: str) -> Parts | None:
+        """The SAEs that were trained on the parts of one SAE's error, as last measured; None if there are none."""
+        entry = find_parts(self.store, summary_key)
+        return None if entry is None else read_parts(entry.path)
+
     @property
     def file(self) -> str:
         """What a command is given for this study."""
@@ -87,6 +104,20 @@ def publish(store: Store, study: Study, records: Sequence[dict[str, Any]]) -> En
         (folder / "study.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     return store.replace(INDEX, study.to_dict(), make)
+
+
+def find_parts(store: Store, summary_key: str) -> Entry | None:
+    """The newest entry of SAEs on the parts of the error of the SAE with this summary; None if there is none."""
+    newest: Entry | None = None
+    for folder in sorted((store.root / PARTS_STAGE).glob("*")):
+        try:
+            spec = read_manifest(folder).spec
+        except StoreError:
+            continue
+        entry = store.find(PARTS_STAGE, folder.name) if spec.get("summary") == summary_key else None
+        if entry is not None and (newest is None or newest.manifest.created < entry.manifest.created):
+            newest = entry
+    return newest
 
 
 def _holds(index: Entry, table: pl.DataFrame) -> bool:
