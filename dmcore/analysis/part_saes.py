@@ -29,7 +29,7 @@ from dmcore.analysis.norm_tests import LatentTotals, fold_maps
 from dmcore.analysis.partition import Partition
 from dmcore.errors import DataError
 from dmcore.math.bootstrap import bootstrap_units, interval, poisson_weights, ratio
-from dmcore.math.latent_matching import match_latents, match_random
+from dmcore.math.latent_matching import match_latents, random_rows, shaped_rows
 from dmcore.math.split import FoldedFit, split_tokens
 from dmcore.progress import Reporter
 from dmcore.results.parts import PARTS_TABLES
@@ -286,7 +286,9 @@ def _stability(by_part: Mapping[str, Sequence[MeasuredPart]], seed: int, reporte
         for one, two in pairs:
             first, second = one.alive_rows(), two.alive_rows()
             found = match_latents(first, second)
-            random = match_random(found, first.shape[1], seed)
+            drawn = [random_rows(len(rows), rows.shape[1], 2 * seed + i) for i, rows in enumerate((first, second))]
+            shaped = [shaped_rows(rows, 2 * seed + i) for i, rows in enumerate((first, second))]
+            matchings = {"": found, "random_": match_latents(*drawn), "shaped_": match_latents(*shaped)}
             row: dict[str, Any] = {
                 "part": one.part,
                 "first": one.seed,
@@ -296,7 +298,7 @@ def _stability(by_part: Mapping[str, Sequence[MeasuredPart]], seed: int, reporte
                 "n_pairs": len(found.cosine),
                 "method": found.method,
             }
-            for kind, matching in (("", found), ("random_", random)):
+            for kind, matching in matchings.items():
                 row[f"{kind}mean_cosine"] = _number(matching.mean_cosine)
                 row |= {f"{kind}{name}": _number(matching.share_above(at)) for name, at in SHARES.items()}
             rows.append(row)

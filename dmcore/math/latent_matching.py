@@ -4,8 +4,9 @@
 2. Up to `MOST_ASSIGNED` latents, the one-to-one matching with the largest sum of cosines (Hungarian method, over all pairs);
    beyond, where that takes too long, pairs that are each other's nearest neighbour, found in blocks of rows. Mutual
    neighbours are one to one as well, but leave latents without a partner: those count as found nowhere.
-3. The yardstick is the same matching of random unit rows: with many latents in few dimensions, chance alone gives large
-   cosines.
+3. The yardstick is the same matching of random rows, as many of them: with many latents in few dimensions, chance alone
+   gives large cosines. Rows from the whole sphere (`random_rows`), or with the second moments of each dictionary's own
+   (`shaped_rows`), which is the stricter one.
 
 Reference: Paulo and Belrose 2025, Sparse Autoencoders Trained on the Same Data Learn Different Features, section 3.
 """
@@ -99,10 +100,13 @@ def random_rows(n: int, d_in: int, seed: int) -> Float[Tensor, "n d_in"]:
     return _unit(torch.randn(n, d_in, generator=torch.Generator().manual_seed(seed)))
 
 
-def match_random(matching: Matching, d_in: int, seed: int, *, most_assigned: int = MOST_ASSIGNED) -> Matching:
-    """The same matching of random unit rows: as many of them, in as many dimensions."""
-    first, second = random_rows(matching.n_first, d_in, 2 * seed), random_rows(matching.n_second, d_in, 2 * seed + 1)
-    return match_latents(first, second, most_assigned=most_assigned)
+def shaped_rows(like: Float[Tensor, "n d_in"], seed: int) -> Float[Tensor, "n d_in"]:
+    """Gaussian rows with the second moments of some unit rows, as many of them, brought to unit norm.
+
+    Where a dictionary lies in few of its dimensions, chance gives larger cosines than rows from the whole sphere say.
+    """
+    mixed = torch.randn(len(like), len(like), generator=torch.Generator().manual_seed(seed))
+    return _unit(mixed.to(like.device) @ _unit(like))
 
 
 def stable_latents(matchings: Sequence[Matching], cosine: float) -> np.ndarray:

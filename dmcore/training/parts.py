@@ -27,7 +27,7 @@ from dmcore.analysis.encode import Autoencoder
 from dmcore.math.linear_map import AffineMap
 from dmcore.progress import Reporter
 from dmcore.sources.models import check_layers
-from dmcore.specs import PartsSpec, Study
+from dmcore.specs import PartsSpec, Study, TextsSpec
 from dmcore.store.store import Store
 from dmcore.training.loop import Run
 from dmcore.training.records import TrainedSae
@@ -130,14 +130,22 @@ def train_parts(
     assert parts is not None, "or it had no base"
     check_layers(study)
     store = store or Store()
+    specs = [replace(parts.training(hook, seed), texts=_texts(study)) for seed in parts.seeds]
+    texts = training_texts(replace(study, train=specs[0]), parts.tokens, store, reporter)
+    job = PartsJob(study, specs[0], texts, str(device), store, reporter, base, parts)
     done: list[TrainedSae] = []
-    for seed in parts.seeds:
-        spec = parts.training(hook, seed)
-        if spec.texts is None and study.train is not None:
-            spec = replace(spec, texts=study.train.texts)
-        texts = training_texts(replace(study, train=spec), spec.tokens, store, reporter)
-        targets = [
-            PartTarget(hook, parts.architecture, parts.width, parts.l0, parts.place, part, seed) for part in parts.on
-        ]
-        done += train_missing(PartsJob(study, spec, texts, str(device), store, reporter, base, parts), targets)
+    for spec in specs:
+        job.spec = spec  # the seed alone is another: model and reader stay
+        done += train_missing(
+            job,
+            [
+                PartTarget(hook, parts.architecture, parts.width, parts.l0, parts.place, part, spec.seed)
+                for part in parts.on
+            ],
+        )
     return done
+
+
+def _texts(study: Study) -> TextsSpec | None:
+    """What [parts] says, or else [train]."""
+    return next((table.texts for table in (study.parts, study.train) if table is not None and table.texts), None)

@@ -54,15 +54,15 @@ def parts_lines(found: Parts) -> list[str]:
             f"dead {100 * float(dead):.1f} %"  # pyright: ignore
         )
         if len(pairs):
-            mean, share, random = (pairs[name].mean() for name in _STABLE)
+            mean, share, chance = (pairs[name].mean() for name in _STABLE)
             lines.append(
-                f"    latents of two seeds: mean cosine {_text(mean)} (random rows {_text(random)}), "
+                f"    latents of two seeds: mean cosine {_text(mean)} (random rows of that shape {_text(chance)}), "
                 f"{_text(share)} of them above 0.9"
             )
     return [*lines, f"  {about['note']}"]
 
 
-_STABLE = ("mean_cosine", "share_above_09", "random_mean_cosine")
+_STABLE = ("mean_cosine", "share_above_09", "shaped_mean_cosine")
 
 
 def _text(value: Any) -> str:
