@@ -24,6 +24,7 @@ import torch
 from dmcore.analysis.activations import Chunk
 from dmcore.analysis.codes import Codes
 from dmcore.errors import DataError
+from dmcore.math.sparse_codes import SparseCodes
 from dmcore.math.transpose import by_group, ranges_of
 from dmcore.progress import Reporter
 
@@ -89,11 +90,8 @@ class LatentMajor:
                 f"The texts have {n_contexts * length:,} tokens: browse features over at most 2^32 of them."
             )
         self._length, self.d_sae = length, d_sae
+        self._codes = codes
         self._chunks, self._n_stored = _chunks(codes, n_contexts, length)
-        try:
-            self._codes = Codes(codes)
-        except (OSError, ValueError) as error:
-            raise _unreadable(codes) from error
         self.left_out = 0
         """Stored activations that are not above 0."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - see close
@@ -144,7 +142,7 @@ class LatentMajor:
         total = sum(chunk.n_contexts for chunk in self._chunks)
         with reporter.stage(name, total, "contexts") as stage:
             for chunk in self._chunks:
-                found = self._codes.read(chunk, torch.device("cpu"))
+                found = _read(self._codes, chunk)
                 latents, values = found.latents.numpy(), found.values.numpy()
                 tokens = np.repeat(np.arange(chunk.rows.start, chunk.rows.stop, dtype=np.uint32), found.l0.numpy())
                 if not np.isfinite(values).all():
@@ -185,6 +183,14 @@ class LatentMajor:
                 written[number] += len(some)
 
 
+def _read(codes: Path, chunk: Chunk) -> SparseCodes:
+    # Opened anew each time: what stays mapped counts as memory of the process.
+    try:
+        return Codes(codes).read(chunk, torch.device("cpu"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(codes) from error
+
+
 def _write(file: int, data: memoryview, offset: int) -> None:
     # Written, not mapped: a full disk is then an error that can be caught.
     while data:
@@ -196,11 +202,13 @@ def _chunks(codes: Path, n_contexts: int, length: int) -> tuple[list[Chunk], int
     """Consecutive contexts, together until they have `ENTRIES_AT_ONCE` active latents; and how many there are in all."""
     try:
         ends = np.load(codes / "contexts.npy", allow_pickle=False)
+        n_tokens = len(np.load(codes / "counts.npy", mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise _unreadable(codes) from error
-    if len(ends) != n_contexts + 1:
+    if len(ends) != n_contexts + 1 or n_tokens != n_contexts * length:
         raise DataError(
-            f"The codes have {len(ends) - 1:,} contexts, but the texts have {n_contexts:,}: they are of other texts."
+            f"The codes have {len(ends) - 1:,} contexts of {n_tokens:,} tokens, but the texts have {n_contexts:,} of "
+            f"{n_contexts * length:,}: they are of other texts."
         )
     bounds = ranges_of(np.diff(ends), ENTRIES_AT_ONCE, max(1, ENTRIES_AT_ONCE // length))
     return [Chunk(int(a), int(b - a), length) for a, b in itertools.pairwise(bounds)], int(ends[-1])

@@ -69,6 +69,8 @@ class FeatureSources:
             raise DataError(
                 f"skip_positions is {self.skip_positions}, but contexts have {self.contexts.length} tokens: lower it."
             )
+        if self.n_top < 1 or self.n_per_decile < 0:
+            raise DataError("A latent needs at least one example, its largest activation: raise n_top.")
         if self.d_sae < 1:
             raise DataError("The SAE has no latents: give one that has.")
         unknown = sorted(set(self.others) - {BASE, WIDEST})

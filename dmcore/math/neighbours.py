@@ -61,7 +61,7 @@ class Nearest:
     """The nearest row of a dictionary to each of some directions."""
 
     index: Int64[Tensor, " n_rows"]
-    """Which; of equal ones the first. -1 for a direction that is zero."""
+    """Which; -1 for a direction that is zero."""
     cosine: Float[Tensor, " n_rows"]
     """How near; NaN for a direction that is zero."""
 

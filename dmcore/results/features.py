@@ -168,9 +168,9 @@ class Features:
     def histogram(self, latent: int) -> Histogram:
         """Of one latent; all counts are 0 where it is never active."""
         self._check(latent)
-        with _sentence():
-            largest = self.latents.select("max_active").slice(latent, 1).collect().item()
-        return Histogram(np.linspace(0.0, largest or 0.0, N_BINS + 1), np.array(self._arrays["histogram"][latent]))
+        example, end = self._arrays["first"][latent : latent + 2, 0].tolist()
+        largest = float(self._arrays["example_activation"][example]) if end > example else 0.0
+        return Histogram(np.linspace(0.0, largest, N_BINS + 1), np.array(self._arrays["histogram"][latent]))
 
     def examples(self, latent: int) -> list[Example]:
         """Its examples: the largest activations, the largest first, then those of each lower decile, the highest first."""
@@ -181,15 +181,15 @@ class Features:
         numbers, groups, activations, hits = (
             arrays[f"example_{name}"][own].tolist() for name in ("token", "group", "activation", "hits")
         )
-        with _sentence():
-            largest = self.latents.select("max_active").slice(latent, 1).collect().item() if numbers else 0.0
+        # The first example is the largest activation of all, in whose units hits are stored.
+        largest = np.float32(activations[0]) if numbers else np.float32(0)
         found = []
         for number, group, activation, n_hits in zip(numbers, groups, activations, hits, strict=True):
             context, position = divmod(number, length)
             start, stop = (int(end) for end in window_of(position, length))
             window = np.zeros(stop - start, dtype=np.float32)
             places = arrays["hit_place"][hit : hit + n_hits]
-            window[places] = arrays["hit_value"][hit : hit + n_hits].astype(np.float32) * np.float32(largest)
+            window[places] = arrays["hit_value"][hit : hit + n_hits].astype(np.float32) * largest
             ids = np.array(arrays["window_tokens"][token : token + stop - start])
             decile = None if group == TOP else group
             found.append(Example(decile, context, position, activation, position - start, ids, window))

@@ -39,6 +39,8 @@ ONE_PLUS = ("gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma", "qwen
 """Model types whose RMS norms scale by one plus their weight."""
 CENTRED = ("cohere", "cohere2", "olmo")
 """Model types whose LayerNorms have no bias by which they could be told from RMS norms."""
+WITHOUT_WEIGHT = ("olmo",)
+"""Model types whose final norm has no weight."""
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -59,41 +61,53 @@ def unembedding(study: Study) -> Float[Tensor, "d_model n_vocabulary"] | None:
     config = read_model_config(study)
     if config is None or model_kind(config) != "causal":
         return None
-    nested = config.get("text_config")
-    text: dict[str, Any] = nested if isinstance(nested, dict) else config
     tensors = _tensors(study)
-    matrix = _output(tensors, tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))))
-    if matrix is None:
+    matrix = _output(tensors)
+    norm = _ending(tensors, FINAL_NORMS, n_dims=1)
+    kind = _model_type(config)
+    if matrix is None or (norm is None and kind not in WITHOUT_WEIGHT):
         return None
-    norm_name = _ending(tensors, FINAL_NORMS, n_dims=1)
-    kind = str(text.get("model_type", config.get("model_type", "")))
     # (n_vocabulary, d_model) in the file; worked on in place.
     weight = tensors[matrix].read().float()
-    if norm_name is not None:
-        scale = tensors[norm_name].read().float()
+    if norm is not None:
+        scale = tensors[norm].read().float()
         if scale.shape[0] != weight.shape[1]:  # a projection lies between the norm and the output
             return None
         weight *= scale + 1.0 if kind in ONE_PLUS else scale
-    has_bias = norm_name is not None and f"{norm_name.removesuffix('weight')}bias" in tensors
-    if has_bias or kind in CENTRED:
+    if kind in CENTRED or f"{(norm or '').removesuffix('weight')}bias" in tensors:
         weight -= weight.mean(1, keepdim=True)
     if bool(weight.isnan().any()):
         raise SpecError("The unembedding of the model holds NaN: copy or download the model again.")
     return weight.T
 
 
-def _output(tensors: dict[str, DiskTensor], *, tied: bool) -> str | None:
-    """Name of the output matrix; a model that says it ties them may have stored either."""
+def _model_type(config: dict[str, Any]) -> str:
+    nested = config.get("text_config")
+    own = nested.get("model_type") if isinstance(nested, dict) else None
+    return str(own or config.get("model_type", ""))
+
+
+def _output(tensors: dict[str, DiskTensor]) -> str | None:
+    """Name of the output matrix: stored by itself, or the embedding, if nothing else could be the output."""
     own = _ending(tensors, OUTPUTS, n_dims=2)
-    return own if own is not None or not tied else _ending(tensors, EMBEDDINGS, n_dims=2)
+    tied = None if own else _ending(tensors, EMBEDDINGS, n_dims=2)
+    if tied is None:
+        return own
+    alike = [name for name, tensor in tensors.items() if tensor.shape == tensors[tied].shape and not _in_block(name)]
+    return tied if alike == [tied] else None
+
+
+def _in_block(name: str) -> bool:
+    """Whether a tensor belongs to one of the layers: their names have a number."""
+    return any(part.isdigit() for part in name.split("."))
 
 
 def _ending(tensors: dict[str, DiskTensor], endings: tuple[str, ...], n_dims: int) -> str | None:
-    """The first of these names, whatever stands before it (at a dot); a part of a block, with a number, is none."""
+    """The first of these names, whatever stands before it (at a dot); parts of layers are none."""
     for ending in endings:
         for name in sorted(tensors):
             whole = name == ending or name.endswith(f".{ending}")
-            if whole and len(tensors[name].shape) == n_dims and not any(part.isdigit() for part in name.split(".")):
+            if whole and len(tensors[name].shape) == n_dims and not _in_block(name):
                 return name
     # Some models are stored without the first part of their names (`norm.weight` for `model.norm.weight`).
     short = {ending.rsplit(".", 2)[-2] + ".weight" for ending in endings}
