@@ -35,7 +35,7 @@ from dmcore.progress import Reporter
 from dmcore.results.parts import PARTS_TABLES
 from dmcore.specs import Settings
 
-NUMBERS, REPLICATES, LATENTS = "numbers.json", "replicates.npy", "latents.npy"
+NUMBERS, REPLICATES, USES = "numbers.json", "replicates.npy", "uses.npy"
 """Of a `part` entry, beside its codes: numbers, (n_replicates,) FVU, (d_sae,) kept tokens on which each latent is active."""
 SHARES = {"share_above_07": 0.7, "share_above_09": 0.9}
 """Cosines above which matched latents are counted."""
@@ -154,7 +154,7 @@ def measure_part(given: PartInputs, part: str, sae: Autoencoder, folder: Path, r
         "scatter": float(scatter.sum()),
     }
     np.save(folder / REPLICATES, fvu[1:])
-    np.save(folder / LATENTS, totals.counts)
+    np.save(folder / USES, totals.counts)
     (folder / NUMBERS).write_text(json.dumps(numbers), encoding="utf-8")
 
 
@@ -193,7 +193,7 @@ class MeasuredPart:
 
     def alive_rows(self) -> Tensor:
         """(n_alive, d_model) decoder rows of the latents that some kept token activates."""
-        alive = np.load(self.entry / LATENTS, allow_pickle=False) > 0
+        alive = np.load(self.entry / USES, allow_pickle=False) > 0
         return self.decoder()[torch.from_numpy(np.flatnonzero(alive))]
 
 
