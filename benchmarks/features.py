@@ -208,14 +208,14 @@ def report(folder: Path, arguments: argparse.Namespace) -> None:
         flush=True,
     )
 
-    def child(what: str) -> dict[str, float]:
+    def child(what: str, folder: Path) -> dict[str, float]:
         command = [sys.executable, __file__, "--do", what, str(folder), "--latents", str(arguments.latents)]
         command += ["--d-model", str(arguments.d_model)]
         return json.loads(
             subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
         )
 
-    made = child("build")
+    made = child("build", folder)
     sizes = {path.name: path.stat().st_size for path in sorted((folder / "features").iterdir())}
     size = sum(sizes.values())
     memory = "{:.0f} MiB anonymous, {:.0f} MiB resident"
@@ -225,15 +225,21 @@ def report(folder: Path, arguments: argparse.Namespace) -> None:
     print("   " + "; ".join(f"{name} {seconds:.1f} s" for name, seconds in made.items()))
     print(f"size: {size / 2**20:.0f} MiB, {size / arguments.latents:,.0f} bytes a latent")
     print("   " + "; ".join(f"{name} {of / 2**20:.1f} MiB" for name, of in sizes.items()), flush=True)
-    seen = child("browse")
+    seen = child("browse", folder)
     seen.pop("seconds")
     print(f"browse: peak {memory.format(seen.pop('anonymous') / 2**20, seen.pop('resident') / 2**20)}")
     print("   " + "; ".join(f"{name} {taken:.1f} ms" for name, taken in seen.items()), flush=True)
     if arguments.plain:
-        taken = plain(folder, n_contexts // 10, arguments.plain)
-        own = sum(made[name] for name in ("active tokens of each latent", "codes by latent", "examples of latents"))
-        print(f"plain, a tenth of the tokens, one latent of {arguments.plain}: {taken:.1f} s; ours, all: {own:.1f} s")
-        print(f"ratio, per token and latent: {10 * arguments.plain * taken / own:.0f}")
+        tenth, n_contexts = folder / "tenth", max(CONTEXTS_AT_ONCE, n_contexts // 10)
+        tenth.mkdir()
+        write_inputs(tenth, arguments.latents, n_contexts, arguments.l0)
+        taken = arguments.plain * plain(tenth, n_contexts, arguments.plain)
+        arguments.d_model = 0
+        own = child("build", tenth)["seconds"]
+        print(
+            f"{n_contexts * LENGTH:,} tokens: plain {taken:.0f} s (from one latent of {arguments.plain}), ours {own:.1f} s"
+        )
+        print(f"ratio: {taken / own:.0f}")
 
 
 def main() -> None:
