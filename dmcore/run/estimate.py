@@ -155,4 +155,9 @@ def _assumptions(work: Work, peak: Peak) -> tuple[str, ...]:
             f"For training, the model runs once over {work.training_tokens_run():,} tokens {how}, with all SAEs side by side; "
             "where memory holds only some of them, once for each group."
         )
+    if work.study.parts is not None:
+        n = len(work.study.parts.saes())
+        said.append(
+            f"The {n} SAEs on the parts of {work.study.parts.base}, their training and measurement, are not in it."
+        )
     return tuple(said)

@@ -22,9 +22,11 @@ from dmcore.progress import Reporter
 from dmcore.run.cli import main
 from dmcore.run.parts import train_all
 from dmcore.run.pipeline import Pipeline
+from dmcore.run.queue import Queue
 from dmcore.sources.models import load_model
 from dmcore.sources.saes import load_dictionary
-from dmcore.specs import PARTS, SaeSpec, Study, load_study
+from dmcore.sources.study_file import study_toml
+from dmcore.specs import PARTS, PartsSpec, SaeSpec, Study, TrainSpec, load_study
 from dmcore.store.published import open_published
 from dmcore.store.store import Store
 from dmcore.training.parts import PartsBase, PartsReader
@@ -257,6 +259,32 @@ def test_commands_say_what_is_missing(
     for command in (["parts", file], ["train-saes", file, "--parts"]):
         assert main([*command, "--device", "cpu"]) == 1
         assert "no [parts] table" in capsys.readouterr().err
+
+
+def test_a_base_that_the_study_trains_itself_comes_first(tmp_path: Path) -> None:
+    """train-saes, sweep, train-saes, sweep: each goes as far as it can, and says what is next."""
+    grid = TrainSpec(("blocks.1.hook_resid_post",), (32,), (4,), tokens=2000, batch_tokens=128, engine="lean")
+    parts = PartsSpec(grid.saes()[0].path, 24, 4, on=("x", "nonlinear"), seeds=(1,), tokens=1000, batch_tokens=128)
+    study = build_parts_study(tmp_path)
+    grid = replace(grid, texts=study.parts.texts)  # which the parts take over, having none of their own
+    text = study_toml("own", "", study.model, study.texts, study.settings, (), train=grid, parts=parts)
+    (tmp_path / "own.toml").write_text(text)
+    study = load_study(tmp_path / "own.toml")
+    trained, left = train(study)
+    assert [one.sae.path for one in trained] == [parts.base]
+    assert "sweep the study, then run train-saes with --parts" in left
+    assert not sweep(study).failures
+    trained, left = train(study)
+    assert [one.trained for one in trained] == [False, True, True]
+    assert left == ""
+    assert not sweep(study).parts
+    assert open_published("own", Store(tmp_path / "cache")).parts(sweep(study).records[0]["summary_key"]) is not None
+
+
+def test_a_job_trains_the_parts(swept: Study, trained: tuple[Study, list]) -> None:
+    queue = Queue(swept.folder / "jobs-cache")
+    job = queue.submit("train-saes", swept.folder / "study.toml", "cpu")
+    assert job.kind == "train-saes"
 
 
 def test_a_study_without_parts_trains_none(tmp_path: Path) -> None:
