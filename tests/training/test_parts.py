@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from dmcore.errors import Cancelled, SpecError, StoreError
 from dmcore.math.linear_map import AffineMap
 from dmcore.progress import Reporter
 from dmcore.run.cli import main
+from dmcore.run.job import DONE
+from dmcore.run.job_child import _train as train_job
 from dmcore.run.parts import train_all
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.queue import Queue
@@ -33,6 +36,7 @@ from dmcore.training.parts import PartsBase, PartsReader
 from dmcore.training.readers import LiveReader
 from dmcore.training.target import PartTarget
 from dmcore.training.texts import training_texts
+from tests.builders import HOOKS
 from tests.training.part_studies import BASE, build_parts_study
 from tests.training.planted import (
     HOOK,
@@ -281,10 +285,29 @@ def test_a_base_that_the_study_trains_itself_comes_first(tmp_path: Path) -> None
     assert open_published("own", Store(tmp_path / "cache")).parts(sweep(study).records[0]["summary_key"]) is not None
 
 
-def test_a_job_trains_the_parts(swept: Study, trained: tuple[Study, list]) -> None:
-    queue = Queue(swept.folder / "jobs-cache")
-    job = queue.submit("train-saes", swept.folder / "study.toml", "cpu")
+def test_a_job_can_train_the_parts(swept: Study, trained: tuple[Study, list]) -> None:
+    job = Queue(swept.folder / "jobs-cache").submit("train-saes", swept.folder / "study.toml", "cpu")
     assert job.kind == "train-saes"
+    before = weights(swept)
+    for folder in (swept.folder / "parts").glob("*/linear/*_seed1"):
+        shutil.rmtree(folder)
+    assert len(weights(swept)) == 7
+    assert train_job(swept, torch.device("cpu"), Reporter(), Store(swept.folder / "cache")) == (DONE, "")
+    assert weights(swept) == before, "alone it is trained to the same as beside the others"
+
+
+@pytest.mark.parametrize("hook", HOOKS[1:])
+def test_parts_of_heads_and_mlps_are_trained_and_measured(hook: str, tmp_path: Path) -> None:
+    """Heads are flat where they are read; what is stored must not want them otherwise."""
+    study = build_parts_study(tmp_path, base=f"saes/{hook}/topk", on=["nonlinear"], seeds=[0], tokens=1000)
+    sweep(study)
+    train(study)
+    assert not sweep(study).parts
+    parts = Pipeline(Store(tmp_path / "cache"), "cpu").parts(study)
+    assert parts.about["site"] == hook
+    assert parts["saes"]["fvu"][0] == pytest.approx(parts["saes"]["train_fvu"][0], rel=0.3), "the contexts are others"
+    assert len(parts["stability"]) == len(parts["differences"]) == 0
+    assert parts["means"]["seed_sd"].to_list() == [None]
 
 
 def test_a_study_without_parts_trains_none(tmp_path: Path) -> None:

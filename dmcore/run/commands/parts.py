@@ -57,7 +57,7 @@ def parts_lines(found: Parts) -> list[str]:
             mean, share, chance = (pairs[name].mean() for name in _STABLE)
             lines.append(
                 f"    latents of two seeds: mean cosine {_text(mean)} (random rows of that shape {_text(chance)}), "
-                f"{_text(share)} of them above 0.9"
+                f"{_text(share)} of them above 0.9; matched by {pairs['method'][0]}"
             )
     return [*lines, f"  {about['note']}"]
 
