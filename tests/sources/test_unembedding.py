@@ -16,7 +16,7 @@ from dmcore.sources.unembedding import unembedding, writes_to_residual
 from dmcore.specs import ModelSpec, SaeSpec, Settings, Study, TextsSpec
 from tests.model_builders import D_MODEL, DECODER_ONLY, VOCABULARY, save_model
 
-NORMS = {"gpt2": "transformer.ln_f", "pythia": "gpt_neox.final_layer_norm"}
+NORMS = {"gpt2": "transformer.ln_f", "pythia": "gpt_neox.final_layer_norm", "phi": "model.final_layernorm"}
 
 
 def study_of(folder: Path) -> Study:
@@ -34,7 +34,23 @@ def head_and_norm(folder: Path, name: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", DECODER_ONLY)
 def test_a_vector_times_the_unembedding_is_its_logits_times_its_scale(name: str, tmp_path: Path) -> None:
-    folder = save_model(name, tmp_path / name)
+    check_logits(save_model(name, tmp_path / name), name)
+
+
+def test_biases_of_norms_and_outputs_are_left_out(tmp_path: Path) -> None:
+    from transformers import PhiConfig, PhiForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": D_MODEL, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = PhiForCausalLM(PhiConfig(**sizes, vocab_size=VOCABULARY, max_position_embeddings=64))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape)
+    model.save_pretrained(tmp_path)
+    check_logits(tmp_path, "phi")
+
+
+def check_logits(folder: Path, name: str) -> None:
+    """Assert that a vector times the unembedding gives the logits, times the scale that the final norm divides by."""
     found = unembedding(study_of(folder))
     assert found is not None
     assert found.shape == (D_MODEL, VOCABULARY)
@@ -43,7 +59,7 @@ def test_a_vector_times_the_unembedding_is_its_logits_times_its_scale(name: str,
     with torch.no_grad():
         logits = head(norm(x))
         if isinstance(norm, torch.nn.LayerNorm):
-            logits = logits - head(norm.bias)
+            logits = logits - head(norm.bias)  # and with it the output's own bias, if it has one
             scale = x.var(1, correction=0, keepdim=True).add(norm.eps).sqrt()
         else:
             scale = x.square().mean(1, keepdim=True).add(1e-6).sqrt()
@@ -90,6 +106,9 @@ def test_a_tied_embedding_is_not_taken_where_another_matrix_could_be_the_output(
     assert tied is not None
     expected = (tensors["model.embed_tokens.weight"] * tensors["model.norm.weight"]).T
     torch.testing.assert_close(tied, expected)
+    in_a_layer = {"adapters.0.lm_head.weight": head, "adapters.0.final_layer_norm.weight": torch.zeros(D_MODEL)}
+    save_file({**tensors, **in_a_layer}, path)
+    torch.testing.assert_close(unembedding(study_of(folder)), tied)
     save_file({**tensors, "some_other_output.weight": head}, path)
     assert unembedding(study_of(folder)) is None
     tensors["model.embed_tokens.weight"][3, 3] = torch.nan
