@@ -53,7 +53,8 @@ PARTS_TABLES: dict[str, dict[str, Any]] = {
     "curves": {**_SAE, "tokens": pl.Int64, "fvu": pl.Float64, "l0": pl.Float64, "dead_share": pl.Float64},
     # latents of two seeds of a part, matched one to one by the cosine of decoder rows; only latents that some kept token
     # activates. share_*: pairs above that cosine over the latents of the smaller one; random_*: the same number of random
-    # unit rows; shaped_*: of random rows with the second moments of each dictionary's own. method: assignment, or mutual neighbours past 8,192 latents; null means where there are no pairs
+    # unit rows; shaped_*: of random rows with the second moments of each dictionary's own. Neither is what SAEs on noise
+    # give, which can be more. method: assignment, or mutual neighbours past 8,192 latents; null means where there are no pairs
     "stability": {
         "part": pl.String,
         "first": pl.Int64,  # seeds
