@@ -103,7 +103,7 @@ class _Drawing:
         self.length = tokens.shape[1]
         if self.places.shape != self.values.shape or np.any(np.diff(self.places) <= 0):
             raise DataError(f"The places where latent {latent} is active must ascend, with one activation each.")
-        if len(self.places) and not (0 <= self.places[0] and self.places[-1] < tokens.size):
+        if len(self.places) and not (self.places[0] >= 0 and self.places[-1] < tokens.size):
             raise DataError(f"Latent {latent} is active outside the contexts that were given.")
         if not np.all(np.isfinite(self.values) & (self.values > 0)):
             raise DataError(f"Activations of latent {latent} must be finite and above 0 where it is active.")

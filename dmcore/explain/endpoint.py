@@ -205,7 +205,9 @@ class OpenAIEndpoint:
             )
         if status in {401, 403}:
             variable = self.settings.key_variable
-            remedy = f"check the key in {variable}" if variable else "name the variable that has its key in key_variable"
+            remedy = (
+                f"check the key in {variable}" if variable else "name the variable that has its key in key_variable"
+            )
             raise EndpointError(f"{where} refuses the key (status {status}{said}): {remedy}.")
         if status == 404:
             raise EndpointError(
@@ -213,7 +215,9 @@ class OpenAIEndpoint:
                 "and base_url, which mostly ends in /v1."
             )
         if status in {400, 413, 422}:
-            raise NoAnswerError(f"{where} refuses this prompt (status {status}{said}): check model, max_tokens and extra.")
+            raise NoAnswerError(
+                f"{where} refuses this prompt (status {status}{said}): check model, max_tokens and extra."
+            )
         raise EndpointError(f"{where} answers with status {status}{said}: check base_url and the account.")
 
     def _retry_after(self, reply: Reply) -> float | None:
