@@ -3,6 +3,7 @@
 1. `streamlit run app.py` from nothing to a drawn Overview.
 2. A change of page, to each.
 3. A slider of the sidebar on each page: key pressed to charts drawn with the new SAE's numbers.
+4. A change of view on Scaling, to each.
 
 Run: `python benchmarks/pages.py [--repeats 7]`. Needs a Chromium (the system's, or Playwright's own). Prints medians, and
 ends with status 1 if one is over its limit. It serves the study of `$DMCORE_CACHE`, or of `cache/`.
@@ -11,6 +12,7 @@ ends with status 1 if one is over its limit. It serves the study of `$DMCORE_CAC
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import socket
 import statistics
@@ -23,7 +25,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
-LIMITS = {"start": 5.0, "page": 1.0, "slider": 0.5}
+LIMITS = {"start": 5.0, "page": 1.0, "slider": 0.5, "view": 0.5}
 """Seconds, by the first word of a measurement's name."""
 
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
@@ -39,6 +41,25 @@ DRAWN = """([heading, n]) => {
 }"""
 OVERVIEW = ["What does a sparse autoencoder miss?", 2]
 REGRESSION = ["How linear is the error?", 4]
+SCALING = ["What do wider dictionaries still miss?", 2]
+VIEWS = {
+    "Width × L0": ("What do width and sparsity do together?", 1),
+    "Depth": ("Is it the same at every layer?", 3),
+    "Sparsity": ("Which architecture leaves less error at equal L0?", 1),
+    "Tokens": ("What does a context look like?", 4),
+    "Norms": ("Whose size does a linear map know?", 2),
+    "Width": ("What would a still wider dictionary leave?", 2),
+}
+"""A heading of each view of Scaling, and its charts."""
+_L0 = "L0 (active latents per token)"
+STEPS = [
+    ("Width (latents)", "ArrowRight"),
+    ("Layer", "ArrowLeft"),
+    ("Width (latents)", "ArrowLeft"),
+    ("Layer", "ArrowRight"),
+]
+L0_STEPS = [(_L0, "ArrowLeft"), (_L0, "ArrowRight"), ("Layer", "ArrowLeft"), ("Layer", "ArrowRight")]
+"""On Scaling the width chooses a point of one picture; layer and L0 choose the picture."""
 CATALOGUE = ["Which SAEs are there?", 1]
 RUNS = ["What is running?", 0]
 
@@ -110,6 +131,20 @@ def time_slide(page: Any, label: str, key: str, target: list[Any]) -> float:
     return time.perf_counter() - started
 
 
+def time_view(page: Any, name: str, heading: str, n_charts: int) -> float:
+    """Seconds from a click on a view of Scaling to its heading and charts."""
+    button = page.locator("[data-testid=stButtonGroup] button").filter(has_text=re.compile(rf"{name}$")).first
+    started = time.perf_counter()
+    button.click()
+    page.wait_for_function(
+        f"([heading, drawn]) => [...document.querySelectorAll('h3')].some(h => h.innerText === heading) && ({DRAWN})(drawn)",
+        arg=[heading, [SCALING[0], n_charts]],
+        polling=20,
+        timeout=60_000,
+    )
+    return time.perf_counter() - started
+
+
 def measure(repeats: int) -> dict[str, list[float]]:
     """Seconds of every measurement, by name."""
     times: dict[str, list[float]] = {}
@@ -124,18 +159,26 @@ def measure(repeats: int) -> dict[str, list[float]]:
             page = chromium.new_context(viewport={"width": 1400, "height": 1000}).new_page()
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_function(DRAWN, arg=OVERVIEW, polling=20, timeout=60_000)
-            for name, link, target in (("Overview", "Overview", OVERVIEW), ("Regression", "Regression", REGRESSION)):
-                slider = times.setdefault(f"slider: width and layer on {name}", [])
-                time_switch(page, link, target)
+            for name, target, steps in (
+                ("width and layer on Overview", OVERVIEW, STEPS),
+                ("width and layer on Regression", REGRESSION, STEPS),
+                ("L0 and layer on Scaling", [SCALING[0], 1], L0_STEPS),  # a site with 3 widths has no laws to draw
+            ):
+                slider = times.setdefault(f"slider: {name}", [])
+                time_switch(page, name.split()[-1], target)
                 for _ in range(repeats):
-                    for label, key in (("Width (latents)", "ArrowRight"), ("Layer", "ArrowLeft"),
-                                       ("Width (latents)", "ArrowLeft"), ("Layer", "ArrowRight")):  # fmt: skip
+                    for label, key in steps:
                         slider.append(time_slide(page, label, key, target))
                         page.wait_for_timeout(300)
+            for _ in range(repeats):
+                for view, (heading, n_charts) in VIEWS.items():
+                    times.setdefault(f"view: {view} on Scaling", []).append(time_view(page, view, heading, n_charts))
+                    page.wait_for_timeout(300)
             for _ in range(repeats):
                 for link, target in (
                     ("Overview", OVERVIEW),
                     ("Regression", REGRESSION),
+                    ("Scaling", SCALING),
                     ("Catalogue", CATALOGUE),
                     ("Runs", RUNS),
                 ):

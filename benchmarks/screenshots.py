@@ -46,6 +46,8 @@ def main() -> None:
                 for name, path, drawn in (
                     ("overview", "", pages.OVERVIEW),
                     ("regression", "regression", pages.REGRESSION),
+                    ("scaling", "scaling", pages.SCALING),
+                    ("tokens", "scaling?view=tokens", [pages.SCALING[0], 4]),
                     ("catalogue", "catalogue?release=gemma-scope-9b-pt-res&layer=20", pages.CATALOGUE),
                     ("runs", "runs", pages.RUNS),
                 ):

@@ -9,72 +9,28 @@ What the data cannot hold becomes a sentence in `remarks`, and never an error.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from dmcore.estimate import Estimate
+from dmcore.analysis.joint_laws import joint_row, separate_aic
+from dmcore.analysis.law_points import WORDS, Points, Row, ends, points_of
 from dmcore.math.constancy import constancy
-from dmcore.math.joint_law import N_PARAMS as JOINT_PARAMS
-from dmcore.math.joint_law import fit_joint_law
 from dmcore.math.power_law import SPACES, LawFit
 from dmcore.math.rival_laws import N_PARAMS, fit_law, predict_widest
 from dmcore.results.compare import over_widths
 from dmcore.results.scaling import SCALED_METRICS, TABLES
 
-Array = np.ndarray
-Row = dict[str, Any]
-
 LAW_TABLES = ("targets", "members", "laws", "curves", "constancy", "joint", "remarks")
 MIN_WIDTHS = 4
 """Fewest widths that laws are fitted to."""
-MIN_JOINT_WIDTHS = 3
-MIN_REPLICATES = 20
 N_CURVE = 33
 """Widths at which curves are drawn, from the narrowest to `REACH` times the widest."""
 REACH = 16
 L0_FACTOR = 1.5
 """L0s of a set further from its median than this are remarked on."""
-WORDS = {"fvu": "FVU", "fvu_nonlinear": "nonlinear FVU"}
-
-
-@dataclass(frozen=True)
-class Points:
-    """A metric of some SAEs, those left out for which it is missing."""
-
-    metric: str
-    d_sae: Array
-    """(n,) latents."""
-    l0: Array
-    values: Array
-    replicates: Array | None
-    """(n_replicates, n), the same contexts in a row; None where an SAE has none, or another number of them."""
-    missing: list[int]
-    """Widths of the SAEs that were left out."""
-
-    @property
-    def n_widths(self) -> int:
-        """How many different widths there are."""
-        return len(np.unique(self.d_sae))
-
-
-def points_of(members: pl.DataFrame, metric: str, replicates: Mapping[str, pl.DataFrame]) -> Points:
-    """The metric of rows of `RECORD`, with the replicates that go with it."""
-    values = members[metric].cast(pl.Float64).to_numpy()
-    there = np.isfinite(values)
-    drawn = [
-        replicates[key][metric].cast(pl.Float64).to_numpy() if key in replicates else np.empty(0)
-        for key in members.filter(there)["summary_key"]
-    ]
-    lengths = {len(column) for column in drawn}
-    paired = len(lengths) == 1 and min(lengths) >= MIN_REPLICATES
-    widths, l0 = (members[name].cast(pl.Float64).to_numpy() for name in ("d_sae", "l0"))
-    missing = [int(width) for width in widths[~there]]
-    return Points(metric, widths[there], l0[there], values[there], np.stack(drawn, 1) if paired else None, missing)
 
 
 def find_sets(records: pl.DataFrame) -> tuple[list[int], list[list[int]]]:
@@ -88,24 +44,17 @@ def find_sets(records: pl.DataFrame) -> tuple[list[int], list[list[int]]]:
     return targets, [list(numbers) for numbers in found]
 
 
-def _ends(name: str, value: Estimate, scatter: Estimate | None = None) -> Row:
-    row = {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-    if scatter is not None:
-        row |= {f"{name}_scatter_low": scatter.low, f"{name}_scatter_high": scatter.high}
-    return row
-
-
 def _law_row(fit: LawFit, points: Points) -> Row:
     """One row of `laws`, without its set."""
     row = {"metric": points.metric, "space": fit.space, "law": fit.law, "n_widths": points.n_widths}
     row |= {"n_params": fit.n_params, "rss": fit.rss, "aic": fit.aic, "at_bound": ",".join(fit.at_bound)}
     if fit.law != "power_zero":
-        row |= _ends("c", fit.c, fit.scatter_c)
+        row |= ends("c", fit.c, fit.scatter_c)
     if fit.law != "constant":
-        row |= _ends("a", fit.a, fit.scatter_a) | _ends("m", fit.m, fit.scatter_m)
+        row |= ends("a", fit.a, fit.scatter_a) | ends("m", fit.m, fit.scatter_m)
     left_out = predict_widest(fit.law, points.d_sae, points.values, replicates=points.replicates, space=fit.space)
     actual = float(points.values[np.argmax(points.d_sae)]) if np.isfinite(left_out) else None
-    return row | _ends("left_out", left_out) | {"left_out_actual": actual}
+    return row | ends("left_out", left_out) | {"left_out_actual": actual}
 
 
 def _curve(fit: LawFit, points: Points) -> Row:
@@ -142,9 +91,9 @@ def constancy_row(points: Points) -> Row | None:
     if points.n_widths < 2 or not (points.values > 0).all():
         return None
     replicates = np.empty((0, len(points.values))) if points.replicates is None else points.replicates
-    found = constancy(points.d_sae, points.values, replicates)
+    found = constancy(points.d_sae, points.values, replicates, points.n_units)
     row = {"metric": points.metric, "n_widths": points.n_widths, "wald": found.wald, "dof": found.dof, "p": found.p}
-    return row | _ends("slope", found.slope) | _ends("ratio", found.ratio)
+    return row | ends("slope", found.slope) | ends("ratio", found.ratio)
 
 
 def change_in_words(points: Points) -> str:
@@ -171,7 +120,8 @@ def set_remarks(points: Points, laws: list[Row]) -> Iterator[tuple[str, str]]:
         tail = change_in_words(points) if points.n_widths > 1 else "How it changes with width cannot be said."
         yield "law", f"{count}: no law with a floor can be fitted to fewer than {MIN_WIDTHS}. {tail}"
     if len(points.values) and not (points.values > 0).all():
-        rest = "laws are fitted in linear space alone" if _spaces(points) else "no law can be fitted"
+        fitted = _spaces(points) and points.n_widths >= MIN_WIDTHS
+        rest = "laws are fitted in linear space alone" if fitted else "no law can be fitted"
         yield "space", f"Some {word} is 0 or less and has no logarithm: {rest}."
     flat = sorted({row["space"] for row in laws if row["law"] == "power" and "a" in row["at_bound"].split(",")})
     if flat and np.ptp(points.values) == 0:
@@ -196,51 +146,6 @@ def l0_remark(members: pl.DataFrame) -> str | None:
         return None
     which = ", ".join(f"{l0:.3g} at {width:,} latents" for width, l0 in far.select("d_sae", "l0").iter_rows())
     return f"L0 differs over these widths: {which}, against a median of {float(middle):.3g}."
-
-
-def joint_row(points: Points) -> Row | str:
-    """A row of `joint`, without its label, or why there is none."""
-    word = WORDS.get(points.metric, points.metric)
-    keep = np.isfinite(points.l0) & (points.l0 > 0) & (points.values > 0)
-    widths, l0s, values = points.d_sae[keep], points.l0[keep], points.values[keep]
-    replicates = None if points.replicates is None else points.replicates[:, keep]
-    plane = np.stack([np.ones(len(widths)), np.log(widths), np.log(l0s)], 1) if len(widths) else np.empty((0, 3))
-    plane = plane - [0, *plane[:, 1:].mean(0)] if len(widths) else plane
-    if len(values) <= JOINT_PARAMS or np.linalg.matrix_rank(plane, tol=1e-2) < 3:
-        return f"{len(values)} SAEs with {word}: a law of width and L0 needs 5 or more, at several widths and L0s."
-    if len(np.unique(widths)) < MIN_JOINT_WIDTHS:
-        return f"{len(np.unique(widths))} widths with {word}: a law of width and L0 with a floor needs 3 or more."
-    fit = fit_joint_law(widths, l0s, values, replicates=replicates)
-    row = {"metric": points.metric, "n_saes": len(values), "rss": fit.rss, "aic": fit.aic}
-    for name in ("c", "a", "m", "n"):
-        row |= _ends(name, getattr(fit, name))
-    rest = widths < widths.max()
-    row["left_out_error"] = None
-    if (
-        rest.sum() > JOINT_PARAMS
-        and np.linalg.matrix_rank(plane[rest] - plane[rest].mean(0) * [0, 1, 1], tol=1e-2) == 3
-    ):
-        narrower = fit_joint_law(widths[rest], l0s[rest], values[rest])
-        missed = np.log(narrower.predict(widths[~rest], l0s[~rest]) / values[~rest])
-        row["left_out_error"] = float(np.sqrt((missed**2).mean()))
-    return row
-
-
-def separate_aic(saes: set[int], members: list[Row], laws: list[Row], metric: str) -> float | None:
-    """Akaike's criterion, in log space, of a power law with a floor for each L0 in place of one law for all of a label's SAEs.
-
-    None unless the sets of those SAEs hold each of them once, and each set has its law.
-    """
-    sets = {row["set"] for row in members if row["sae"] in saes}
-    held = [row["sae"] for row in members if row["set"] in sets]
-    found = [
-        row for row in laws
-        if row["set"] in sets and (row["metric"], row["space"], row["law"]) == (metric, "log", "power")
-    ]  # fmt: skip
-    if sorted(held) != sorted(saes) or len(found) != len(sets) or sum(row["n_widths"] for row in found) != len(saes):
-        return None
-    rss = sum(row["rss"] for row in found)
-    return None if rss <= 0 else len(saes) * math.log(rss / len(saes)) + 2 * sum(row["n_params"] for row in found)
 
 
 def table(name: str, rows: list[Row]) -> pl.DataFrame:

@@ -101,12 +101,13 @@ def _in_order(streams: Sequence[str]) -> list[str]:
 def _layer_panels(drawn: pl.DataFrame, streams: list[str]) -> Panels:
     """A panel for each stream over its layers, with room for names at the right of each."""
     panels, room = [], 0.14 * len(streams)
-    for stream in streams:
-        layers = drawn.filter(pl.col("stream") == stream)["layer"].unique().sort().to_list()
+    there = {s: drawn.filter(pl.col("stream") == s)["layer"].unique().sort().to_list() for s in streams}
+    most = max(len(layers) for layers in there.values())
+    for stream, layers in there.items():
         span = max(layers[-1] - layers[0], 1)
         step = -(-len(layers) // max(12 // len(streams), 3))
         panels.append(Panel(stream, layers[0] - 0.03 * span, layers[-1] + room * span,
-                            ticks=tuple(layers[::step])))  # fmt: skip
+                            ticks=tuple(layers[::step]), size=max(len(layers) / most, 0.5)))  # fmt: skip
     return Panels(panels, gap=0.06)
 
 
@@ -196,7 +197,7 @@ def over_layers_chart(
     # streams that share a layer stand beside each other, so that their intervals can be told apart
     beside = {stream: (k - (len(streams) - 1) / 2) * 0.011 * span for k, stream in enumerate(streams)}
     drawn = drawn.with_columns(x=pl.col("layer") + pl.col("stream").replace_strict(beside, return_dtype=pl.Float64))
-    ends = [first - 0.03 * span, last + (0.3 if len(streams) > 1 else 0.03) * span]
+    ends = [first - 0.03 * span, last + (0.42 if len(streams) > 1 else 0.03) * span]
     x = alt.X("x:Q", title="layer", axis=alt.Axis(**at_ticks(layers), format="d", grid=False),
               scale=alt.Scale(domain=ends, nice=False, zero=False))  # fmt: skip
     y = linear_y("value:Q", title, low, high)
@@ -206,8 +207,10 @@ def over_layers_chart(
     rule = alt.Chart(pl.DataFrame({"value": [reference]})).mark_rule(color=NEUTRAL, strokeDash=[5, 4])
     names = drawn.sort("layer").group_by("stream", maintain_order=True).last()
     gap = (high - low) * 17 / HEIGHT
-    names = names.with_columns(
-        y=pl.Series(spread(names["value"].to_list(), gap), dtype=pl.Float64), x=pl.col("x").max()
+    # a name stands beside the end of its own line; those that end at one layer are moved apart
+    names = pl.concat(
+        ends.with_columns(y=pl.Series(spread(ends["value"].to_list(), gap), dtype=pl.Float64), x=pl.col("x").max())
+        for ends in names.partition_by("layer", maintain_order=True)
     )
     words = alt.Chart(names).mark_text(align="left", dx=11, fontWeight="bold", fontSize=12)
     return alt.layer(

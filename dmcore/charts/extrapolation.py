@@ -3,7 +3,8 @@
 1. From the top: absent features, between FVU and the floor c of its law; linear error, between c and nonlinear FVU; encoder
    error, between nonlinear FVU and that of pursuit codes, where those exist; nonlinear error below.
 2. Where the floor is below nonlinear FVU, nothing is left between them: the linear area is empty there.
-3. Up to the widest SAE the areas join the measured points; beyond it they follow the fitted laws.
+3. Up to the widest SAE the areas join the measured points; beyond it they follow the fitted laws, whose intervals are the wider
+   of two: how a law moves with the texts, and how far the SAEs' scatter about it leaves it open.
 """
 
 from __future__ import annotations
@@ -16,17 +17,13 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from dmcore.charts.area_names import area_names
 from dmcore.charts.axes import FIT_WIDTH, METRICS, WIDTH_TITLE, finite, known, linear_y, width_ends, width_x, with_text
 from dmcore.charts.theme import ABSENT, ENCODER, LINEAR, NEUTRAL, NONLINEAR, TOTAL, as_part, part_colour
 
 HEIGHT = 390
 REACH = 16.0
 """The laws are followed up to so many times the widest SAE."""
-
-_PLOT_WIDTH = 640
-"""Pixels that a label may count on."""
-_INK = {ABSENT: "#1a1a1a", ENCODER: "#1a1a1a", LINEAR: "#ffffff", NONLINEAR: "#ffffff"}
-"""Colour of the words on each area: the same on a light and on a dark page, as the areas are."""
 
 
 def budget_table(
@@ -77,7 +74,7 @@ def _measured(points: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _continued(points: pl.DataFrame, curves: pl.DataFrame, law: str, space: str) -> list[dict[str, Any]]:
     """Both laws from the widest SAE on, at the widths of FVU's."""
-    here = curves.filter((pl.col("space") == space) & known("value")).sort("d_sae")
+    here = _widest_ends(curves.filter((pl.col("space") == space) & known("value"))).sort("d_sae")
     total = here.filter((pl.col("metric") == "fvu") & (pl.col("law") == "power"))
     rest = here.filter((pl.col("metric") == "fvu_nonlinear") & (pl.col("law") == law))
     if not len(total) or not len(rest):
@@ -92,6 +89,13 @@ def _continued(points: pl.DataFrame, curves: pl.DataFrame, law: str, space: str)
         {"d_sae": width, "measured": False, **{name: values[k] for name, values in columns.items()}}
         for k, width in enumerate(widths)
     ]
+
+
+def _widest_ends(curves: pl.DataFrame) -> pl.DataFrame:
+    """Curves whose `low` and `high` are the wider of both intervals."""
+    sides = {end: [pl.col(f"{kind}{end}").cast(pl.Float64).fill_nan(None) for kind in ("", "scatter_")]
+             for end in ("low", "high")}  # fmt: skip
+    return curves.with_columns(low=pl.min_horizontal(sides["low"]), high=pl.max_horizontal(sides["high"]))
 
 
 def _along(curve: pl.DataFrame, column: str, widths: Sequence[float]) -> list[float | None]:
@@ -147,7 +151,7 @@ def budget_chart(
     while len(beyond) and ticks[-1] * 2 <= (beyond["d_sae"].max() or 0) * 1.01:
         ticks.append(ticks[-1] * 2)
     x = width_x(ticks)
-    top = max(finite([*table["fvu"], *measured["fvu_high"]]), default=1.0) * 1.1
+    top = max(finite([*table["fvu"], *measured["fvu_high"]]), default=1.0) * 1.16
     y = linear_y("y_low:Q", METRICS["fvu"].title, 0.0, top)
     layers = [
         *_areas(measured, x, y, 0.95),
@@ -155,7 +159,7 @@ def budget_chart(
         *_law_ends(beyond, top),
         *_points(points.filter(known("fvu") & known("fvu_nonlinear")), selected, x),
         *_border(widths[-1], top, len(beyond) > 0),
-        *_labels(table, top, width_ends(ticks)),
+        *area_names(table, top, HEIGHT, width_ends(ticks)),
     ]
     return alt.layer(*layers).properties(height=HEIGHT, autosize=FIT_WIDTH)
 
@@ -171,19 +175,19 @@ def _areas(table: pl.DataFrame, x: alt.X, y: alt.Y, opacity: float) -> list[alt.
 
 
 def _law_ends(beyond: pl.DataFrame, top: float) -> list[alt.Chart]:
-    """The laws beyond the widest SAE: solid, their intervals dashed."""
+    """The laws beyond the widest SAE, solid; the ends of their intervals in long dashes (FVU) and short ones (nonlinear)."""
     if not len(beyond):
         return []
     one = beyond.filter(pl.col("part") == NONLINEAR)
     rows = pl.concat(
-        one.select("d_sae", y=column, line=pl.lit(column), end=pl.lit(column.endswith(("_low", "_high"))))
+        one.select("d_sae", y=f"{name}{end}", line=pl.lit(f"{name}{end}"), kind=pl.lit(f"{name} end" if end else "law"))
         for name in ("fvu", "nonlinear")
-        for column in (name, f"{name}_low", f"{name}_high")
+        for end in ("", "_low", "_high")
     )
     rows = as_part(rows.filter(known("y")), TOTAL).with_columns(y=pl.col("y").clip(0.0, top))
     layers = []
-    for ends, dash in ((False, [1, 0]), (True, [3, 3])):
-        line = alt.Chart(rows.filter(pl.col("end") == ends)).mark_line(strokeWidth=1.2, strokeDash=dash)
+    for kind, dash, width in (("law", [1, 0], 1.4), ("fvu end", [7, 3], 1.1), ("nonlinear end", [2, 2], 1.1)):
+        line = alt.Chart(rows.filter(pl.col("kind") == kind)).mark_line(strokeWidth=width, strokeDash=dash)
         layers.append(line.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), detail=alt.Detail("line:N"), color=part_colour()))
     return layers
 
@@ -224,38 +228,3 @@ def _border(widest: float, top: float, beyond: bool) -> list[alt.Chart]:
         base.mark_text(align="right", dx=-6, dy=9, color=NEUTRAL).encode(y=alt.Y("top:Q"), text=alt.Text("text:N")),
         base.mark_text(align="left", dx=6, dy=9, color=NEUTRAL).encode(y=alt.Y("top:Q"), text=alt.Text("law:N")),
     ]
-
-
-def _labels(table: pl.DataFrame, top: float, ends: Sequence[float]) -> list[alt.Chart]:
-    """Each part's name where its area is thickest, if it is thick and wide enough there; measured areas come first."""
-    octaves = math.log(ends[1] / ends[0])
-    found = []
-    for part in table["part"].unique(maintain_order=True).to_list():
-        half = len(part) * 4.2 / _PLOT_WIDTH * octaves
-        for measured in (True, False):
-            place = _roomiest(table.filter((pl.col("part") == part) & (pl.col("measured") == measured)), half)
-            if place is not None and place[1] * HEIGHT / top >= 20:
-                found.append({"d_sae": math.exp(place[0]), "y": place[2], "text": part, "ink": _INK[part]})
-                break
-    if not found:
-        return []
-    text = alt.Chart(pl.DataFrame(found)).mark_text(fontSize=14, fontWeight="bold")
-    ink = alt.Color("ink:N", scale=None)
-    return [text.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("text:N"), color=ink)]
-
-
-def _roomiest(area: pl.DataFrame, half: float) -> tuple[float, float, float] | None:
-    """Log width, thickness and middle of the place where a label of half the given length has most room in an area."""
-    if area["d_sae"].n_unique() < 2:
-        if len(area):
-            row = area.row(0, named=True)
-            return math.log(row["d_sae"]), row["y_high"] - row["y_low"], (row["y_high"] + row["y_low"]) / 2
-        return None
-    logs, low, high = np.log(area["d_sae"].to_numpy()), area["y_low"].to_numpy(), area["y_high"].to_numpy()
-    best = None
-    for at in np.linspace(logs[0] + half, logs[-1] - half, 25) if logs[-1] - logs[0] > 2 * half else ():
-        across = np.linspace(at - half, at + half, 7)
-        bottom, ceiling = np.interp(across, logs, low).max(), np.interp(across, logs, high).min()
-        if best is None or ceiling - bottom > best[1]:
-            best = (float(at), float(ceiling - bottom), float((ceiling + bottom) / 2))
-    return best

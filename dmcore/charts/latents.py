@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from dmcore.charts.axes import FIT_WIDTH, at_ticks, finite, known
+from dmcore.charts.axes import FIT_WIDTH, at_ticks, few, finite, known
 from dmcore.charts.labels import decade_ticks
 from dmcore.charts.theme import NEUTRAL
 
@@ -40,14 +40,17 @@ def latents_chart(latents: pl.DataFrame) -> alt.LayerChart:
     scales = {column: _scale(table[column].to_list()) for column in ("mean_active", "probe")}
     words = {column: f"{title} ({kind} scale)" for (column, (_, _, kind)), title
              in zip(scales.items(), (_X_TITLE, _Y_TITLE), strict=True)}  # fmt: skip
-    axes = {column: alt.Axis(**at_ticks(ticks), format="~g", grid=False) for column, (_, ticks, _) in scales.items()}
+    axes = {column: alt.Axis(**at_ticks(ticks), labelExpr="format(datum.value, '~g')", grid=False)
+            for column, (_, ticks, _) in scales.items()}  # fmt: skip
     x = alt.X("mean_active:Q", title=words["mean_active"], scale=scales["mean_active"][0], axis=axes["mean_active"])
     y = alt.Y("probe:Q", title=words["probe"], scale=scales["probe"][0], axis=axes["probe"])
-    legend = alt.Legend(title="share of tokens on which the latent is active (log scale)", orient="top",
-                        direction="horizontal", gradientLength=160, gradientThickness=8, tickCount=3, format=".2~p",
-                        titleLimit=500)  # fmt: skip
     often = [v for v in finite(table["frequency"]) if v > 0] or [0.1, 1.0]
     least, most = min(often), max(often)
+    # of the scale's own ticks some would be below the rarest latent, where the scale starts for the sake of the palest dots
+    ticks = few(decade_ticks(least / 1.01, most * 1.01), 4) if most > 2 * least else [least, most]
+    legend = alt.Legend(title="share of tokens on which the latent is active (log scale)", orient="top",
+                        direction="horizontal", gradientLength=160, gradientThickness=8, values=ticks, format=".2~p",
+                        titleLimit=500)  # fmt: skip
     drawn = table.with_columns(shown=pl.col("frequency").fill_nan(None).fill_null(least).clip(lower_bound=least))
     # the palest tenth of the theme's colours cannot be seen as dots
     start = least / max(most / least, 2.0) ** 0.45

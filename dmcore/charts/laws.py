@@ -75,8 +75,9 @@ def law_table(
         high="left_out_high",
     )
     floor = fitted.filter((pl.col("law") == "power") & known("c")).select(
-        "law", kind=pl.lit("floor"), value="c", low="c_low", high="c_high"
-    )
+        "law", kind=pl.lit("floor"), value="c", low="c_low", high="c_high",
+        scatter_low="c_scatter_low", scatter_high="c_scatter_high",
+    )  # fmt: skip
     tables = [t.with_columns(pl.col(c).cast(pl.Float64) for c in t.columns if c in _KEPT[3:])
               for t in (measured, lines, predicted, floor)]  # fmt: skip
     table = pl.concat(tables, how="diagonal")
@@ -143,25 +144,22 @@ def _ticks(points: pl.DataFrame, lines: pl.DataFrame) -> list[float]:
 
 
 def _floor(floor: pl.DataFrame, ends: Sequence[float], low: float, high: float) -> list[alt.Chart]:
-    """The floor c as a dashed line with its interval; a note at the bottom where it is below the axis."""
+    """The floor c as a dashed line, with the interval of the SAEs' scatter where it is known, else that of the texts; a note
+    at the bottom where it is below the axis."""
     if not len(floor):
         return []
     row = floor.row(0, named=True)
     inside = low < row["value"] < high
-    text = f"floor c = {number(row['value'], row['low'], row['high'])}{'' if inside else ', below this axis ↓'}"
-    known_ends = finite([row["low"], row["high"]])
-    band = known_ends if len(known_ends) == 2 else [row["value"]] * 2
-    place = {"start": ends[0], "end": ends[1], "value": row["value"] if inside else low, "text": text,
-             "low": min(max(band[0], low), high), "high": min(max(band[1], low), high)}  # fmt: skip
+    scatter = [row["scatter_low"], row["scatter_high"]]
+    interval = scatter if len(finite(scatter)) == 2 else [row["low"], row["high"]]
+    text = f"floor c = {number(row['value'], *interval)}{'' if inside else ', below this axis ↓'}"
+    place = {"start": ends[0], "end": ends[1], "value": row["value"] if inside else low, "text": text}
     base = alt.Chart(pl.DataFrame([place])).encode(x=alt.X("start:Q"))
-    words = base.mark_text(align="left", dx=6, dy=-7, color=NEUTRAL, fontWeight="bold")
+    words = base.mark_text(align="left", dx=6, dy=-9, color=NEUTRAL, fontWeight="bold")
     layers = [words.encode(y=alt.Y("value:Q"), text=alt.Text("text:N"))]
     if inside:
-        layers = [
-            base.mark_rect(color=NEUTRAL, opacity=0.10).encode(x2=alt.X2("end:Q"), y=alt.Y("low:Q"), y2="high:Q"),
-            base.mark_rule(color=NEUTRAL, strokeDash=[5, 4]).encode(x2=alt.X2("end:Q"), y=alt.Y("value:Q")),
-            *layers,
-        ]
+        rule = base.mark_rule(color=NEUTRAL, strokeDash=[5, 4])
+        layers = [rule.encode(x2=alt.X2("end:Q"), y=alt.Y("value:Q")), *layers]
     return layers
 
 

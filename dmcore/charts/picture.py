@@ -17,7 +17,9 @@ def picture_spec(chart: alt.TopLevelMixin, title: str, caption: str) -> dict[str
     """The chart's Vega-Lite spec with everything that a page would have put around it."""
     spec = chart.to_dict()
     _fix_width(spec)
-    spec["title"] = {"text": title, "subtitle": textwrap.wrap(caption.replace("$", ""), 120)}
+    # the fonts of pictures have no raised letters: a line that has one would be set in another font
+    plain = caption.replace("$", "").replace("⁻ᵐ", "^−m").replace("⁻ⁿ", "^−n")
+    spec["title"] = {"text": title, "subtitle": textwrap.wrap(plain, 120)}
     spec["config"] = PICTURE_CONFIG
     return spec
 

@@ -25,8 +25,8 @@ _COLUMNS = {
     "nonlinear_share": (SHARE, NONLINEAR),
 }
 _TITLES = {
-    RATIO: "mean squared norm / its average over all tokens (log scale)",
-    SHARE: "nonlinear share of the error's squared norm",
+    RATIO: "mean squared norm / average over all (log scale)",
+    SHARE: "nonlinear share of the squared norm",
 }
 
 

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import altair as alt
-import numpy as np
 import polars as pl
 
 from dmcore.charts.axes import (
@@ -72,7 +71,7 @@ def sparsity_chart(records: pl.DataFrame, metric: str = "fvu_nonlinear", selecte
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         base.mark_point(filled=True, size=75, opacity=1)
         .encode(y=y, shape=alt.Shape("label:N", scale=scale, legend=None), tooltip=tooltip),
-        _names(drawn, low, high, log),
+        *_names(drawn, low, high, log),
     ]  # fmt: skip
     chosen = drawn.filter(pl.col("sae") == (selected or ""))
     if len(chosen):
@@ -81,26 +80,44 @@ def sparsity_chart(records: pl.DataFrame, metric: str = "fvu_nonlinear", selecte
     return alt.layer(*layers).properties(height=HEIGHT, autosize=FIT_WIDTH)
 
 
-def _names(drawn: pl.DataFrame, low: float, high: float, log: bool) -> alt.Chart:
-    """Each architecture's name right of its last SAE; names that would touch are moved apart."""
+def _names(drawn: pl.DataFrame, low: float, high: float, log: bool) -> list[alt.Chart]:
+    """Each architecture's name right of its last SAE; left of it, with a leader, where other lines go on to the right."""
     ends = drawn.group_by("label", maintain_order=True).last()
+    passed = pl.Series([_is_passed(drawn, row) for row in ends.to_dicts()], dtype=pl.Boolean)
     gap = (math.log(high / low) if log else high - low) * 16 / HEIGHT
-    heights = ends["value"].log() if log else ends["value"]
-    heights = heights + pl.Series([gap * _free_side(drawn, row) for row in ends.to_dicts()], dtype=pl.Float64)
-    moved = pl.Series(_apart(ends["l0"].log().to_list(), heights.to_list(), gap), dtype=pl.Float64)
-    ends = ends.with_columns(y=moved.exp() if log else moved)
-    text = alt.Chart(ends).mark_text(align="left", dx=10, fontWeight="bold", fontSize=12, limit=170)
-    return text.encode(x=alt.X("l0:Q"), y=alt.Y("y:Q"), text=alt.Text("label:N"), color=part_colour())
+
+    def heights(rows: pl.DataFrame) -> list[float]:
+        return (rows["value"].log() if log else rows["value"]).to_list()
+
+    def placed(rows: pl.DataFrame, moved: list[float]) -> pl.DataFrame:
+        at = pl.Series(moved, dtype=pl.Float64)
+        return rows.with_columns(y=at.exp() if log else at)
+
+    layers, at_end, inside = [], ends.filter(~passed), ends.filter(passed)
+    if len(at_end):
+        text = alt.Chart(placed(at_end, _apart(at_end["l0"].log().to_list(), heights(at_end), gap)))
+        layers.append(_text(text, "l0", "left", 10))
+    if len(inside):
+        # clear of the lines that pass: they fall with L0 on log axes, so that below and left of them is free
+        side = pl.col("l0").min() / 1.25
+        left = alt.Chart(placed(inside, spread(heights(inside), gap)).with_columns(side=side))
+        line = left.mark_rule(color=NEUTRAL, strokeWidth=1)
+        layers += [
+            line.encode(x=alt.X("side:Q"), x2=alt.X2("l0:Q"), y=alt.Y("y:Q"), y2=alt.Y2("value:Q")),
+            _text(left, "side", "right", -4),
+        ]
+    return layers
 
 
-def _free_side(drawn: pl.DataFrame, end: dict[str, Any]) -> int:
-    """-1 or 1: the name goes below or above the end of its line where other lines go on to the right; else 0, beside it."""
-    above = []
-    for other in drawn.filter(pl.col("label") != end["label"]).partition_by("label"):
-        if other["l0"][-1] > 1.2 * end["l0"]:
-            value = float(np.interp(math.log(end["l0"]), np.log(other["l0"].to_numpy()), other["value"].to_numpy()))
-            above.append(value > end["value"])
-    return 0 if not above else -1 if sum(above) * 2 >= len(above) else 1
+def _text(chart: alt.Chart, across: str, align: Any, dx: int) -> alt.Chart:
+    text = chart.mark_text(align=align, dx=dx, fontWeight="bold", fontSize=12, limit=170)
+    return text.encode(x=alt.X(f"{across}:Q"), y=alt.Y("y:Q"), text=alt.Text("label:N"), color=part_colour())
+
+
+def _is_passed(drawn: pl.DataFrame, end: dict[str, Any]) -> bool:
+    """Whether another architecture's line goes on to the right of the end of this one's."""
+    others = drawn.filter(pl.col("label") != end["label"]).group_by("label").agg(pl.col("l0").max(), n=pl.len())
+    return bool((others.filter(pl.col("n") > 1)["l0"] > 1.2 * end["l0"]).any())
 
 
 def _apart(across: list[float], heights: list[float], gap: float) -> list[float]:

@@ -94,6 +94,11 @@ def _cells(cells: pl.DataFrame, table: pl.DataFrame, metric: str) -> list[alt.Ch
         return []
     drawn = cells.select("width_low", "width_high", "l0_low", "l0_high", "value").cast(pl.Float64)
     drawn = drawn.with_columns(sae=pl.Series(_nearest(drawn, table)))
+    # cells that only touch leave a pale seam where their border falls inside a pixel
+    drawn = drawn.with_columns(
+        (pl.col(f"{axis}_high") * (pl.col(f"{axis}_high") / pl.col(f"{axis}_low")) ** 0.1).alias(f"{axis}_high")
+        for axis in ("width", "l0")
+    )
     legend = alt.Legend(title=METRICS[metric].title, orient="top", direction="horizontal", gradientLength=160,
                         gradientThickness=8, tickCount=4, titleLimit=500)  # fmt: skip
     tooltip = [alt.Tooltip("value:Q", title=f"{METRICS[metric].name}, between SAEs", format=".3~g"),
@@ -124,7 +129,7 @@ def _lines(lines: pl.DataFrame) -> list[alt.Chart]:
     )
     longest = lines.group_by("level", "line").len().sort("len", "line").group_by("level", maintain_order=True).last()
     places = [
-        (float(rows["width"][len(rows) // 2]), float(rows["l0"][len(rows) // 2]), f"{level:.3g}")
+        (*(math.sqrt(rows[c][(len(rows) - 1) // 2] * rows[c][len(rows) // 2]) for c in ("width", "l0")), f"{level:.3g}")
         for level, line in longest.select("level", "line").rows()
         for rows in [lines.filter((pl.col("level") == level) & (pl.col("line") == line))]
     ]

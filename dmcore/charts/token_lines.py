@@ -95,15 +95,19 @@ def _columns(drawn: pl.DataFrame, total: float) -> alt.Chart:
 
 
 def _marked(drawn: pl.DataFrame, selected: int | None, total: float) -> list[alt.Chart]:
-    """A line through the rows at the selected position, with its token."""
+    """A line through the rows at the selected position, with its token; beside the name of the first row, not on it."""
     here = drawn.filter(pl.col("position") == (selected if selected is not None else -1)).head(1)
     if not len(here):
         return []
+    start, end = drawn["position"].min(), drawn["position"].max()
+    near = (here["position"][0] - start) < 0.2 * (end - start)  # type: ignore[operator]
     here = here.select("position", "token", low=pl.lit(0.0), high=pl.lit(total))
     base = alt.Chart(here).encode(x=alt.X("position:Q"))
     return [
         base.mark_rule(color=NEUTRAL, strokeDash=[2, 3]).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
-        base.mark_text(color=NEUTRAL, dy=-8, fontWeight="bold").encode(y=alt.Y("high:Q"), text=alt.Text("token:N")),
+        base.mark_text(color=NEUTRAL, dy=-26 if near else -8, fontWeight="bold").encode(
+            y=alt.Y("high:Q"), text=alt.Text("token:N")
+        ),
     ]
 
 

@@ -3,7 +3,8 @@
 1. Slope: least squares of log metric on log2 width, so per doubling.
 2. Ratio of the widest SAE to the narrowest.
 3. Wald test that all widths have one mean: differences of neighbours in log metric, with the covariance of the replicates'
-   (which draw the same contexts for all widths, so what the widths share drops out), against chi squared.
+   (which draw the same contexts for all widths, so what the widths share drops out), against F: the covariance is itself
+   judged from the contexts, and with few of them chi squared would find differences where there are none (Hotelling 1931).
 """
 
 from __future__ import annotations
@@ -34,8 +35,16 @@ class Constancy:
     p: float
 
 
-def wald_equal(values: Array, replicates: Array) -> tuple[float, int, float]:
+def wald_equal(values: Array, replicates: Array, n_units: int | None = None) -> tuple[float, int, float]:
     """Statistic, degrees of freedom and p of the test that (n,) values have one mean, given (n_replicates, n) redraws.
+
+    Args:
+        values: logarithms of a metric.
+        replicates: the same, redrawn.
+        n_units: bootstrap units that were redrawn (contexts, or bundles of them); None for very many.
+
+    `p` is Hotelling's: wald (n_units - dof) / (dof (n_units - 1)) against F with dof and n_units - dof degrees of freedom; nan
+    where there are no more units than dof.
 
     Raises:
         DataError: fewer than 2 values.
@@ -51,11 +60,15 @@ def wald_equal(values: Array, replicates: Array) -> tuple[float, int, float]:
         return np.nan, dof, np.nan
     contrast = np.diff(values)
     wald = float(contrast @ np.linalg.solve(spread, contrast))
-    return wald, dof, float(stats.chi2.sf(wald, dof))
+    if n_units is None:
+        return wald, dof, float(stats.chi2.sf(wald, dof))
+    if n_units <= dof:
+        return np.nan, dof, np.nan
+    return wald, dof, float(stats.f.sf(wald * (n_units - dof) / (dof * (n_units - 1)), dof, n_units - dof))
 
 
-def constancy(widths: Array, values: Array, replicates: Array) -> Constancy:
-    """Slope, ratio and test of (n,) positive values at different widths, with (n_replicates, n) redraws.
+def constancy(widths: Array, values: Array, replicates: Array, n_units: int | None = None) -> Constancy:
+    """Slope, ratio and test of (n,) positive values at different widths, with (n_replicates, n) redraws of `n_units` units.
 
     Raises:
         DataError: fewer than 2 widths, or values that are not positive.
@@ -73,4 +86,4 @@ def constancy(widths: Array, values: Array, replicates: Array) -> Constancy:
     widest, narrowest = int(np.argmax(widths)), int(np.argmin(widths))
     slope = interval(float(weights @ np.log(values)), np.log(usable) @ weights)
     ratio = interval(values[widest] / values[narrowest], usable[:, widest] / usable[:, narrowest])
-    return Constancy(slope, ratio, *wald_equal(np.log(values), np.log(usable)))
+    return Constancy(slope, ratio, *wald_equal(np.log(values), np.log(usable), n_units))

@@ -12,7 +12,9 @@ tokens (paper, section on scaling per token):
 1. `PairMoments`: a first pass sums the Gram matrix of [1, y, z] in each fold; every fit of every pair follows from it.
 2. `PairSums`: a second pass makes the Gram matrix of each context, and from it the squared residuals of every pair under
    the map of the context's fold (summed in bootstrap units) and its score (squared and summed).
-3. `pair_estimates`: the numbers, with bootstrap intervals over contexts; maps, means and ranks are held.
+3. `pair_estimates`: the numbers, with bootstrap intervals over contexts; maps, means and ranks are held. Refitted in every
+   replicate the intervals are the same, but for `closed` where next to nothing is closed: there they are too narrow, and
+   all below 0 in up to a quarter of cases. Whether z tells anything is a matter for its test, not for that interval.
 
 Memory is a few numbers for each bootstrap unit and pair, whatever the number of tokens. Columns are expected about their
 means and in units of their standard deviations (all numbers above are blind to both); a constant one as zeros.

@@ -23,16 +23,20 @@ def comparable_label(records: pl.DataFrame, record: dict[str, Any], column: str)
 
 
 def nearest_l0_each(records: pl.DataFrame, column: str, l0: float) -> pl.DataFrame:
-    """For each value of `column`, the record whose L0 is nearest to `l0` on a log scale; sorted by `column`."""
+    """For each value of `column`, the record whose L0 is nearest to `l0` on a log scale, of equals the first; by `column`."""
     far = (pl.col("l0").clip(0.01).log() - math.log(max(l0, 0.01))).abs().alias("_far")
-    return records.with_columns(far).sort(column, "_far").unique(column, keep="first", maintain_order=True).drop("_far")
+    ordered = records.with_columns(far).sort(column, "_far", maintain_order=True)
+    return ordered.unique(column, keep="first", maintain_order=True).drop("_far")
 
 
 def over_widths(records: pl.DataFrame, record: dict[str, Any]) -> pl.DataFrame:
-    """One SAE per width at the record's site: the label to compare, the L0 nearest to the record's."""
+    """One SAE per width at the record's site: the label to compare, the L0 nearest to the record's; of equals the record."""
     site = records.filter(pl.col("site") == record["site"])
     label = comparable_label(site, record, "d_sae")
-    return nearest_l0_each(site.filter(pl.col("label") == label), "d_sae", record["l0"])
+    own_first = site.filter(pl.col("label") == label).sort(
+        pl.col("summary_key") != record["summary_key"], maintain_order=True
+    )
+    return nearest_l0_each(own_first, "d_sae", record["l0"])
 
 
 def over_layers(records: pl.DataFrame, record: dict[str, Any]) -> pl.DataFrame:

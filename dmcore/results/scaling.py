@@ -22,8 +22,8 @@ from dmcore.errors import StoreError
 
 SCALING = "scaling"
 """Stage of the entries."""
-VERSION = 1
-"""Raised when what is computed changes."""
+VERSION = 2
+"""Raised when what is computed changes, here or in the tests of norms of each SAE."""
 
 PARTS = ("error", "linear", "nonlinear")
 """Parts of the error whose norm is kept for each token, in the order of the last axis of `norms.npy`."""
@@ -86,7 +86,8 @@ TABLES: dict[str, dict[str, Any]] = {
         "scatter_high": pl.Float64,
     },
     # is the metric constant in width? slope of log metric on log2 width (per doubling), the ratio of widest to narrowest,
-    # and the Wald test that all widths have one mean (covariance from the replicates); for sets of at least 2 widths
+    # and the Wald test that all widths have one mean (covariance from the replicates; p by Hotelling, for as many contexts as
+    # there are); for sets of at least 2 widths
     "constancy": {
         "set": pl.Int32,
         "metric": pl.String,

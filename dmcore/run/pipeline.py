@@ -187,9 +187,13 @@ class Pipeline:
         try:
             scale_site(plan, hook, self.store, self.reporter)
         except DarkMatterError as error:
-            log.error("scaling at %s: %s", hook, error)
-            return str(error)
-        return ""
+            reason = str(error)
+        except FileNotFoundError:
+            reason = "Something that the comparison reads was deleted in the meantime: sweep the study again."
+        else:
+            return ""
+        log.error("scaling at %s: %s", hook, reason)
+        return reason
 
     def publish(self, plan: Plan) -> list[dict[str, Any]]:
         """Write the index of what is finished; returns its records."""

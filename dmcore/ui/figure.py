@@ -52,10 +52,11 @@ def draw(figure: Figure, *, level: int = 3, pick: Pick | None = None) -> None:
 
     Args:
         figure: what to draw.
-        level: of its question as a heading: 3, or 4 under another heading.
+        level: of its question as a heading: 3, or 4 under another heading; 0 where the page has said it already, above the
+            controls of the chart, so that only a downloaded picture has it.
         pick: what a click does; None for a chart that cannot be clicked.
     """
-    if figure.question:
+    if figure.question and level:
         st.markdown(f"{'#' * level} {figure.question}")
     spec = _finished_spec(figure.name, figure.key, figure)
     if spec is None:

@@ -31,6 +31,12 @@ TERMS: dict[str, str] = {
     "floor": "$c$ of the power law: what would be left however wide the dictionary is, if the law held.",
     "absent features": "Error above the floor: what a wider dictionary would still remove, so features that this one is too "
     "narrow to hold.",
+    "scatter": "How far the SAEs lie from the law, each in its own direction. It says how far the law would be moved by "
+    "other SAEs of the same widths; the interval over contexts says how far other texts would move it.",
+    "AIC": "Akaike's criterion, $n\\ln(\\mathrm{rss}/n) + 2k$ with $k$ parameters: of two laws of the same points, that with the "
+    "smaller one describes them better, its parameters counted against it.",
+    "Spearman": "Correlation of the ranks of two quantities: 1 where one always grows with the other, whatever the shape.",
+    "probe": "A linear map with one output, fitted to tell one number of a vector.",
     "encoder error": "What a better encoder would recover with the same dictionary and the same L0.",
     "ridge": "A penalty on the size of the linear map. 0 is plain least squares.",
     "attention sink": "A position, usually the first, to which attention heads go when they have nothing to look at. Its "

@@ -33,8 +33,9 @@ def draw_norms(selection: Selection, scaling: Scaling) -> None:
             question="Whose size does a linear map know?",
             caption="Held-out R² of |v|² predicted by a linear map with a bias, for six quantities v: a dot is an SAE of the "
             f"study ({len(records)} in all), the diamond the selected one, the bar the median. Left: from x. Right: from v "
-            f"itself. A sum of features with fixed sizes has a norm that is linear in itself; noise has not. Linear and "
-            f"nonlinear error are out of fold. {sample_words(record)}",
+            f"itself. A sparse sum of features whose sizes are fixed has a squared norm that is linear in it; noise has not. "
+            "Sae(x) + nonlinear error is x less its linear error. Linear and nonlinear error are out of fold. "
+            f"{sample_words(record)}",
             chart=lambda: norm_tests_chart(tests, records, record["sae"]),
             data=lambda: norm_tests_table(tests, records),
         )
@@ -70,16 +71,21 @@ def draw_latents(selection: Selection, scaling: Scaling) -> None:
         Figure(
             name="latent_check",
             key=(selection.record["summary_key"], scaling.folder.name),
-            question="",
-            caption="A linear probe w for |Sae(x) − b|² from Sae(x) − b (b: the decoder's bias). Up: w·d/|d| for a latent's "
-            "decoder row d; right: the latent's mean value where it is active, times |d|. Where latents are nearly "
-            f"orthogonal both agree (dashed). {len(latents)} of {check['n_latents']:,} latents that are active on 10 tokens "
+            question="Does the probe of the norm know each latent's size?",
+            caption="w: a linear probe for |Sae(x) − b|² from Sae(x) − b, where b is the decoder's bias. Vertical: its slope "
+            "w·d/|d| along a latent's decoder row d. Horizontal: the latent's mean value where it is active, "
+            "times |d|. If latents "
+            "were orthogonal and each had one size, all would lie on the dashed line. "
+            f"A dot is a latent: {len(latents)} of {check['n_latents']:,} latents that are active on 10 tokens "
             f"or more, at equal steps of frequency. {sample_words(selection.record)}",
             chart=lambda: latents_chart(latents),
             data=lambda: latents_table(latents),
-        )
+        ),
+        level=0,
     )
     probe = f"; the probe has held-out R² {check['probe_r2']:.3f}" if check["probe_r2"] is not None else ""
     st.markdown(
-        f"Over these latents the correlation is {check['pearson']:.2f} (Pearson) and {check['spearman']:.2f} (Spearman){probe}."
+        f"Over these latents the correlation of slope and size is {check['pearson']:.2f} (Pearson), "
+        f"{check['spearman']:.2f} (of "
+        f"ranks, Spearman); 1 would mean that the probe knows each latent's size{probe}."
     )

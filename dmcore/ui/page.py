@@ -13,7 +13,7 @@ from streamlit.runtime.pages_manager import PagesManager
 
 from dmcore.errors import DarkMatterError
 from dmcore.ui import reads
-from dmcore.ui.selection import Selection, choose, push
+from dmcore.ui.selection import Selection, choose, note_page, push
 from dmcore.ui.streams import site_phrase
 from dmcore.ui.words import plain, sae_phrase
 
@@ -72,6 +72,7 @@ def enter_through_app() -> None:
         runpy.run_path(str(APP))
         st.stop()
     st.html(f"<style>{NARROW}</style>")
+    note_page()
 
 
 def _missing(selection: Selection) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from dmcore.estimate import Estimate
+from dmcore.math.bootstrap import interval
 from dmcore.results import Summary
 
 
@@ -24,7 +25,7 @@ def paired_ratio(above: Summary, below: Summary, metric: str) -> Estimate:
     a, b = (s.replicates[metric].to_numpy().astype(np.float64) for s in (above, below))
     if a.size != b.size or a.size < 20:
         return Estimate(float(value))
-    return interval_of(value, _divide(a, b))
+    return interval(float(value), _divide(a, b))
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -91,13 +92,4 @@ def _against(
     with np.errstate(divide="ignore", invalid="ignore"):
         own, low, high = (np.log(column) for column in columns)
         ratios = np.exp(own - (1 - share) * low - share * high)
-    return interval_of(ratios[0], ratios[1:]) if np.isfinite(ratios[0]) else None
-
-
-def interval_of(value: float, replicates: np.ndarray) -> Estimate:
-    """The value with the 95 % percentile interval of its replicates, if enough of them are numbers."""
-    finite = replicates[np.isfinite(replicates)]
-    if finite.size < 20:
-        return Estimate(float(value))
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return Estimate(float(value), float(low), float(high))
+    return interval(float(ratios[0]), ratios[1:]) if np.isfinite(ratios[0]) else None

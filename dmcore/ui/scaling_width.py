@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import streamlit as st
 
 from dmcore.charts.extrapolation import budget_chart, budget_table
 from dmcore.charts.laws import LAW_NAMES, law_chart, law_table
+from dmcore.charts.numbers import span
 from dmcore.results import Scaling, over_widths
 from dmcore.ui.figure import Figure, draw
-from dmcore.ui.scaling_words import constancy_sentence, l0_note, parameter, remarks_of, row_of, too_far
+from dmcore.ui.scaling_words import (
+    constancy_sentence,
+    floor_note,
+    freedom,
+    l0_note,
+    parameter,
+    remarks_of,
+    row_of,
+    too_far,
+)
 from dmcore.ui.sections import sample_words
 from dmcore.ui.selection import Selection, option
 from dmcore.ui.streams import site_phrase
@@ -41,9 +53,10 @@ def draw_width(selection: Selection, scaling: Scaling, chosen: int) -> None:
     curves, laws = scaling["curves"].filter(here), scaling["laws"].filter(here)
     what = f"{plain(architecture_name(points['label'][0]))} SAEs on {site_phrase(record)}"
     draw_budget(selection, points, curves, laws, what, l0_note(members, record["l0"]))
-    st.markdown(constancy_sentence(scaling, chosen))
-    for text in remarks_of(scaling, chosen, ("law", "l0")):
-        st.info(plain(text), icon=":material/info:")
+    st.markdown(f"{floor_note(points, laws)}\n\n{constancy_sentence(scaling, chosen)}")
+    remarks = remarks_of(scaling, chosen, ("law", "l0"))
+    if remarks:
+        st.info("\n\n".join(map(plain, remarks)), icon=":material/info:")
     if len(laws):
         draw_laws(selection, points, curves, laws)
 
@@ -53,22 +66,31 @@ def draw_budget(
 ) -> None:
     record = selection.record
     extrapolated = (
-        "Right of the line the areas follow the fitted laws c + a·W⁻ᵐ; dashed: 95 % interval over contexts of those laws. "
-        "Absent features: what the law of FVU says that width would still remove, down to its floor c or to the nonlinear "
-        "error, whichever comes first."
+        "Right of the line the areas follow the fitted laws c + a·W⁻ᵐ; dashed: their 95 % intervals, the wider of what the "
+        "choice of texts and the SAEs' scatter about the law leave open (long dashes: FVU, short: nonlinear FVU). Absent "
+        "features: what the law of FVU says that width would still remove, down to its floor c or to the nonlinear error, "
+        "whichever comes first. Linear error: from there down to nonlinear FVU = Σ|e − ê|² / Σ|x − mean x|²."
         if len(laws)
-        else ""
+        else "Linear error: between FVU = Σ|e|² / Σ|x − mean x|² and nonlinear FVU = Σ|e − ê|² / Σ|x − mean x|². "
+        "Without a fitted "
+        "law nothing is said of wider dictionaries or of absent features."
     )
     draw(
         Figure(
             name="error_budget_extrapolated",
             key=(record["summary_key"], *points["summary_key"]),
-            question="What would a still wider dictionary leave?",
+            question=_question(len(points), len(laws)),
             caption=f"{what}. {l0s} {extrapolated} {sample_words(record)}",
             chart=lambda: budget_chart(points, curves, laws, record["sae"]),
             data=lambda: budget_table(points, curves, laws),
         )
     )
+
+
+def _question(n_widths: int, n_laws: int) -> str:
+    if n_laws:
+        return "What would a still wider dictionary leave?"
+    return "What does width leave?" if n_widths > 1 else "What is the error made of?"
 
 
 def draw_laws(selection: Selection, points: pl.DataFrame, curves: pl.DataFrame, laws: pl.DataFrame) -> None:
@@ -83,19 +105,42 @@ def draw_laws(selection: Selection, points: pl.DataFrame, curves: pl.DataFrame, 
     if not len(fitted):
         st.info("No law could be fitted to these values.", icon=":material/inbox:")
         return
+    power = row_of(fitted, law="power")
+    if power is not None:
+        st.markdown(few_points(power))
     draw(
         Figure(
             name=f"law_{metric}_{space}",
             key=(record["summary_key"], *points["summary_key"], metric, space),
-            question="",
+            question="Which law does the error follow?",
             caption=f"Points: measured {METRIC_OPTIONS[metric]}, bars 95 % over contexts. Solid: c + a·W⁻ᵐ, W in latents; dark "
-            "band: how the law moves with the texts, light band: how far the SAEs' own scatter leaves it open (95 %). Hollow: "
-            f"what each law says of the widest SAE when fitted without it. {sample_words(record)}",
+            "band: how the law moves with the texts, light band: how far the SAEs' own scatter leaves it open (95 %). Dashed: "
+            "the floor c, with the interval of that scatter. "
+            f"{hollow_words(fitted)} {sample_words(record)}",
             chart=lambda: law_chart(points, curves, laws, record["sae"], metric, space),
             data=lambda: law_table(points, curves, laws, metric, space),
-        )
+        ),
+        level=0,
     )
     draw_law_rows(fitted)
+
+
+def few_points(power: dict[str, Any]) -> str:
+    """How little a law through few points says."""
+    n, k = power["n_widths"], power["n_params"]
+    return (
+        f":material/warning: **{n} points, {k} parameters**: {freedom(n - k)} {'is' if n - k == 1 else 'are'} left to tell "
+        "the laws apart. "
+        "Take the law as a description of these widths; what it says beyond them, its floor above all, is an extrapolation."
+    )
+
+
+def hollow_words(fitted: pl.DataFrame) -> str:
+    """Which hollow mark is whose: they stand side by side in the order of the laws' names in the table of laws."""
+    names = [LAW_NAMES[law] for law in fitted.filter(pl.col("left_out").is_not_null())["law"].sort()]
+    if not names:
+        return ""
+    return f"Hollow, from the left: the widest SAE as each law fitted without it predicts it ({', '.join(names)})."
 
 
 def draw_law_rows(fitted: pl.DataFrame) -> None:
@@ -110,33 +155,33 @@ def draw_law_rows(fitted: pl.DataFrame) -> None:
         m = parameter(row, "m")
         if row["law"] == "exponential" and m:
             m = f"w₀ {m}"
-        cells = [name, parameter(row, "c"), parameter(row, "a"), m]
-        cells += ["" if row["aic"] is None or best is None else f"{row['aic'] - best:+.1f}", left_out_text(row)]
+        cells = [name, parameter(row, "c"), parameter(row, "a"), m, aic_text(row["aic"], best), left_out_text(row)]
         lines.append("| " + " | ".join(cells) + " |")
+        if row["m_scatter_low"] is not None and row["law"] == "power":
+            lines.append(f"| *the same, by scatter* | {' | '.join(_span(row, name) for name in 'cam')} | | |")
     st.markdown("\n".join(lines))
-    power = row_of(fitted, law="power")
-    scatter = ""
-    if power is not None and power["m_scatter_low"] is not None:
-        spans = (f"{name} {_span(power, name)}" for name in ("c", "a", "m"))
-        scatter = (
-            " By the scatter of the SAEs about the law with a floor, which is often the larger doubt, 95 % intervals are: "
-            f"{', '.join(spans)}."
-        )
+    n = fitted["n_widths"][0]
     st.caption(
-        "Intervals in the table: 95 % over contexts. ΔAIC: difference of Akaike's criterion to the best law; above 2 a law is "
-        f"doubtful, above 10 refuted, though with {fitted['n_widths'][0]} widths little can be told apart. Last column: the "
-        f"law fitted without the widest SAE, its prediction over what was measured.{scatter}"
+        "In brackets: 95 % over contexts, which is how the choice of texts moves the fit. By scatter: 95 % by how far the SAEs "
+        "lie from the law, the larger doubt as a rule. ΔAIC: Akaike's criterion (n·log of the mean squared "
+        "residual, plus 2 for "
+        f"each parameter) less that of the best law; with {n} points it ranks the laws and refutes none. Last column: the law "
+        "fitted without the widest SAE, its prediction over what was measured, less 1."
     )
 
 
-def _span(row: dict[str, object], name: str) -> str:
-    low, high = row[f"{name}_scatter_low"], row[f"{name}_scatter_high"]
-    return "unknown" if low is None or high is None else f"{low:.3g} to {high:.3g}"
+def aic_text(aic: float | None, best: Any) -> str:
+    """`0` for the best law, `+12.3` for another."""
+    return "" if aic is None or best is None else "0" if aic == best else f"+{aic - best:.1f}"
 
 
-def left_out_text(row: dict[str, float | None]) -> str:
+def _span(row: dict[str, Any], name: str) -> str:
+    return span(row[f"{name}_scatter_low"], row[f"{name}_scatter_high"]) or "not known"
+
+
+def left_out_text(row: dict[str, Any]) -> str:
     """`+3.1 %`: how far a law's prediction of the widest SAE is from what was measured."""
     predicted, actual = row["left_out"], row["left_out_actual"]
     if predicted is None or not actual:
         return ""
-    return f"{100 * (predicted / actual - 1):+.1f} %"
+    return f"{100 * (predicted / actual - 1):+.1f} %".replace("-", "−")

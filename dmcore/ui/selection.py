@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dmcore.charts.numbers import compact
 from dmcore.ui import reads
@@ -25,6 +26,9 @@ from dmcore.ui.words import FIELD_NAMES, architecture_name, listed, plain, stops
 _VIEW = "view"
 _PUSHED = "view.pushed"
 _TOUCHED = "view.touched"
+_PAGE = "view.page"
+_FRESH = "view.fresh"
+_DRAWN = "view.drawn"
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,19 @@ def _touch(field: str, widget: str, values: dict[str, str]) -> None:
     if chosen in values:
         _view()[field] = values[chosen]
         st.session_state[_TOUCHED] = True
+
+
+def note_page() -> None:
+    """Note whether this run is the first on its page. Every page calls it before it draws.
+
+    Streamlit keeps the value of a control by its key when another page draws a control of that key, but the browser makes a
+    new one, which starts at its first option unless it is told a value.
+    """
+    context = get_script_run_ctx()
+    here = context.page_script_hash if context else ""
+    st.session_state[_FRESH] = here != st.session_state.get(_PAGE)
+    st.session_state[_PAGE] = here
+    st.session_state[_DRAWN] = set()
 
 
 def select(study_id: str, record: dict[str, Any]) -> None:
@@ -115,23 +132,30 @@ def option(field: str, label: str, values: Sequence[str], texts: Sequence[str], 
     chosen = asked if asked in values else default
     if asked != chosen:
         st.caption(f":material/info: The {FIELD_NAMES[field]} asked for is not in this study; showing its own.")
-    view[field] = chosen
+    _keep(field, chosen)
     _control(field, label, list(values), list(texts), chosen, kind=widget.pop("kind", st.radio), **widget)
     return chosen
 
 
 def own_value(field: str, values: Sequence[str], default: str) -> str:
     """A page's own choice that has no control, one of `values`: what the link or `set_option` says, if it exists."""
-    view = _view()
-    view[field] = view[field] if view.get(field) in values else default
-    return view[field]
+    asked = _view().get(field)
+    return _keep(field, asked if asked in values else default)
+
+
+def _keep(field: str, chosen: str) -> str:
+    """Keep a page's own choice, and let the address name it: it names nothing that the page has not checked."""
+    _view()[field] = chosen
+    st.session_state.setdefault(_DRAWN, set()).add(field)
+    return chosen
 
 
 def push(own: Sequence[str]) -> None:
     """Make the address say what is shown, and offer it as a link to copy."""
     view = _view()
-    params = {key: view[key] for key in (*SHARED, *own) if key in view}
-    foreign = {k: v for k, v in st.query_params.to_dict().items() if k not in params}
+    drawn = st.session_state.get(_DRAWN, set())
+    params = {key: view[key] for key in (*SHARED, *own) if key in view and (key in SHARED or key in drawn)}
+    foreign = {k: v for k, v in st.query_params.to_dict().items() if k not in (*SHARED, *own)}
     if {**foreign, **params} != st.query_params.to_dict():
         st.query_params.from_dict({**foreign, **params})
     st.session_state[_PUSHED] = params
@@ -175,7 +199,7 @@ def _control(
         return
     widget = f"control.{field}"
     shown = texts[values.index(chosen)]
-    if st.session_state.get(widget) != shown:
+    if st.session_state.get(_FRESH) or st.session_state.get(widget) != shown:
         st.session_state[widget] = shown
     if kind is st.segmented_control:
         more["required"] = True

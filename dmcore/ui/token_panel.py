@@ -16,15 +16,19 @@ from dmcore.charts.token_strip import token_strip_chart, token_strip_table
 from dmcore.charts.token_text import visible
 from dmcore.results import Scaling
 from dmcore.ui.figure import Figure, Pick, draw
-from dmcore.ui.scaling_words import p_text, row_of, triple
+from dmcore.ui.scaling_words import l0_span, p_text, row_of, triple
 from dmcore.ui.selection import Selection, option, own_value, set_option
-from dmcore.ui.words import l0_text
 
 PART_NAMES = {"error": "Total error", "linear": "Linear error", "nonlinear": "Nonlinear error"}
 SLICE_NAMES = {"class": "Kind of token", "position": "Position", "domain": "Domain"}
 PAIR_NAMES = {"r2": "R²", "spearman": "Spearman", "closed": "Closed by nonlinear norm"}
 REACH = 32
 """Positions shown on either side of the chosen token."""
+KINDS = (
+    "Word start: letters after a space; word part: letters with none before; mixed: letters with digits or "
+    "signs; newline: white "
+    "space with a line break; bytes: a piece of a character. "
+)
 UNIT = "Norms are in units of the root mean square of |x − mean x|, so that their mean square is the FVU."
 
 
@@ -58,12 +62,13 @@ def draw_pairs(scaling: Scaling, members: pl.DataFrame) -> None:
         Figure(
             name=f"pairs_{value}",
             key=(str(scaling.folder.name), str(members["set"][0]), value),
-            question="",
+            question="Do wider SAEs fail on the same tokens?",
             caption=f"{explained[value]} n = {scaling.about['n_tokens']:,} tokens in {scaling.about['n_contexts']:,} contexts; "
-            f"folds of whole contexts. L0 {l0_text(members['l0'].min())} to {l0_text(members['l0'].max())}.",
+            f"folds of whole contexts. {l0_span(members)}. Diagonal: an SAE from itself.",
             chart=lambda: pairs_chart(pairs, members, value),
             data=lambda: pairs_table(pairs, members, value),
-        )
+        ),
+        level=0,
     )
     st.markdown(pair_sentence(scaling, members))
 
@@ -77,9 +82,10 @@ def pair_sentence(scaling: Scaling, members: pl.DataFrame) -> str:
     if row["p"] is None:
         return f"From the narrowest to the widest: R² {r2}."
     return (
-        f"From the narrowest to the widest: R² {r2}, Spearman {number(*triple(row, 'spearman'))}. Adding the narrow SAE's "
-        f"nonlinear norm closes {closed} of what is left (nested F test: F = {row['f']:,.4g}, p {p_text(row['p'])}; with errors "
-        f"clustered by context z = {row['z']:.1f}).".replace("= -", "= −")
+        f"From the narrowest to the widest: R² {r2}, Spearman {number(*triple(row, 'spearman'))}. Adding the "
+        f"narrow SAE's nonlinear norm to the prediction closes {closed} of what is left (nested F test: F = "
+        f"{row['f']:,.4g}, p {p_text(row['p'])}; with errors "
+        f"clustered by context z = {row['z']:.1f}).".replace("= -", "= −").replace("(-", "(−")
     )
 
 
@@ -117,39 +123,46 @@ def draw_worst(selection: Selection, scaling: Scaling, part: str, at: tuple[int,
         return
     browsed = set(scaling.about["browsed"])
 
+    shown = (
+        rows.with_row_index("row").filter((pl.col("context") == at[0]) & (pl.col("position") == at[1]))["row"].to_list()
+    )
+
     def pick() -> None:
-        picked = st.session_state[f"worst.{part}"].selection.rows
+        chosen = st.session_state[f"worst.{part}"].selection
+        # a click on a cell counts as one on its row: `rows` is then still what was shown
+        ticked = list(chosen.rows)
+        picked = ticked if ticked and ticked != shown else [row for row, _ in chosen.cells]
         if picked:
             row = rows.row(picked[0], named=True)
             if row["context"] in browsed:
                 go_to(row["context"], row["position"])
 
-    shown = (
-        rows.with_row_index("row").filter((pl.col("context") == at[0]) & (pl.col("position") == at[1]))["row"].to_list()
-    )
     state = st.session_state.get(f"worst.{part}")
-    if (list(state["selection"]["rows"]) if state else None) != shown:
+    if state is None or list(state["selection"]["rows"]) != shown or state["selection"]["cells"]:
         st.session_state[f"worst.{part}"] = {"selection": {"rows": shown, "columns": [], "cells": []}}
     number_column = st.column_config.NumberColumn
     st.dataframe(
         worst_rows(rows, scaling.texts, browsed),
         key=f"worst.{part}",
         on_select=pick,
-        selection_mode="single-row",
+        selection_mode=["single-row", "single-cell"],
         hide_index=True,
         height=250,
         column_config={
             "before": st.column_config.TextColumn("Before", width="medium", alignment="right"),
             "token": st.column_config.TextColumn("Token", width="small", alignment="center"),
             "after": st.column_config.TextColumn("After", width="medium"),
-            "norm": number_column("Norm", format="%.2f", width="small"),
-            "share": number_column("Share", format="%.2f %%", width="small"),
-            "place": st.column_config.TextColumn("Context:position", width="small"),
+            "norm": number_column("Norm", format="%.2f", width=70),
+            "share": number_column("Share", format="%.2f %%", width=80),
+            "place": st.column_config.TextColumn("Context:position", width=120),
         },
     )
+    missing = sum(context not in browsed for context in rows["context"])
     st.caption(
-        f"The {len(rows)} kept tokens with the largest norm, of this SAE. Click on a row to read its context. Share: of the sum "
-        "of squared norms over all kept tokens."
+        f"The {len(rows)} of {scaling.about['n_tokens']:,} tokens with the largest norm, of the selected SAE. "
+        f"{UNIT} Share: of the "
+        "sum of squared norms over all tokens. Click on a row to read its context."
+        + (r" \* The results hold the text around this token, not its whole context." if missing else "")
     )
 
 
@@ -160,7 +173,7 @@ def worst_rows(rows: pl.DataFrame, texts: dict[int, str], browsed: set[int]) -> 
         return "".join(visible(texts.get(i, f"#{i}")) for i in ids)
 
     def where(row: dict[str, Any]) -> str:
-        return f"{row['context']}:{row['position']}{'' if row['context'] in browsed else ' (not kept)'}"
+        return f"{row['context']}:{row['position']}{'' if row['context'] in browsed else ' *'}"
 
     dicts = rows.to_dicts()
     return pl.DataFrame(
@@ -188,13 +201,14 @@ def draw_slices(selection: Selection, scaling: Scaling) -> None:
         Figure(
             name=f"slices_{by}",
             key=(selection.record["summary_key"], str(scaling.folder.name), by),
-            question="",
-            caption="Left: mean squared norm of each part in a group over that of all kept tokens (1: average). Right: nonlinear "
-            "error's squared norm over the total error's, in the group. Bars: 95 % intervals over contexts. "
-            f"n = {scaling.about['n_tokens']:,} tokens.",
+            question="Where is the error large?",
+            caption="Left: mean squared norm of each part in a group over that of all tokens (dashed, 1: average). Right: "
+            "nonlinear error's squared norm over the total error's, in the group. "
+            f"{KINDS if by == 'class' else ''}Bars: 95 % intervals over contexts. n = {scaling.about['n_tokens']:,} tokens.",
             chart=lambda: slices_chart(slices, by),
             data=lambda: slices_table(slices, by),
-        )
+        ),
+        level=0,
     )
 
 
@@ -212,12 +226,14 @@ def draw_context(selection: Selection, scaling: Scaling, members: pl.DataFrame, 
         Figure(
             name="token_lines",
             key=(*key, str(members["set"][0])),
-            question="",
-            caption=f"Norms at the positions around the chosen token, a line for each width at this L0. {UNIT} Click on a point "
+            question=f"What does context {context} look like?",
+            caption=f"Norms at the positions around the chosen token, a line for each width at this L0. {UNIT} "
+            "Click on a point "
             "to choose its token.",
             chart=lambda: token_lines_chart(lines, selected=position),
             data=lambda: token_lines_table(lines),
         ),
+        level=0,
         pick=Pick("token", "position", lambda value: _to_position(scaling, context, value)),
     )
     own = norms[:, scaling.number[selection.record["summary_key"]], ["error", "linear", "nonlinear"].index(part)]
@@ -227,12 +243,15 @@ def draw_context(selection: Selection, scaling: Scaling, members: pl.DataFrame, 
         Figure(
             name="token_strip",
             key=key,
-            question="",
-            caption=f"The whole context, coloured by the norm of the {PART_NAMES[part].lower()} of the selected SAE. "
-            f"· is a space, ↵ a line break, ⇥ a tab. {skipped_words(scaling)} Click on a token to look at it.",
+            question=f"Where in context {context} is the {PART_NAMES[part].lower()} large?",
+            caption=f"The whole context, coloured by the norm of the {PART_NAMES[part].lower()} of the selected "
+            "SAE (unit as above). "
+            f"Framed: the chosen token. · is a space, ↵ a line break, ⇥ a tab. {skipped_words(scaling)} Click on "
+            "a token to look at it.",
             chart=lambda: token_strip_chart(strip, selected=position, title=title, ends=(0.0, largest)),
             data=lambda: token_strip_table(strip),
         ),
+        level=0,
         pick=Pick("token", "position", lambda value: _to_position(scaling, context, value)),
     )
 

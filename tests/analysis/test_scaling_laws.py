@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dmcore.analysis.scaling_laws import LAW_TABLES, law_tables
+from dmcore.analysis.scaling_laws import LAW_TABLES, constancy_row, law_tables, points_of
 from dmcore.analysis.surfaces import surface_tables
 from dmcore.math.rival_laws import N_PARAMS, fit_law
 from dmcore.results.sae import METRICS
@@ -33,6 +33,7 @@ def build_records(points: list[tuple[int, float]], label: str = "topk", **column
         "l0": [l0 for _, l0 in points],
         "fvu": values,
         "fvu_nonlinear": [0.6 * value for value in values],
+        "n_contexts": [500] * len(points),
         "r2_error": [0.4] * len(points),
         "r2_error_norm_sq": [0.7 + 0.01 * np.log2(width) for width, _ in points],
         "summary_key": [f"{label}-{width}-{l0}" for width, l0 in points],
@@ -80,6 +81,26 @@ def test_saes_at_one_l0_share_a_set_of_one_sae_per_width(grid: Tables) -> None:
         assert members["d_sae"].to_list() == list(WIDTHS)
         assert members["l0"].unique().to_list() == [l0]
         assert members["sae"].to_list() == list(range(number, 10, 2))
+
+
+def test_of_twins_of_one_width_and_l0_each_is_in_its_own_set() -> None:
+    records = build_records([(width, 16.0) for width in (*WIDTHS[:2], *WIDTHS[1:])])
+    twins = records.with_columns(summary_key=pl.Series([f"{i}" for i in range(6)]))
+    found = tables_of(twins)
+    members = {number: of["sae"].to_list() for (number,), of in found["members"].group_by("set", maintain_order=True)}
+    sets = [members[number] for number in found["targets"].sort("sae")["set"]]
+    assert sets == [[0, 1, 3, 4, 5], [0, 1, 3, 4, 5], [0, 2, 3, 4, 5], *[[0, 1, 3, 4, 5]] * 3]
+
+
+def test_with_fewer_contexts_the_same_spread_says_less_against_constancy() -> None:
+    points = [(width, 16.0) for width in WIDTHS]
+    p = []
+    for n_contexts in (8, 500, 100_000):
+        records = build_records(points, fvu=[0.2, 0.203, 0.2, 0.198, 0.2], n_contexts=[n_contexts] * 5)
+        row = constancy_row(points_of(records, "fvu", build_replicates(records)))
+        assert row is not None
+        p.append(row["p"])
+    assert p[0] > 2 * p[1] > 2 * p[2]
 
 
 def test_planted_laws_are_in_the_tables(grid: Tables) -> None:
@@ -158,6 +179,8 @@ def test_fewer_than_four_widths_give_a_sentence_that_says_what_can_be_said() -> 
         "3 widths: no law with a floor can be fitted to fewer than 4. From 256 to 4,096 latents nonlinear FVU stays the same.",
     ]
     assert len(remarks(tables, "joint")) == 2
+    nought = tables_of(build_records([(256, 16.0), (1024, 16.0)], fvu=[0.5, 0.0]))
+    assert remarks(nought, "space") == ["Some FVU is 0 or less and has no logarithm: no law can be fitted."]
 
 
 def test_one_sae_and_no_sae_give_tables_and_sentences() -> None:

@@ -103,8 +103,8 @@ TITLES: dict[str, list[str]] = {
     "surface": ["dictionary width (latents", "L0 (active latents per token, log scale)", "FVU (share"],
     "pairs": ["source width (latents)", "target width (latents)", "held-out R² of the target's |e|"],
     "slices": [
-        "mean squared norm / its average over all tokens",
-        "nonlinear share of the error's squared norm",
+        "mean squared norm / average over all",
+        "nonlinear share of the squared norm",
         "50 %",
     ],
     "norm tests": ["held-out R² of |quantity|²", "from x", "from itself", "Sae(x) + nonlinear error"],
@@ -423,3 +423,38 @@ def test_charts_of_tables_survive_missing_numbers() -> None:
     ):
         chart.to_dict(validate=True)
         assert "NaN" not in picture.svg(chart, "A question?", "A caption.").decode()
+
+
+@pytest.mark.parametrize("floor", [0.02, 0.10, 0.128, 0.14])
+def test_every_area_of_the_budget_that_is_not_empty_is_named_once(floor: float) -> None:
+    laws = fake.LAWS.with_columns(c=floor)
+    table = extrapolation.budget_table(fake.POINTS, fake.CURVES, laws)
+    top = table["fvu"].max() * 1.16
+    spec = extrapolation.budget_chart(fake.POINTS, fake.CURVES, laws).to_dict()
+    rows = [row for data in spec["datasets"].values() for row in data]
+    named_parts = [row["text"] for row in rows if "ink" in row] + [row["part"] for row in rows if "foot" in row]
+    thick = {
+        part: (area["y_high"] - area["y_low"]).max() * extrapolation.HEIGHT / top
+        for (part,), area in table.group_by("part")
+    }
+    assert {part for part, pixels in thick.items() if pixels > 2} <= set(named_parts)
+    assert {part for part, pixels in thick.items() if pixels < 1}.isdisjoint(named_parts)
+    in_leaders = {(row["part"], row["foot"]) for row in rows if "foot" in row and row["part"] in thick}
+    for part, foot in in_leaders:
+        area = table.filter(part=part)
+        assert area["y_low"].min() <= foot <= area["y_high"].max()
+
+
+def test_the_budgets_intervals_are_the_wider_of_texts_and_scatter() -> None:
+    table = extrapolation.budget_table(fake.POINTS, fake.CURVES, fake.LAWS).filter(~pl.col("measured"))
+    curve = fake.CURVES.filter(metric="fvu", space="log", law="power").sort("d_sae").tail(1)
+    last = table.sort("d_sae").tail(1)
+    assert last["fvu_low"][0] == pytest.approx(min(curve["low"][0], curve["scatter_low"][0]))
+    assert last["fvu_high"][0] == pytest.approx(max(curve["high"][0], curve["scatter_high"][0]))
+
+
+def test_a_picture_has_its_title_and_no_raised_letters() -> None:
+    chart = CHARTS["budget"]()
+    spec = picture.picture_spec(chart, "What is left?", "c + a·W⁻ᵐ")
+    assert spec["title"]["text"] == "What is left?"
+    assert spec["title"]["subtitle"] == ["c + a·W^−m"]

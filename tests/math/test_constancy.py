@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from dmcore.errors import DataError
+from dmcore.math.bootstrap import poisson_weights
 from dmcore.math.constancy import constancy, wald_equal
 
 WIDTHS = 2.0 ** np.arange(8, 13)
@@ -55,6 +56,36 @@ def test_p_is_uniform_where_all_widths_have_one_mean_and_small_where_they_have_n
     assert stats.kstest(null, "uniform").pvalue > 0.05
     assert 0.02 <= np.mean(np.array(null) < 0.05) <= 0.09
     assert np.mean(np.array(sloped) < 0.05) > 0.95
+
+
+@pytest.mark.parametrize("n_contexts", [10, 15])
+def test_with_few_contexts_the_test_still_rejects_one_in_twenty(n_contexts: int) -> None:
+    g = np.random.default_rng(3)
+    weights = poisson_weights(n_contexts, seed=1)
+    weights = weights[weights.sum(1) > 0]
+    found, known = [], []
+    for _ in range(300):
+        errors = np.exp(0.3 * g.normal(size=(n_contexts, 1)) + 0.1 * g.normal(size=(n_contexts, 5)))
+        logs = np.log(errors.mean(0)), np.log((weights @ errors) / weights.sum(1, keepdims=True))
+        found.append(wald_equal(*logs, n_contexts)[2])
+        known.append(wald_equal(*logs)[2])
+    assert 0.02 <= np.mean(np.array(found) < 0.05) <= 0.09
+    assert np.mean(np.array(known) < 0.05) > 0.1, "chi squared would not do"
+
+
+def test_p_is_that_of_hotelling() -> None:
+    g = np.random.default_rng(4)
+    sample = g.normal(size=(15, 4)) + 0.4 * np.arange(4)
+    differences = np.diff(sample, axis=1)
+    mean, spread = differences.mean(0), np.cov(differences.T) / 15
+    statistic = mean @ np.linalg.solve(spread, mean)
+    expected = stats.f.sf((15 - 3) / (3 * 14) * statistic, 3, 12)
+    redrawn = sample.mean(0) + g.multivariate_normal(np.zeros(4), np.cov(sample.T) / 15, 200_000)
+    wald, dof, p = wald_equal(sample.mean(0), redrawn, 15)
+    assert wald == pytest.approx(statistic, rel=0.02)
+    assert dof == 3
+    assert p == pytest.approx(expected, rel=0.05)
+    assert np.isnan(wald_equal(sample.mean(0), redrawn, 3)[2])
 
 
 def test_where_replicates_say_nothing_the_test_is_undefined() -> None:

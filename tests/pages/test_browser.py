@@ -107,6 +107,26 @@ def test_the_very_first_visit_may_be_to_any_page(fake_cache: Path, light: Watche
         assert light.page.locator("[data-testid=stMainBlockContainer]").bounding_box()["width"] > 1000
 
 
+def test_the_controls_show_the_choice_on_every_page_that_one_goes_to(app_url: str, light: Watched) -> None:
+    light.open(app_url, 2)
+
+    def shown() -> list[str | None]:
+        return [slider.get_attribute("aria-valuetext") for slider in light.page.get_by_role("slider").all()]
+
+    first = shown()
+    assert any(value not in {"0", None} for value in first), "the study's home is not at the first stop of each control"
+    for link, heading in (
+        ("Regression", "How linear is the error?"),
+        ("Overview", "What does a sparse autoencoder miss?"),
+    ):
+        light.page.get_by_role("link", name=link).click()
+        light.page.get_by_role("heading", name=heading, exact=True).wait_for(timeout=TIMEOUT)
+        light.page.wait_for_timeout(1500)
+        assert shown() == first, f"on {link}"
+        chosen = light.page.locator("[data-testid=stSidebar] [data-testid=stButtonGroup] button[aria-checked=true]")
+        assert chosen.inner_text() == "Residual"
+
+
 def test_total_error_is_dark_on_light_and_light_on_dark(app_url: str, watched: Watched, theme: str) -> None:
     watched.open(app_url, 2)
     drawn = watched.page.content().lower()

@@ -199,3 +199,22 @@ def test_the_command_prints_every_site_and_refuses_in_sentences(
     monkeypatch.setenv("DMCORE_CACHE", str(tmp_path))
     assert main(["scaling", str(study_path)]) == 1
     assert "sweep" in capsys.readouterr().err
+
+
+def test_what_is_deleted_while_it_is_compared_gives_a_sentence(
+    swept: tuple[Store, list[dict[str, Any]]], study_path: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(swept[0].root, tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache" / SCALING)
+
+    class Slippery(Store):
+        """Loses the replicates of a summary once it has been found for the comparison."""
+
+        def get_or_make(self, stage: str, *arguments: Any, **more: Any) -> Any:
+            if stage == SCALING:
+                next((self.root / "summary").glob("*/replicates.parquet")).unlink()
+            return super().get_or_make(stage, *arguments, **more)
+
+    reasons = Pipeline(Slippery(tmp_path / "cache")).scale(load_study(study_path))
+    assert all("sweep the study again" in reason for reason in reasons.values())
+    assert reasons

@@ -84,7 +84,8 @@ def site_lines(scaling: Scaling) -> list[str]:
             f"  L0 {min(l0s):.3g} to {max(l0s):.3g}, {len(widths)} width{'s' if len(widths) > 1 else ''} ({span} latents)"
         )
         lines += [f"    {line}" for line in _set_lines(scaling, int(number[0]), members)]
-    lines += [f"  note: {text}" for text in scaling["remarks"].filter(pl.col("set").is_null())["text"]]
+    of_all = scaling["remarks"].filter(pl.col("set").is_null() & pl.col("label").is_null())
+    lines += [f"  note: {text}" for text in of_all["text"].unique(maintain_order=True)]
     return lines
 
 
@@ -93,10 +94,12 @@ def _set_lines(scaling: Scaling, number: int, members: pl.DataFrame) -> list[str
     lines = []
     for row in scaling["laws"].filter(here & (pl.col("law") == "power") & (pl.col("space") == "log")).to_dicts():
         c, a, m = (_estimate(row, name) for name in ("c", "a", "m"))
-        lines.append(f"{METRIC_NAMES[row['metric']]} = c + a W^-m: c {c}, a {a}, m {m}")
+        lines.append(f"{METRIC_NAMES[row['metric']]} = c + a W^-m: c {c}, a {a}, m {m}{_scatter(row)}")
     for row in scaling["constancy"].filter(here & pl.col("p").is_not_null()).to_dicts():
         name = METRIC_NAMES[row["metric"]]
-        lines.append(f"{name}, widest over narrowest: {_estimate(row, 'ratio')}; constant in width: p = {row['p']:.2g}")
+        lines.append(
+            f"{name}, widest over narrowest: {_estimate(row, 'ratio')}; constant in width: p {_p_text(row['p'])}"
+        )
     first, last = int(members["sae"][0]), int(members["sae"][-1])
     pair = scaling["pairs"].filter(
         (pl.col("source") == first) & (pl.col("target") == last) & pl.col("r2").is_not_null()
@@ -113,3 +116,14 @@ def _estimate(row: dict[str, Any], name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     value = "-" if row[name] is None else f"{row[name]:.3g}"
     return value if low is None or high is None else f"{value} ({low:.3g} to {high:.3g})"
+
+
+def _p_text(p: float) -> str:
+    return f"= {p:.2g}" if p > 0 else "< 1e-300"
+
+
+def _scatter(row: dict[str, Any]) -> str:
+    """How far the SAEs' own scatter about a law leaves its floor and its exponent open."""
+    spans = [(name, row[f"{name}_scatter_low"], row[f"{name}_scatter_high"]) for name in ("c", "m")]
+    told = [f"{name} {low:.3g} to {high:.3g}" for name, low, high in spans if low is not None and high is not None]
+    return f"; by the SAEs' scatter {', '.join(told)}" if told else ""
