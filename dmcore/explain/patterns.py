@@ -148,7 +148,7 @@ def _is_sound(pattern: Pattern) -> bool:
     if pattern.form == "place":
         return type(pattern.values[0]) is int
     if pattern.form.startswith("kind"):
-        return pattern.values[0] in {*KINDS, START}
+        return pattern.values[0] in (*KINDS, START)
     return all(isinstance(value, str) for value in pattern.values)
 
 
