@@ -198,12 +198,13 @@ class _Drawing:
     def _window(self, place: int) -> Window:
         low, high = (int(end) for end in self.ends(place))
         first, last = np.searchsorted(self.places, [low, high]).tolist()
-        activations = np.zeros(high - low)
-        activations[self.places[first:last] - low] = self.values[first:last]
+        activations = [0.0] * (high - low)  # of one zero: a thousand latents have millions
+        for number in range(first, last):
+            activations[int(self.places[number]) - low] = float(self.values[number])
         ids = self.tokens.reshape(-1)[low:high].tolist()
         context, position = divmod(place, self.length)
         texts = tuple(self.texts[token_id] for token_id in ids)
-        return Window(context, position, texts, tuple(activations.tolist()), place - low)
+        return Window(context, position, texts, tuple(activations), place - low)
 
     def _is_apart(self, place: int, others: Sequence[int]) -> bool:
         reach = self.settings.n_before + self.settings.n_after

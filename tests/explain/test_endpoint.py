@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import subprocess
 import threading
 import traceback
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dmcore.errors import Cancelled, SpecError, StoreError
+from dmcore.explain import transport
 from dmcore.explain.endpoint import EndpointSettings, OpenAIEndpoint
 from dmcore.explain.interface import EndpointError, NoAnswerError
 from tests.explain.server import Answer, Server, serve
@@ -286,3 +289,57 @@ def test_a_cancel_ends_the_waiting() -> None:
 def test_settings_that_make_no_sense_are_refused(bad: dict) -> None:
     with pytest.raises(SpecError):
         EndpointSettings(**{"base_url": "https://host/v1", "model": "m", **bad})
+
+
+def test_a_proxy_gets_no_key_and_no_plain_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_KEY", SECRET)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serve(in_turn(Answer("by proxy"))) as proxy, serve(in_turn(Answer("direct"))) as server:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        assert endpoint(server, key_variable="LAB_KEY").ask("a") == "direct"
+        assert proxy.requests == proxy.tunnels == []
+        given = EndpointSettings("https://host.invalid/v1", "m", key_variable="LAB_KEY", retries=0)
+        with pytest.raises(EndpointError, match="host.invalid cannot be reached"):
+            OpenAIEndpoint(given, None).ask("a")
+    assert proxy.requests == []
+    (tunnel,) = proxy.tunnels
+    assert tunnel.startswith("CONNECT host.invalid:443")
+    assert SECRET not in tunnel
+
+
+def test_https_to_a_server_that_speaks_http_is_a_sentence() -> None:
+    with serve(in_turn(Answer())) as server, pytest.raises(EndpointError, match="cannot be reached"):
+        endpoint(server, base_url=server.url.replace("http:", "https:")).ask("a")
+
+
+def test_an_answer_that_never_ends_is_given_up() -> None:
+    """Each piece comes in time, and the whole does not."""
+    with serve(in_turn(Answer(drips=True), Answer("well"))) as server:
+        assert endpoint(server, timeout=0.5).ask("a") == "well"
+    assert len(server.requests) == 2
+
+
+def test_an_answer_that_is_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MOST_BYTES", 1000)
+    with serve(in_turn(Answer("x" * 2000), Answer("well"))) as server:
+        assert endpoint(server).ask("a") == "well"
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    monkeypatch.setenv("LAB_KEY", SECRET)
+    pem = tmp_path / "server.pem"
+    make = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command = [openssl, *make, *names, "-keyout", str(tmp_path / "key.pem"), "-out", str(pem)]
+    subprocess.run(command, check=True, capture_output=True)
+    with serve(in_turn(Answer("safe")), certificate=(pem, tmp_path / "key.pem")) as server:
+        with pytest.raises(EndpointError, match="certificate of 127.0.0.1 is not to be trusted"):
+            endpoint(server, key_variable="LAB_KEY").ask("a")
+        assert server.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        assert endpoint(server, key_variable="LAB_KEY").ask("a") == "safe", "the remedy in the sentence works"

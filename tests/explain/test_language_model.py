@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,9 @@ def test_a_cancel_keeps_answers_and_scores_and_a_later_run_asks_for_the_rest_alo
         pair = LanguageModelExplainer(endpoint), LanguageModelScorer(endpoint, batch=8)
         with pytest.raises(Cancelled):
             score_features(features(4), *pair, folder=tmp_path, reporter=Reporter(should_cancel=enough))
+        for thread in threading.enumerate():
+            if thread.name.startswith("score"):  # the answer that was on its way is kept too
+                thread.join()
         assert len(server.requests) == 10
         table = score_features(features(4), *asking(server, tmp_path), folder=tmp_path)
         assert len(server.requests) == 4 * (1 + 3), "no answer was asked for twice"
