@@ -1,29 +1,35 @@
 """What a study's computation leaves behind for pages and people. Nothing here imports torch: pages read these."""
 
 from dmcore.results.compare import comparable_label, log_distance, nearest_l0_each, over_layers, over_widths
+from dmcore.results.features import FEATURES, Features, features_spec, read_features, widest_of
 from dmcore.results.parts import PARTS_STAGE, Parts, read_parts
 from dmcore.results.sae import METRICS, RECORD, TABLES, Summary, read_record, read_summary, write_summary
 from dmcore.results.scaling import SCALING, Scaling, read_scaling, scaling_spec, write_scaling
 
 __all__ = [
+    "FEATURES",
     "METRICS",
     "PARTS_STAGE",
     "RECORD",
     "SCALING",
     "TABLES",
+    "Features",
     "Parts",
     "Scaling",
     "Summary",
     "comparable_label",
+    "features_spec",
     "log_distance",
     "nearest_l0_each",
     "over_layers",
     "over_widths",
+    "read_features",
     "read_parts",
     "read_record",
     "read_scaling",
     "read_summary",
     "scaling_spec",
+    "widest_of",
     "write_scaling",
     "write_summary",
 ]

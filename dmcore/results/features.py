@@ -17,6 +17,7 @@ hit_value.npy           float16 activation over the latent's largest
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,33 @@ ARRAYS = (
     "hit_value",
 )
 """Names of the arrays, without `.npy`."""
+
+
+def features_spec(summary: str, widest: str | None = None, part: str | None = None) -> dict[str, Any]:
+    """The spec of an entry, from what pages know, so that they can find it.
+
+    Args:
+        summary: key of the SAE's summary; of the base's, for an SAE on a part of its error.
+        widest: key of the summary of the site's widest SAE, if that is another one.
+        part: key of the `part` entry, for an SAE on a part.
+    """
+    return {"stage": FEATURES, "version": VERSION, "summary": summary, "widest": widest, "part": part}
+
+
+def widest_of(records: pl.DataFrame, summary: str) -> str | None:
+    """Key of the summary of the widest SAE at the site of another; None if that one is as wide.
+
+    Of several, the one with the nearest L0, then the first.
+
+    Args:
+        records: rows of `RECORD` of a study.
+        summary: key of the SAE's own.
+    """
+    own = records.filter(pl.col("summary_key") == summary).row(0, named=True)
+    wider = records.filter((pl.col("site") == own["site"]) & (pl.col("d_sae") > own["d_sae"]))
+    far = (pl.col("l0").clip(0.01).log() - math.log(max(own["l0"], 0.01))).abs()
+    wider = wider.sort(-pl.col("d_sae"), far, maintain_order=True)
+    return wider["summary_key"][0] if len(wider) else None
 
 
 @dataclass(frozen=True)

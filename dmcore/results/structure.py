@@ -90,7 +90,7 @@ STRUCTURE_TABLES: dict[str, dict[str, Any]] = {
         "silhouette": pl.Float64,
         "null_mean": pl.Float64,
         "null_most": pl.Float64,
-        "null_sd": pl.Float64,  # of one draw, pooled over all k
+        "null_sd": pl.Float64,  # of one draw; not below the median over k
         "chosen": pl.Boolean,
     },
     # of the chosen k, the largest cluster first; decoder_*: the decoder row with the largest cosine with the centre

@@ -131,7 +131,8 @@ def _log(study: Study, sae: PartSae) -> dict[str, Any]:
         return {}
 
 
-def _as_sae(study: Study, sae: PartSae) -> SaeSpec:
+def as_sae(study: Study, sae: PartSae) -> SaeSpec:
+    """An SAE on a part as a study would name it, to load it."""
     return SaeSpec(study.base.hook, sae.path, label=parts_of(study).architecture, check=False)
 
 
@@ -140,7 +141,7 @@ def part_plans(plan: Plan, store: Store) -> list[PartPlan]:
     split, memory = content_key(base_plan(plan).split), store.root / "fingerprints"
     found = []
     for sae in parts_of(plan.study).saes():
-        fingerprint = sae_fingerprint(plan.study, _as_sae(plan.study, sae), memory)
+        fingerprint = sae_fingerprint(plan.study, as_sae(plan.study, sae), memory)
         found.append(PartPlan(sae, part_spec(split, sae.part, fingerprint), _log(plan.study, sae)))
     return found
 
@@ -180,7 +181,7 @@ def measure_parts(stages: SaeStages, dictionary: AnyDictionary) -> Entry:
     each = part_plans(plan, store)
     measured = []
     for one in each:
-        load = partial(load_dictionary, study, _as_sae(study, one.sae), site.acts.d_model, device)
+        load = partial(load_dictionary, study, as_sae(study, one.sae), site.acts.d_model, device)
 
         def make(folder: Path, one: PartPlan = one, load: Any = load) -> None:
             measure_part(given, one.sae.part, load(), folder, stages.reporter, one.sae.path)
@@ -220,5 +221,8 @@ def _about(plan: Plan, measured: list[MeasuredPart], d_model: int) -> dict[str, 
         "n_folds": study.settings.n_folds,
         "seed": study.seed,
         "d_model": d_model,
+        "entries": [
+            one.entry.name for one in measured
+        ],  # keys of the `part` entries, in the order of the table of SAEs
         "note": NOTE,
     }

@@ -16,16 +16,21 @@ import polars as pl
 
 from dmcore.errors import StoreError
 from dmcore.results import (
+    FEATURES,
     PARTS_STAGE,
     RECORD,
     SCALING,
+    Features,
     Parts,
     Scaling,
     Summary,
+    features_spec,
+    read_features,
     read_parts,
     read_scaling,
     read_summary,
     scaling_spec,
+    widest_of,
 )
 from dmcore.specs import NAME, Study
 from dmcore.store.fingerprint import content_key
@@ -83,6 +88,26 @@ class Published:
         """The SAEs that were trained on the parts of one SAE's error, as last measured; None if there are none."""
         entry = find_parts(self.store, summary_key)
         return None if entry is None else read_parts(entry.path)
+
+    def features(self, summary_key: str, part: str | None = None) -> Features:
+        """The features of an SAE, or of one that was trained on a part of its error.
+
+        Args:
+            summary_key: of the SAE, or of the base.
+            part: key of the `part` entry (`Parts.about`: entries), for an SAE on a part.
+
+        Raises:
+            StoreError: they have not been made.
+        """
+        spec = features_spec(summary_key, widest_of(self.records, summary_key), part)
+        entry = self.store.find(FEATURES, content_key(spec))
+        if entry is None:
+            own = self.records.filter(summary_key=summary_key)["sae"]
+            name = own[0] if len(own) else "SAE"
+            raise StoreError(
+                f"The features of this SAE have not been made yet: run `python -m dmcore features {self.file} {name}`."
+            )
+        return read_features(entry.path)
 
     @property
     def file(self) -> str:
