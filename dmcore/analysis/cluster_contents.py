@@ -44,7 +44,7 @@ def silhouette_rows(part: str, found: Found) -> list[dict[str, Any]]:
             "silhouette": found.clustering.silhouettes[i],
             "null_mean": means[i],
             "null_most": most[i],
-            "null_sd": found.null_sd,
+            "null_sd": found.null_sd[i],
             "chosen": i == found.chosen,
         }
         for i, k in enumerate(found.clustering.ks)

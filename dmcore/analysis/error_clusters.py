@@ -3,10 +3,13 @@
 1. `HighVectors`: the part's vectors of the 5,000 kept tokens with the largest norm, kept in float32 while a pass goes by.
 2. `clustered`: each vector to length 1, PCA to at most 50 dimensions, k-means for k from 2 to 12, silhouettes.
 3. The null: Gaussian vectors with the mean and covariance of the part over all kept tokens, as many as there are (at most
-   200,000), of which the ones with the largest norm go the same way; 5 draws. It has the selection by norm in it, which by
+   200,000), of which the ones with the largest norm go the same way; 8 draws. It has the selection by norm in it, which by
    itself makes two clusters of a Gaussian with one large eigenvalue: its two ends.
-4. The k whose silhouette exceeds the null's mean most is chosen, if it exceeds it by 0.02, by 3 standard deviations of a
-   draw (pooled over k), and every draw of that k. Else there are no clusters beyond chance.
+4. The bar of k: the null's mean and 0.02, or its mean and 4 standard deviations of a draw, or the largest draw, whichever is
+   most. Of the k whose silhouette is above their bar and the bars of the two k before (k-means now and then leaves a cluster
+   whole, and then has the silhouette of fewer clusters), the one with the largest excess over the null's mean is chosen.
+   Without one there are no clusters beyond chance.
+
 `cluster_contents` says what is in each cluster.
 """
 
@@ -39,11 +42,11 @@ N_DIMENSIONS = 50
 """Of the vectors that are clustered."""
 N_INIT = 4
 """Starts of each k-means."""
-N_DRAWS = 5
+N_DRAWS = 8
 """Draws of the null."""
 MOST_DRAWN = 200_000
 """Vectors of each draw, from which those with the largest norm are taken."""
-LEAST_EXCESS, LEAST_DEVIATIONS = 0.02, 3.0
+LEAST_EXCESS, LEAST_DEVIATIONS = 0.02, 4.0
 """By which a silhouette must exceed that of the null: as such, and in standard deviations of one draw."""
 ELEMENTS = 2**22
 """Of the Gaussian vectors that are drawn at once."""
@@ -95,16 +98,19 @@ class Found:
     """(n_draws, len(ks)) silhouettes of Gaussian vectors."""
 
     @property
-    def null_sd(self) -> float:
-        """Standard deviation of a draw, pooled over k."""
-        return float(np.sqrt(self.null.var(0, ddof=1).mean()))
+    def null_sd(self) -> np.ndarray:
+        """(len(ks),) standard deviation of a draw; not below the median over k, for there are few draws."""
+        variances = self.null.var(0, ddof=1)
+        return np.sqrt(np.maximum(variances, np.median(variances)))
 
     @property
     def chosen(self) -> int | None:
         """Place in `ks` of the chosen number of clusters; None for none beyond chance."""
-        excess = self.clustering.silhouettes - self.null.mean(0)
-        beyond = (excess > LEAST_EXCESS) & (excess > LEAST_DEVIATIONS * self.null_sd)
-        beyond &= self.clustering.silhouettes > self.null.max(0)
+        mean = self.null.mean(0)
+        bar = np.maximum(mean + np.maximum(LEAST_EXCESS, LEAST_DEVIATIONS * self.null_sd), self.null.max(0))
+        before = np.concatenate([[-1.0, -1.0], bar])
+        beyond = self.clustering.silhouettes > np.maximum.reduce([bar, before[1:-1], before[:-2]])
+        excess = self.clustering.silhouettes - mean
         return int(np.argmax(np.where(beyond, excess, -np.inf))) if beyond.any() else None
 
 

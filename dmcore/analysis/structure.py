@@ -57,6 +57,7 @@ class _Pass:
     lift: LatentLift
 
 
+@torch.inference_mode()
 def structure(given: StructureInputs, folder: Path, reporter: Reporter, name: str) -> None:
     """Write the structure of one SAE's error into `folder`; `read_structure` opens it.
 
@@ -107,19 +108,18 @@ def _filled(
     lift = LatentLift(given.sae.d_sae, high_shares(table), given.contexts.tokens, words, skip)
     group_of, moments = torch.from_numpy(groups.of_context).to(given.device), None
     columns_of = table.chunks(given.acts.chunks())
-    with torch.inference_mode():
-        for part, columns in zip(decoded(given.acts, given.sae, given.codes, given.device), columns_of, strict=True):
-            device = part.x.device
-            error = part.error.to(part.x.dtype)
-            parts = split_tokens(linear, part.x, error, given.partition.token_folds(part.chunk, device))
-            kept = part.chunk.positions(device) >= skip
-            if moments is None:
-                moments = GroupedMoments(groups, given.inputs.shift, error[kept].double().mean(0))
-            moments.add(part.x, error, torch.where(kept, group_of[part.chunk.contexts(device)], -1))
-            for name, vectors in (("error", error), ("nonlinear", parts.nonlinear)):
-                high[name].add(part.chunk, _above_zero(columns[COLUMNS.index(f"{name}_sq")]), vectors)
-            lift.add(part.chunk, part.codes, columns)
-            stage.advance(part.x.shape[0])
+    for part, columns in zip(decoded(given.acts, given.sae, given.codes, given.device), columns_of, strict=True):
+        device = part.x.device
+        error = part.error.to(part.x.dtype)
+        parts = split_tokens(linear, part.x, error, given.partition.token_folds(part.chunk, device))
+        kept = part.chunk.positions(device) >= skip
+        if moments is None:
+            moments = GroupedMoments(groups, given.inputs.shift, error[kept].double().mean(0))
+        moments.add(part.x, error, torch.where(kept, group_of[part.chunk.contexts(device)], -1))
+        for name, vectors in (("error", error), ("nonlinear", parts.nonlinear)):
+            high[name].add(part.chunk, _above_zero(columns[COLUMNS.index(f"{name}_sq")]), vectors)
+        lift.add(part.chunk, part.codes, columns)
+        stage.advance(part.x.shape[0])
     assert moments is not None, "a study has contexts"
     return _Pass(moments, high, lift)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from sklearn.metrics import euclidean_distances
 
 Array = np.ndarray
 
@@ -34,7 +34,7 @@ def silhouettes(points: Array, clusterings: Sequence[Array]) -> Array:
     step = max(1, BYTES // (8 * n))
     for start in range(0, n, step):
         rows = np.arange(start, min(start + step, n))
-        sums = cdist(points[rows], points) @ member
+        sums = euclidean_distances(points[rows], points) @ member
         for i, labels in enumerate(clusterings):
             totals[i] += _widths(sums[:, firsts[i] : firsts[i + 1]], labels[rows], sizes[i]).sum()
     return totals / n

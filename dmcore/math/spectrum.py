@@ -60,13 +60,13 @@ def shares(values: Array) -> Array:
 
 def effective_rank(values: Array) -> Array:
     """(...) `exp(- sum p ln p)` of (..., d) eigenvalues: d where all are equal, 1 where one has all."""
-    return np.exp(entr(shares(values)).sum(-1))
+    return np.asarray(np.exp(entr(shares(values)).sum(-1)))
 
 
 def participation_ratio(values: Array) -> Array:
     """(...) `(sum l)^2 / sum l^2` of (..., d) eigenvalues: d where all are equal, 1 where one has all."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return 1.0 / np.square(shares(values)).sum(-1)
+        return np.asarray(1.0 / np.square(shares(values)).sum(-1))
 
 
 def directions_for(values: Array, share: float) -> Array:
@@ -82,10 +82,10 @@ def directions_for(values: Array, share: float) -> Array:
     last = np.minimum((cumulative < share).sum(-1), p.shape[-1] - 1)[..., None]
     before = np.take_along_axis(cumulative, last, -1) - (of_last := np.take_along_axis(p, last, -1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (last + (share - before) / of_last)[..., 0]
+        return np.asarray((last + (share - before) / of_last)[..., 0])
 
 
-def jackknife(value: Array, without: Array, sizes: Array, *, log: bool = False) -> Array:
+def jackknife(value: Array | float, without: Array, sizes: Array, *, log: bool = False) -> Array:
     """95 % intervals of statistics, from their values without each group.
 
     The delete-a-group jackknife for groups of unequal size (Busing, Meijer and van der Leeden 1999), with the quantile of
