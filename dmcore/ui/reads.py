@@ -17,7 +17,7 @@ from dmcore.errors import DarkMatterError, StoreError
 from dmcore.ui.streams import told_apart
 
 if TYPE_CHECKING:
-    from dmcore.results import Scaling, Summary
+    from dmcore.results import Features, Parts, Scaling, Summary
     from dmcore.run.job_disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
@@ -70,6 +70,18 @@ def scaling(study_id: str, site: str, summaries: tuple[str, ...]) -> Scaling:
     return published(study_id).scaling(site)
 
 
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner=False)
+def parts(study_id: str, summary_key: str) -> Parts | None:
+    """The SAEs on the parts of an SAE's error; None if there are none."""
+    return published(study_id).parts(summary_key)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Reading this SAE's features")
+def features(study_id: str, summary_key: str, part: str | None) -> Features:
+    """The features of an SAE, or of one on a part of its error."""
+    return published(study_id).features(summary_key, part)
+
+
 @st.cache_resource(ttl=300, show_spinner="Reading the catalogue of SAEs")
 def catalogue() -> pl.DataFrame:
     """Every SAE of the catalogue; raises `SpecError` with the remedy where the registry is not installed."""
@@ -98,5 +110,5 @@ def n_results(study: Study) -> int:
 
 def forget() -> None:
     """Drop what is kept in memory, so that the next read sees the disk."""
-    for cached in (studies, published, summary, scaling, catalogue, disk):
+    for cached in (studies, published, summary, scaling, parts, features, catalogue, disk):
         cached.clear()

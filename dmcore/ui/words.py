@@ -27,6 +27,10 @@ FIELD_NAMES = {
     "of": "part of the error",
     "by": "grouping",
     "context": "context",
+    "look": "view",
+    "whose": "SAE",
+    "sort": "order",
+    "latent": "latent",
     "token": "token",
 }
 """Controls and link parameters, as a sentence says them."""
