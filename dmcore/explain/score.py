@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dmcore.errors import Cancelled
+from dmcore.errors import Cancelled, SpecError
 from dmcore.explain.examples import FeatureExamples, Window
 from dmcore.explain.interface import AnswerError, EndpointError, Explainer, NoAnswerError, Scorer
 from dmcore.explain.journal import Journal
@@ -71,10 +71,13 @@ def score_features(
         The table `SCORES`, a row a latent, in the order of `features`; those that failed say why.
 
     Raises:
+        SpecError: no worker is asked for.
         EndpointError: no latent can succeed; what is done is kept.
         Cancelled: the user asked to stop; what is done is kept.
         StoreError: outcomes cannot be written.
     """
+    if n_workers < 1:
+        raise SpecError("n_workers must be at least 1.")
     journal = Journal(None if folder is None else folder / OUTCOMES)
     about = {"explainer": dict(explainer.identity), "scorer": dict(scorer.identity), "seed": seed, "version": VERSION}
     keys = [content_key({"features": one.key, **about}) for one in features]

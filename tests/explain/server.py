@@ -34,8 +34,6 @@ class Server:
     url: str
     requests: list[dict[str, Any]] = field(default_factory=list)  # path, headers, body
     tunnels: list[str] = field(default_factory=list)  # that it was asked for as a proxy, with their headers
-    most_at_once: int = 0
-    now: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -63,13 +61,7 @@ def serve(answer: Callable[[str, int], Answer], certificate: tuple[Path, Path] |
             with server.lock:
                 number = len(server.requests)
                 server.requests.append({"path": self.path, "headers": dict(self.headers), "body": body})
-                server.now += 1
-                server.most_at_once = max(server.most_at_once, server.now)
-            try:
-                self.send(answer(body["messages"][0]["content"], number))
-            finally:
-                with server.lock:
-                    server.now -= 1
+            self.send(answer(body["messages"][0]["content"], number))
 
         def do_GET(self) -> None:
             server.requests.append({"path": self.path, "headers": dict(self.headers), "body": None})

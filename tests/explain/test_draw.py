@@ -17,7 +17,9 @@ def drawn(**settings) -> tuple[FeatureExamples, np.ndarray, np.ndarray]:
     """A latent that is active on a tenth of the tokens, more often where it was before, and its (n_contexts, length)."""
     generator = np.random.default_rng(3)
     ids = planted.tokens(200, 80)
-    dense = np.where(generator.random(ids.shape) < 0.03, generator.lognormal(size=ids.shape), 0.0).round(2)
+    dense = np.where(
+        generator.random(ids.shape) < 0.03, np.ceil(generator.gamma(3.0, size=ids.shape)), 0.0
+    )  # with ties
     places = np.flatnonzero(dense)
     chosen = DrawSettings(**({"n_before": 6, "n_after": 3} | settings))
     return draw_examples(7, places, dense.reshape(-1)[places], ids, planted.TEXTS, chosen), dense, ids

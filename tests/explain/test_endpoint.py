@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -256,11 +257,14 @@ def test_the_key_is_in_no_log_error_or_file(
     assert not any(SECRET in text for text in said)
 
 
-def test_no_more_requests_at_a_time_than_allowed() -> None:
-    both = threading.Barrier(2)
+def test_as_many_requests_at_a_time_as_allowed_and_no_more() -> None:
+    two, three, met = threading.Barrier(2), threading.Barrier(3), []
 
     def answer(prompt: str, _: int) -> Answer:
-        both.wait(10)  # two at a time: with one alone this would break
+        two.wait(10)  # with one at a time this would break
+        with contextlib.suppress(threading.BrokenBarrierError):
+            three.wait(0.5)  # three never meet
+            met.append(prompt)
         return Answer(prompt)
 
     with serve(answer) as server:
@@ -270,8 +274,14 @@ def test_no_more_requests_at_a_time_than_allowed() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert server.most_at_once == 2
         assert sorted(server.prompts) == [f"p{number}" for number in range(8)]
+    assert met == []
+
+
+def test_an_answer_cut_short_is_told_from_a_broken_one() -> None:
+    for bad, said in ((Answer("a" * 1000, hang_up_after=500), "hung up"), (Answer(raw=b"{"), "broken JSON")):
+        with serve(in_turn(bad)) as server, pytest.raises(NoAnswerError, match=said):
+            endpoint(server).ask("a")
 
 
 def test_a_cancel_ends_the_waiting() -> None:

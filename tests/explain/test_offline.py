@@ -72,6 +72,12 @@ def test_the_model_learns_what_no_single_pattern_says() -> None:
     assert row["balanced_accuracy"] > 0.93
 
 
+def test_few_active_windows_count_as_much_as_many_silent_ones() -> None:
+    good = on_def()
+    (row,) = score_offline([dataclasses.replace(good, train=good.train[:3])]).to_dicts()
+    assert row["balanced_accuracy"] > 0.95
+
+
 def test_the_start_of_a_context_is_a_pattern() -> None:
     ids = planted.tokens()
     active = np.zeros(ids.shape, dtype=bool)
@@ -143,7 +149,8 @@ def test_patterns_that_hold_of_a_token() -> None:
 
 def test_a_pattern_that_holds_once_gives_way_to_one_that_holds_twice() -> None:
     active = [window("a", " x"), window("b", " x"), window("c", " y")]
-    assert best_pattern(active, [window("d", " x")]).words != "the token comes right after 'a'"
+    # ` y` alone holds of one active window and of no silent one.
+    assert best_pattern(active, [window("d", " x")]).words == "the token is of the kind 'word start'"
     assert best_pattern([window("(", " x")] * 3, [window(")", " x")] * 3).words == "the token comes right after '('"
 
 

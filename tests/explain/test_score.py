@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dmcore.errors import Cancelled
+from dmcore.errors import Cancelled, SpecError
+from dmcore.explain import score
 from dmcore.explain.examples import FeatureExamples, Window
 from dmcore.explain.interface import AnswerError, EndpointError, NoAnswerError
 from dmcore.explain.score import MOST_UNANSWERED, score_features, shown
@@ -190,6 +194,23 @@ def test_a_cancel_keeps_what_is_done(tmp_path: Path) -> None:
     assert table["accuracy"].to_list() == [1.0] * 9
 
 
+def test_what_was_done_at_the_moment_of_a_cancel_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All four are done when the first is looked at, and then the run is cancelled."""
+    monkeypatch.setattr(score, "wait", lambda pending, **_: futures.wait(pending))
+    with pytest.raises(Cancelled):
+        score_features(
+            latents(4),
+            Explains(),
+            Detects(),
+            folder=tmp_path,
+            n_workers=2,
+            reporter=Reporter(should_cancel=lambda: True),
+        )
+    again = Explains()
+    score_features(latents(4), again, Detects(), folder=tmp_path)
+    assert again.asked == []
+
+
 def test_progress_counts_latents_and_those_of_an_earlier_run(tmp_path: Path) -> None:
     seen: list[Progress] = []
     score_features(latents(2), Explains(), Detects(), folder=tmp_path)
@@ -213,3 +234,14 @@ def test_latents_with_too_few_windows_fail_with_the_reason() -> None:
     assert ["fewer than two contexts" in reason for reason in table["failure"]] == [True, True, False]
     assert "silent" in table["failure"][2]
     assert explainer.asked == []
+
+
+def test_no_workers_are_refused() -> None:
+    with pytest.raises(SpecError, match="n_workers"):
+        score_features(latents(1), Explains(), Detects(), n_workers=0)
+
+
+def test_scoring_does_not_import_torch() -> None:
+    modules = "dmcore.explain.score, dmcore.explain.cost, dmcore.explain.endpoint, dmcore.explain.score_table"
+    script = f"import sys, {modules}; assert 'torch' not in sys.modules, 'torch'"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
