@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import false_discovery_control
+from scipy.stats import t as student_t
 
 from dmcore.math.lift import Lifts, LiftSums, adjusted
 
@@ -116,6 +117,29 @@ def test_an_item_on_marked_tokens_alone_has_the_largest_lift_there_can_be() -> N
     assert found.high[0] == pytest.approx(found.lift[0])
     assert 1.0 < found.low[0] < found.lift[0]
     assert found.p[0] < 1e-6
+
+
+def test_three_marked_tokens_out_of_three_are_little_evidence() -> None:
+    marked = np.random.default_rng(7).random((200, 20)) < 0.1
+    active = np.zeros((200, 20, 1), dtype=bool)
+    for context in np.flatnonzero(marked.any(1))[[0, 50, 100]]:
+        active[context, np.flatnonzero(marked[context])[0], 0] = True
+    found = lifts_of(active, marked)
+    assert found.lift[0] == pytest.approx(1 / marked.mean())
+    assert found.low[0] == pytest.approx(0.025 ** (1 / 3) / marked.mean())
+
+
+def test_p_is_that_of_a_t_test_of_sums_over_contexts_where_that_is_the_wider() -> None:
+    g = np.random.default_rng(8)
+    marked = g.random((60, 30)) < np.where(np.arange(60) % 4 == 0, 0.4, 0.05)[:, None]  # marks come together
+    active = (g.random(marked.shape) < np.where(marked, 0.5, 0.1))[..., None]
+    p, q = marked.mean(), active.mean((0, 1))
+    of_context = ((active - q) * (marked - p)[..., None]).sum(1)
+    clustered = 60 * of_context.var(0, ddof=1)
+    assert clustered[0] > 1.2 * active[..., 0].sum() * p * (1 - p) * (1 - q[0])
+    expected = 2 * student_t.sf(abs(of_context.sum(0)[0]) / np.sqrt(clustered[0]), active[..., 0].any(1).sum() - 1)
+    assert 1e-30 < expected < 1e-3
+    assert lifts_of(active, marked).p[0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_one_context_full_of_an_item_is_no_evidence() -> None:
