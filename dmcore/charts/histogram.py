@@ -58,7 +58,7 @@ def histogram_chart(edges: Sequence[float], counts: Sequence[int], part: str = N
     right = max([*finite(table["high"]), 0.0]) or linear_ends([])[1]
     scale = alt.Scale(domain=[0.0, right], nice=False, zero=False)
     x = alt.X("low:Q", title="activation of the latent (bins of equal width)", scale=scale, axis=alt.Axis(grid=False))
-    y = log_y("tokens:Q", "tokens (log scale)", _FLOOR, max(most * 1.6, 3.0))
+    y = log_y("tokens:Q", "tokens (log scale)", _FLOOR, max(most * 1.6, 10.0))
     tooltip = [alt.Tooltip("low:Q", title="activation from", format=".3~g"), alt.Tooltip("high:Q", title="to", format=".3~g"),
                alt.Tooltip("tokens:Q", format=",d")]  # fmt: skip
     deciles = deciles_table(table)

@@ -55,9 +55,9 @@ def learned_chart(not_learned: pl.DataFrame) -> alt.LayerChart:
     """A panel a dictionary, a line a part; random directions' 95 % quantile dashed, the shares above it in words."""
     lines, above, parts = learned_table(not_learned), above_table(not_learned), in_order(not_learned)
     low = min([0.0, *finite(lines["cosine"])])
-    names = lines["against"].unique(maintain_order=True).to_list()
+    names = not_learned["against"].unique(maintain_order=True).to_list()
     panels = Panels([Panel(name, low, 1.0, ticks=_ticks(low)) for name in names], gap=0.16, room=1e-4)
-    drawn = panels.place(lines, "against", x="cosine")
+    drawn = panels.place(_whole(lines, low), "against", x="cosine")
     marks = panels.place(above, "against", x="baseline_95")
     y = alt.Y("share:Q", title="share of latents with at least this cosine",
               scale=alt.Scale(domain=[0, 1], nice=False), axis=alt.Axis(format="%", tickCount=5))  # fmt: skip
@@ -72,12 +72,23 @@ def learned_chart(not_learned: pl.DataFrame) -> alt.LayerChart:
     base = alt.Chart(drawn).encode(x=x, y=y, color=colour())
     return alt.layer(
         *_rules(marks, panels),
-        base.mark_line(strokeWidth=2).encode(detail=[alt.Detail("part:N"), alt.Detail("against:N")], tooltip=tooltip),
+        base.mark_line(strokeWidth=2).encode(
+            detail=[alt.Detail("part:N"), alt.Detail("against:N")], order=alt.Order("share:Q", sort="descending"),
+            tooltip=tooltip,
+        ),
         alt.Chart(marks).mark_point(filled=True, size=55, opacity=1).encode(
             x=alt.X("x:Q"), y=alt.Y("share:Q"), color=colour(), tooltip=of_mark
         ),
         *_heads(marks, panels, parts),
     ).properties(height=HEIGHT, autosize=FIT_WIDTH)  # fmt: skip
+
+
+def _whole(lines: pl.DataFrame, low: float) -> pl.DataFrame:
+    """The lines from the left end of their panel, where all latents are, to none beyond the largest cosine."""
+    by = lines.group_by("part", "against", maintain_order=True)
+    starts = by.first().with_columns(cosine=pl.lit(low), share=pl.lit(1.0)).select(lines.columns)
+    ends = by.last().with_columns(share=pl.lit(0.0)).select(lines.columns)
+    return pl.concat([starts, lines, ends])
 
 
 def _ticks(low: float) -> tuple[float, ...]:

@@ -53,9 +53,8 @@ def parts_chart(saes: pl.DataFrame, means: pl.DataFrame, differences: pl.DataFra
     """
     table, order = parts_table(saes, means), in_order(saes)
     most = max(finite([*table["value"], *table["high"]]), default=1.0)
-    panels = Panels(
-        [Panel(FVU, 0.0, max(1.0, most)), Panel(DEAD, 0.0, 1.0, percent=True, size=0.5)], gap=0.12, room=1e-4
-    )
+    top = max(1.0, most + 0.12)  # room for the number beside the longest bar
+    panels = Panels([Panel(FVU, 0.0, top), Panel(DEAD, 0.0, 1.0, percent=True, size=0.5)], gap=0.12, room=1e-4)
     heights = _heights(saes, order)
     drawn = panels.place(with_text(table, "value", "low", "high"), "measure", x="value", x_low="low", x_high="high")
     drawn = drawn.join(heights, on=["part", "seed"], how="left", nulls_equal=True)

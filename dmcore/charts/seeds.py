@@ -49,10 +49,10 @@ def seeds_table(stability: pl.DataFrame) -> pl.DataFrame:
 def seeds_chart(stability: pl.DataFrame) -> alt.LayerChart:
     """A row a part, a panel a measure: a dot for each two seeds, their mean in words, baselines as dashed lines."""
     table, order = seeds_table(stability), in_order(stability)
-    shown = [m for m in MEASURES if m in set(table["measure"])]
+    shown = [m for m in MEASURES if m in set(table["measure"])] or list(MEASURES)
     ticks = (0.0, 0.5, 1.0)
     panels = [Panel(m, 0.0, 1.0, ticks=ticks, percent=m != "mean_cosine") for m in shown]
-    panels = Panels(panels, gap=0.2, room=1e-4)
+    panels = Panels(panels, gap=0.3, room=1e-4)
     row = pl.col("part").replace_strict({part: k for k, part in enumerate(order)}, return_dtype=pl.Float64)
     drawn = panels.place(table, "measure", x="value").with_columns(row=row)
     matched = drawn.filter(pl.col("kind") == "matched")

@@ -200,6 +200,8 @@ def test_the_lines_of_what_is_learned_are_shares_of_latents_at_least_so_near() -
         cosine = rows.filter(part=raw, against=against)["cosine"].drop_nulls().cast(pl.Float64)
         for value, share in line.select("cosine", "share").rows()[::17]:
             assert share == pytest.approx((cosine >= value).mean(), abs=1e-9)
+    lines = drawn(CHARTS["learned"](), "cosine", "share", "x")[0].group_by("part", "against").agg(pl.col("share"))
+    assert all(shares[0] == 1 and shares[-1] == 0 for shares in lines["share"].to_list())
     above = above_table(rows)
     one = rows.filter(part="linear", against="base").drop_nulls("cosine")
     share = above.filter(part=LINEAR, against="base")["share"][0]
@@ -305,6 +307,31 @@ def test_charts_survive_missing_numbers_and_long_names(gap: float | None) -> Non
         clusters_chart(gaps(fake.clusters(), "mean_position", "decoder_cosine"), *CLUSTERED),
         lift_chart(gaps(fake.lifted(), "lift", "lift_low"), {0: "long " * 50}),
         group_lift_chart(gaps(fake.groups(), "lift_low", "lift_high")),
+    ):
+        chart.to_dict(validate=True)
+        assert "NaN" not in said(chart)
+
+
+def test_charts_of_rows_without_any_number_are_empty_but_drawn() -> None:
+    def none(table: pl.DataFrame, *columns: str) -> pl.DataFrame:
+        return table.with_columns(pl.lit(None, dtype=table.schema[c]).alias(c) for c in columns)
+
+    floats = [c for c, dtype in fake.stability().schema.items() if dtype == pl.Float64]
+    for chart in (
+        parts_chart(
+            none(fake.saes(), "fvu", "dead_share"), none(fake.means(), "fvu"), none(fake.differences(), "difference")
+        ),
+        training_chart(none(fake.curves(), "fvu")),
+        seeds_chart(none(fake.stability(), *floats)),
+        histogram_chart([0.0] * 21, [0] * 20),
+        windows_chart(none(TOKENS, "activation")),
+        learned_chart(none(fake.not_learned(), "cosine")),
+        scatter_chart(none(fake.latents(), "mean_active"), 3),
+        spectrum_chart(none(fake.spectra(), "share"), none(fake.structure_parts(), "effective_rank")),
+        overlap_chart(none(fake.overlaps(), "overlap")),
+        silhouettes_chart(none(fake.silhouettes(), "silhouette")),
+        lift_chart(none(fake.lifted(), "lift")),
+        group_lift_chart(none(fake.groups(), "lift")),
     ):
         chart.to_dict(validate=True)
         assert "NaN" not in said(chart)
