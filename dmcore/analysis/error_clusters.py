@@ -5,10 +5,10 @@
 3. The null: Gaussian vectors with the mean and covariance of the part over all kept tokens, as many as there are (at most
    200,000), of which the ones with the largest norm go the same way; 8 draws. It has the selection by norm in it, which by
    itself makes two clusters of a Gaussian with one large eigenvalue: its two ends.
-4. The bar of k: the null's mean and 0.02, or its mean and 4 standard deviations of a draw, or the largest draw, whichever is
-   most. Of the k whose silhouette is above their bar and the bars of the two k before (k-means now and then leaves a cluster
-   whole, and then has the silhouette of fewer clusters), the one with the largest excess over the null's mean is chosen.
-   Without one there are no clusters beyond chance.
+4. The bar of k: the null's mean and 4 standard deviations of a draw, or the largest draw if that is more. Of the k whose
+   silhouette is above their bar and the bars of the two k before (k-means now and then leaves a cluster whole, and then has
+   the silhouette of fewer clusters), the one with the largest excess over the null's mean is chosen. Without one there are no
+   clusters beyond chance. Beyond chance is not far apart: below `APART` the clusters run into each other.
 
 `cluster_contents` says what is in each cluster.
 """
@@ -46,8 +46,10 @@ N_DRAWS = 8
 """Draws of the null."""
 MOST_DRAWN = 200_000
 """Vectors of each draw, from which those with the largest norm are taken."""
-LEAST_EXCESS, LEAST_DEVIATIONS = 0.02, 4.0
-"""By which a silhouette must exceed that of the null: as such, and in standard deviations of one draw."""
+LEAST_DEVIATIONS = 4.0
+"""Standard deviations of one draw by which a silhouette must exceed the mean of the null."""
+APART = 0.25
+"""Silhouette below which Kaufman and Rousseeuw (1990) see no substantial structure."""
 ELEMENTS = 2**22
 """Of the Gaussian vectors that are drawn at once."""
 
@@ -107,7 +109,7 @@ class Found:
     def chosen(self) -> int | None:
         """Place in `ks` of the chosen number of clusters; None for none beyond chance."""
         mean = self.null.mean(0)
-        bar = np.maximum(mean + np.maximum(LEAST_EXCESS, LEAST_DEVIATIONS * self.null_sd), self.null.max(0))
+        bar = np.maximum(mean + LEAST_DEVIATIONS * self.null_sd, self.null.max(0))
         before = np.concatenate([[-1.0, -1.0], bar])
         beyond = self.clustering.silhouettes > np.maximum.reduce([bar, before[1:-1], before[:-2]])
         excess = self.clustering.silhouettes - mean

@@ -21,7 +21,7 @@ import torch
 from dmcore.analysis.activations import chunks_of
 from dmcore.analysis.cluster_contents import Rows, Texts, cluster_rows, ids_of, silhouette_rows
 from dmcore.analysis.encode import decoded
-from dmcore.analysis.error_clusters import MOST_TOKENS, N_DRAWS, Found, HighVectors, find_clusters
+from dmcore.analysis.error_clusters import APART, MOST_TOKENS, N_DRAWS, Found, HighVectors, find_clusters
 from dmcore.analysis.error_spectra import ContextGroups, GroupedMoments, PartMoments, Remark, spectrum_tables
 from dmcore.analysis.latent_lift import COLUMNS, LatentLift, TokenTable, high_shares
 from dmcore.analysis.norm_tests import NormTestInputs, fold_maps
@@ -151,14 +151,24 @@ def _clusters(
             remarks.append(("clusters", part, found))
             continue
         rows["silhouettes"] += silhouette_rows(part, found)
-        if found.chosen is None:
-            text = (
-                f"No clusters beyond chance among the {len(high[part].tokens):,} tokens with the largest {part} norm."
-            )
+        if (text := _said(part, found, len(high[part].tokens))) is not None:
             remarks.append(("clusters", part, text))
         contents = cluster_rows(part, found, high[part], Texts(given.contexts.tokens, kinds), given.sae)
         rows |= {name: rows[name] + of_part for name, of_part in contents.items()}
     return {name: structure_table(name, rows[name]) for name in names}, remarks
+
+
+def _said(part: str, found: Found, n: int) -> str | None:
+    """What is to be said of the clusters of a part; None where they are apart."""
+    if found.chosen is None:
+        return f"No clusters beyond chance among the {n:,} tokens with the largest {part} norm."
+    own, null = found.clustering.silhouettes[found.chosen], found.null.mean(0)[found.chosen]
+    if own >= APART:
+        return None
+    return (
+        f"The clusters of the {part} part are beyond chance (silhouette {own:.3f}, Gaussian {null:.3f}) but run into each "
+        f"other: below {APART} there is no substantial structure."
+    )
 
 
 def _lifts(

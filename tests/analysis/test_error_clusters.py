@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from dmcore.analysis.activations import Chunk
 from dmcore.analysis.cluster_contents import Texts, at_most, cluster_rows, commonest, silhouette_rows
 from dmcore.analysis.error_clusters import (
+    APART,
     Found,
     HighVectors,
     centres_of,
@@ -22,6 +25,7 @@ from dmcore.analysis.error_clusters import (
     unit_rows,
 )
 from dmcore.analysis.error_spectra import PartMoments
+from dmcore.analysis.structure import _said
 from dmcore.math.top_values import cut_largest
 
 LENGTH = 20
@@ -93,6 +97,21 @@ def test_no_clusters_are_claimed_in_a_gaussian_though_its_longest_vectors_are_at
         assert found.chosen is None
         if spectrum == "one":  # without the selection in the null these two ends would count as clusters
             assert found.clustering.silhouettes[0] > 0.5
+
+
+def test_clusters_that_run_into_each_other_are_beyond_chance_and_far_from_apart() -> None:
+    g = np.random.default_rng(7)
+    rows = g.standard_normal((4000, 24))
+    directions = np.linalg.qr(g.standard_normal((24, 4)))[0].T
+    rows += 2.5 * directions[g.integers(0, 4, 4000)]
+    found = find_clusters(high_of(rows, 600), part_of(rows), seed=0)
+    assert isinstance(found, Found) and found.chosen is not None
+    assert found.clustering.ks[found.chosen] == 4
+    assert found.clustering.silhouettes[found.chosen] < APART
+    text = _said("error", found, 600)
+    assert text is not None and "run into each other" in text
+    apart = dataclasses.replace(found, clustering=dataclasses.replace(found.clustering, silhouettes=np.full(11, 0.9)))
+    assert _said("error", apart, 600) is None
 
 
 def test_clusterings_are_those_of_scikit_learn() -> None:
