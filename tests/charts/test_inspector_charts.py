@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Callable
 
 import altair as alt
@@ -20,7 +21,7 @@ from dmcore.charts.lift import group_lift_chart, group_lift_table, lift_chart, l
 from dmcore.charts.parts import DEAD, FVU, parts_chart, parts_table, training_chart, training_table
 from dmcore.charts.seeds import seeds_chart, seeds_table
 from dmcore.charts.spectrum import overlap_chart, overlap_table, ranks_table, spectrum_chart, spectrum_table
-from dmcore.charts.theme import LINEAR, NONLINEAR, TOTAL
+from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL
 from tests.charts import inspector_tables as fake
 
 TOKENS = example_tokens(fake.examples(), fake.TEXTS)
@@ -343,3 +344,6 @@ def test_x_is_neutral_and_parts_have_the_colours_of_the_theme() -> None:
         assert colour.lower() in text.lower()
     only_x = said(parts_chart(fake.saes().head(3), fake.means().head(1), fake.differences()))
     assert "#D55E00".lower() not in only_x.lower()
+    dots = re.findall(r'aria-roledescription="point"[^>]*fill="([^"]*)"', only_x)
+    assert len(dots) == 6
+    assert {fill.lower() for fill in dots} == {NEUTRAL.lower()}
