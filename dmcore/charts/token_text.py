@@ -7,7 +7,6 @@ element (or in a `<bdi>`) where several share a line.
 from __future__ import annotations
 
 import html as _html
-import string
 import unicodedata
 
 CUT = 24
@@ -79,11 +78,6 @@ def visible(text: str, cut: int = CUT) -> str:
 def html(text: str, cut: int = CUT) -> str:
     """`visible`, escaped for HTML, in text or in a quoted attribute."""
     return _html.escape(visible(text, cut), quote=True)
-
-
-def markdown_safe(text: str, cut: int = CUT) -> str:
-    """`visible`, with every mark of Markdown escaped."""
-    return "".join(f"\\{char}" if char in string.punctuation else char for char in visible(text, cut))
 
 
 def cells(shown: str) -> int:

@@ -274,11 +274,6 @@ def _sentence() -> Iterator[None]:
         ) from error
 
 
-def empty_table(name: str) -> pl.DataFrame:
-    """A table of `TABLES` without rows."""
-    return pl.DataFrame(schema=TABLES[name])
-
-
 def in_schema(name: str, table: pl.DataFrame) -> pl.DataFrame:
     """The table with exactly the columns of `TABLES`."""
     return table.select(pl.col(column).cast(dtype) for column, dtype in TABLES[name].items())

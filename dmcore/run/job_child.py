@@ -126,9 +126,10 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
     outcome = Pipeline(Counting(watch.queue.root), device, reporter).sweep(study)
     watch.flush()
     if not outcome.failures:
-        for hook, reason in outcome.unscaled.items():
-            return DONE, f"The SAEs at {hook} could not be compared: {reason}"
-        return DONE, f"The SAEs on the parts could not be measured: {outcome.parts}" if outcome.parts else ""
+        told = [f"The SAEs at {hook} could not be compared: {reason}" for hook, reason in outcome.unscaled.items()]
+        if outcome.parts:
+            told.append(f"The SAEs on the parts could not be measured: {outcome.parts}")
+        return DONE, " ".join(told[:1])
     first = next(iter(outcome.failures.values()))
     if not outcome.records:
         return FAILED, first

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dmcore.charts.token_text import CUT, cells, html, markdown_safe, visible
+from dmcore.charts.token_text import CUT, cells, html, visible
 
 NASTY = "\u202e\u2066\u200b\u200d\ufeff\u00ad\ufe0f\u0301\u3164\ud800\x00\x1b\x85\n\t\r \u00a0<>&'\"*_`[]$:\\{}#é数א"
 TEXTS = st.text(alphabet=st.one_of(st.sampled_from(NASTY), st.characters(exclude_categories=[])), max_size=60)
@@ -51,12 +51,6 @@ def test_html_has_no_markup_of_its_own_and_says_the_visible_text(text: str) -> N
     assert not set(escaped) & set("<>\"'")
     assert not re.search("&(?!(amp|lt|gt|quot|#x27);)", escaped)
     assert stdlib_html.unescape(escaped) == visible(text, 99)
-
-
-@given(TEXTS)
-def test_every_mark_of_markdown_is_escaped(text: str) -> None:
-    bare = re.sub(r"\\[!-/:-@\[-`{-~]", "", markdown_safe(text, 99))
-    assert not re.search(r"[!-/:-@\[-`{-~]", bare)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import jaxtyping
 import numpy as np
 import pytest
+import statsmodels.api as sm
+from scipy import stats
 from scipy.optimize import least_squares
 
 from dmcore.errors import DataError
@@ -166,7 +168,6 @@ def test_without_replicates_the_interval_is_that_of_the_scatter() -> None:
 
 
 def test_the_interval_without_a_floor_is_that_of_linear_regression_in_logarithms() -> None:
-    sm = pytest.importorskip("statsmodels.api")
     values = 3 * NARROW**-0.25 * np.array([1.01, 0.98, 1.0, 1.015, 0.99])
     fit = fit_power_law(NARROW, values, floor=False)
     reference = sm.OLS(np.log(values), sm.add_constant(-np.log(NARROW))).fit()
@@ -243,7 +244,6 @@ def test_an_exponential_law_comes_back_and_beats_a_power_law_where_it_is_planted
 
 
 def test_the_constant_is_the_mean_with_the_interval_of_a_t_test() -> None:
-    stats = pytest.importorskip("scipy.stats")
     values = np.array([0.3, 0.31, 0.28, 0.3, 0.29])
     fit = fit_law("constant", NARROW, values)
     logs = np.log(values)
