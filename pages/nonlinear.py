@@ -27,7 +27,10 @@ def draw_browser(selection: Selection, parts: Parts | None) -> None:
             names[which], entries[which] = f"SAE on {NAMES[row['part']]}, seed {row['seed']}", entry
     whose = option("whose", "Features of", list(names), list(names.values()), "own", kind=st.selectbox)
     features = reads.features(selection.study_id, selection.record["summary_key"], entries[whose])
-    draw_features(features, (features.folder.name,))
+    if features is None:
+        st.info("The features of this SAE have not been made yet.", icon=":material/inbox:")
+    else:
+        draw_features(features, (features.folder.name,))
 
 
 def main() -> None:

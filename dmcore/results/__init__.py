@@ -5,6 +5,7 @@ from dmcore.results.features import FEATURES, Features, features_spec, read_feat
 from dmcore.results.parts import PARTS_STAGE, Parts, read_parts
 from dmcore.results.sae import METRICS, RECORD, TABLES, Summary, read_record, read_summary, write_summary
 from dmcore.results.scaling import SCALING, Scaling, read_scaling, scaling_spec, write_scaling
+from dmcore.results.structure import STRUCTURE, Structure, read_structure, structure_spec
 
 __all__ = [
     "FEATURES",
@@ -12,10 +13,12 @@ __all__ = [
     "PARTS_STAGE",
     "RECORD",
     "SCALING",
+    "STRUCTURE",
     "TABLES",
     "Features",
     "Parts",
     "Scaling",
+    "Structure",
     "Summary",
     "comparable_label",
     "features_spec",
@@ -27,8 +30,10 @@ __all__ = [
     "read_parts",
     "read_record",
     "read_scaling",
+    "read_structure",
     "read_summary",
     "scaling_spec",
+    "structure_spec",
     "widest_of",
     "write_scaling",
     "write_summary",

@@ -197,6 +197,11 @@ def _sentence() -> Iterator[None]:
         ) from error
 
 
+def structure_spec(summary: str) -> dict[str, Any]:
+    """The spec of an entry, from what pages know; `summary`: key of the SAE's summary."""
+    return {"stage": STRUCTURE, "version": VERSION, "summary": summary}
+
+
 def structure_table(name: str, rows: list[dict[str, Any]] | Mapping[str, Any]) -> pl.DataFrame:
     """A table of `STRUCTURE_TABLES` from rows or columns; what is no finite number becomes null."""
     schema = STRUCTURE_TABLES[name]

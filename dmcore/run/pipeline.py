@@ -20,31 +20,18 @@ import torch
 from dmcore.analysis.activations import Activations
 from dmcore.analysis.capture import LOSS, CaptureRequest, capture
 from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
-from dmcore.errors import DarkMatterError, SpecError, StoreError
+from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Reporter
-from dmcore.results import Features, Parts, read_features, read_parts, read_record
-from dmcore.results.parts import PART
-from dmcore.run.features import Whose, find_features, make_features, sae_called, widest_plan
-from dmcore.run.parts import (
-    PartPlan,
-    as_sae,
-    base_plan,
-    find_measured,
-    measure_parts,
-    part_plans,
-    parts_of,
-    untrained,
-)
+from dmcore.results import read_record
+from dmcore.run.parts import base_plan, find_measured, measure_parts, untrained
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.preflight import preflight
 from dmcore.run.sae_stages import SaeStages, Site
 from dmcore.run.scale import is_scaled, scale_site
 from dmcore.sources.custom_saes import CustomSae
-from dmcore.sources.dictionary import Dictionary
 from dmcore.sources.models import LanguageModel, load_model
 from dmcore.sources.prefetch import Prefetch
 from dmcore.sources.saes import load_dictionary
-from dmcore.sources.sliced_dictionary import SlicedDictionary
 from dmcore.specs import Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import SUMMARY, publish
@@ -130,65 +117,7 @@ class Pipeline:
         reasons = {hook: self._scale(finished, hook) for hook in hooks}
         return failures | {hook: reason for hook, reason in reasons.items() if reason}
 
-    def parts(self, study: Study) -> Parts:
-        """Measure the SAEs on the parts of an SAE's error, where that has not been done.
-
-        Raises:
-            SpecError: the study has no [parts] table, or an input is missing or wrong.
-            StoreError: the base SAE has no result, or the SAEs have not been trained.
-        """
-        base = study.base
-        plan = make_plan(study, self.store, self.custom)
-        if self.store.find(SUMMARY, base_plan(plan).summary_key) is None:
-            raise StoreError(f"The SAE {base.name} has no result yet: sweep the study first.")
-        if why := untrained(plan):
-            raise StoreError(why)
-        return read_parts(self._measure_parts(plan).path)
-
-    def features(self, study: Study, name: str, part: str = "", seed: int = 0) -> Features:
-        """The features of an SAE, made where they are not there.
-
-        Args:
-            study: that names it.
-            name: the SAE's, or the end of it; with `part`, the base of [parts] whatever this says.
-            part, seed: of an SAE on a part of the base's error instead.
-
-        Raises:
-            SpecError: the study has no such SAE.
-            StoreError: it has no result yet.
-        """
-        plan = make_plan(study, self.store, self.custom)
-        whose = Whose(base_plan(plan), self._part_plan(plan, part, seed)) if part else Whose(sae_called(plan, name))
-        widest = widest_plan(plan, self.store, whose.sae)
-        if (found := find_features(self.store, whose, widest)) is not None:
-            return read_features(found.path)
-        stages = self._stages(plan, whose.sae)
-
-        def load(of: SaePlan | PartPlan) -> Dictionary | SlicedDictionary:
-            spec = of.sae if isinstance(of, SaePlan) else as_sae(study, of.sae)
-            return load_dictionary(study, spec, stages.site.acts.d_model, self.device, self.custom)
-
-        codes = None
-        if whose.part is not None:
-            entry = self.store.find(PART, content_key(whose.part.spec))
-            if entry is None:
-                raise StoreError("The SAEs on the parts have not been measured yet: sweep the study first.")
-            codes = entry.path
-        return read_features(make_features(stages, whose, widest, load, codes).path)
-
-    def _part_plan(self, plan: Plan, part: str, seed: int) -> PartPlan:
-        if why := untrained(plan):
-            raise StoreError(why)
-        for one in part_plans(plan, self.store):
-            if (one.sae.part, one.sae.seed) == (part, seed):
-                return one
-        parts = parts_of(plan.study)
-        raise SpecError(
-            f"The study has no SAE on {part!r} with seed {seed}: parts are {', '.join(parts.on)}, seeds "
-            f"{', '.join(map(str, parts.seeds))}."
-        )
-
-    def _stages(self, plan: Plan, sae: SaePlan) -> SaeStages:
+    def stages(self, plan: Plan, sae: SaePlan) -> SaeStages:
         """The stages of the SAEs at the site of one, its activations captured where they are missing."""
         failures: dict[str, str] = {}
         entries = self._capture(plan, [sae], failures)
@@ -206,18 +135,19 @@ class Pipeline:
             if why := untrained(plan):
                 log.warning("%s", why)
             elif self.store.find(SUMMARY, base_plan(plan).summary_key) is not None:
-                self._measure_parts(plan)
+                self.measure_parts(plan)
         except DarkMatterError as error:
             log.error("SAEs on the parts: %s", error)
             return str(error)
         return ""
 
-    def _measure_parts(self, plan: Plan) -> Entry:
+    def measure_parts(self, plan: Plan) -> Entry:
+        """Measure the SAEs on the parts, which must have been trained, where that has not been done."""
         found = find_measured(plan, self.store)
         if found is not None:
             return found
         base = base_plan(plan)
-        stages = self._stages(plan, base)
+        stages = self.stages(plan, base)
         dictionary = load_dictionary(plan.study, base.sae, stages.site.acts.d_model, self.device, self.custom)
         return measure_parts(stages, dictionary)
 

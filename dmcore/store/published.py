@@ -20,16 +20,20 @@ from dmcore.results import (
     PARTS_STAGE,
     RECORD,
     SCALING,
+    STRUCTURE,
     Features,
     Parts,
     Scaling,
+    Structure,
     Summary,
     features_spec,
     read_features,
     read_parts,
     read_scaling,
+    read_structure,
     read_summary,
     scaling_spec,
+    structure_spec,
     widest_of,
 )
 from dmcore.specs import NAME, Study
@@ -89,25 +93,21 @@ class Published:
         entry = find_parts(self.store, summary_key)
         return None if entry is None else read_parts(entry.path)
 
-    def features(self, summary_key: str, part: str | None = None) -> Features:
-        """The features of an SAE, or of one that was trained on a part of its error.
+    def features(self, summary_key: str, part: str | None = None) -> Features | None:
+        """The features of an SAE, or of one that was trained on a part of its error; None if they have not been made.
 
         Args:
             summary_key: of the SAE, or of the base.
             part: key of the `part` entry (`Parts.about`: entries), for an SAE on a part.
-
-        Raises:
-            StoreError: they have not been made.
         """
         spec = features_spec(summary_key, widest_of(self.records, summary_key), part)
         entry = self.store.find(FEATURES, content_key(spec))
-        if entry is None:
-            own = self.records.filter(summary_key=summary_key)["sae"]
-            name = own[0] if len(own) else "SAE"
-            raise StoreError(
-                f"The features of this SAE have not been made yet: run `python -m dmcore features {self.file} {name}`."
-            )
-        return read_features(entry.path)
+        return None if entry is None else read_features(entry.path)
+
+    def structure(self, summary_key: str) -> Structure | None:
+        """The structure of an SAE's error; None if it has not been made."""
+        entry = self.store.find(STRUCTURE, content_key(structure_spec(summary_key)))
+        return None if entry is None else read_structure(entry.path)
 
     @property
     def file(self) -> str:

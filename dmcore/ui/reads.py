@@ -17,7 +17,7 @@ from dmcore.errors import DarkMatterError, StoreError
 from dmcore.ui.streams import told_apart
 
 if TYPE_CHECKING:
-    from dmcore.results import Features, Parts, Scaling, Summary
+    from dmcore.results import Features, Parts, Scaling, Structure, Summary
     from dmcore.run.job_disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
@@ -76,10 +76,16 @@ def parts(study_id: str, summary_key: str) -> Parts | None:
     return published(study_id).parts(summary_key)
 
 
-@st.cache_resource(max_entries=32, show_spinner="Reading this SAE's features")
-def features(study_id: str, summary_key: str, part: str | None) -> Features:
-    """The features of an SAE, or of one on a part of its error."""
+@st.cache_resource(max_entries=32, ttl=FRESH_SECONDS, show_spinner="Reading this SAE's features")
+def features(study_id: str, summary_key: str, part: str | None) -> Features | None:
+    """The features of an SAE, or of one on a part of its error; None if they have not been made."""
     return published(study_id).features(summary_key, part)
+
+
+@st.cache_resource(max_entries=32, ttl=FRESH_SECONDS, show_spinner="Reading the structure of this SAE's error")
+def structure(study_id: str, summary_key: str) -> Structure | None:
+    """The structure of an SAE's error; None if it has not been made."""
+    return published(study_id).structure(summary_key)
 
 
 @st.cache_resource(ttl=300, show_spinner="Reading the catalogue of SAEs")
@@ -110,5 +116,5 @@ def n_results(study: Study) -> int:
 
 def forget() -> None:
     """Drop what is kept in memory, so that the next read sees the disk."""
-    for cached in (studies, published, summary, scaling, parts, features, catalogue, disk):
+    for cached in (studies, published, summary, scaling, parts, features, structure, catalogue, disk):
         cached.clear()

@@ -21,6 +21,7 @@ from dmcore.math.bootstrap import poisson_weights
 from dmcore.math.latent_matching import match_latents, random_rows
 from dmcore.progress import Progress, Reporter
 from dmcore.results.parts import PARTS_TABLES, Parts, read_parts
+from dmcore.run.inspect import Inspector
 from dmcore.run.parts import train_all
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
@@ -80,7 +81,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     train_all(study, "cpu", Reporter(), store)
     outcome = pipeline.sweep(study)
     assert not (outcome.failures or outcome.parts)
-    parts = pipeline.parts(study)
+    parts = Inspector(pipeline, study).parts()
     kept = np.tile(np.arange(LENGTH) >= SKIP, N_CONTEXTS)
     return Measured(study, store, parts, plain_parts(study, store), kept)
 
@@ -230,7 +231,7 @@ def test_a_second_sweep_makes_nothing_and_missing_work_is_made_again(measured: M
     assert not pipeline.sweep(measured.study).parts
     measures = [stage for stage in dict.fromkeys(stages) if stage.startswith("measure")]
     assert len(measures) == 2, "the two SAEs on the linear part, and no other"
-    assert pipeline.parts(measured.study).record() == numbers
+    assert Inspector(pipeline, measured.study).parts().record() == numbers
 
 
 def test_what_is_not_trained_is_a_warning_and_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ import pytest
 from dmcore.errors import SpecError, StoreError
 from dmcore.results import RECORD, widest_of
 from dmcore.run.cli import main
+from dmcore.run.inspect import Inspector
 from dmcore.run.pipeline import Pipeline
 from dmcore.specs import load_study
 from dmcore.store.published import open_published
@@ -40,7 +41,7 @@ def test_features_are_made_once_and_a_page_finds_them(
 ) -> None:
     store, records = swept
     study = load_study(study_path)
-    found = Pipeline(store).features(study, f"{MAIN}/topk_48_3")
+    found = Inspector(Pipeline(store), study).features(f"{MAIN}/topk_48_3")
     own = next(record for record in records if record["sae"] == NAME)
     latents = found.latents.collect()
     assert len(latents) == 48
@@ -50,10 +51,9 @@ def test_features_are_made_once_and_a_page_finds_them(
     published = open_published("wide", store)
     assert published.features(own["summary_key"]).folder == found.folder
     made = (found.folder / "manifest.json").stat().st_mtime_ns
-    assert Pipeline(store).features(study, NAME).folder == found.folder
+    assert Inspector(Pipeline(store), study).features(NAME).folder == found.folder
     assert (found.folder / "manifest.json").stat().st_mtime_ns == made
-    with pytest.raises(StoreError, match="have not been made yet"):
-        published.features(records[0]["summary_key"])
+    assert published.features(records[0]["summary_key"]) is None
 
 
 def test_features_from_summaries_alone_are_the_same(
@@ -63,7 +63,7 @@ def test_features_from_summaries_alone_are_the_same(
     study = load_study(study_path)
     for stage in ("summary", "index"):
         shutil.copytree(store.root / stage, tmp_path / stage)
-    first, again = (Pipeline(one).features(study, NAME) for one in (store, Store(tmp_path)))
+    first, again = (Inspector(Pipeline(one), study).features(NAME) for one in (store, Store(tmp_path)))
     for file in sorted(path.name for path in first.folder.iterdir()):
         if file != "manifest.json":
             assert (first.folder / file).read_bytes() == (again.folder / file).read_bytes(), file
@@ -110,6 +110,6 @@ def test_the_command_lists_and_shows_latents_and_refuses_in_sentences(
 
 def test_features_need_a_result_first(study_path: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="sweep the study first"):
-        Pipeline(Store(tmp_path)).features(load_study(study_path), NAME)
+        Inspector(Pipeline(Store(tmp_path)), load_study(study_path)).features(NAME)
     with pytest.raises(SpecError, match="no SAE called"):
-        Pipeline(Store(tmp_path)).features(load_study(study_path), "nothing")
+        Inspector(Pipeline(Store(tmp_path)), load_study(study_path)).features("nothing")

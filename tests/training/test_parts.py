@@ -21,6 +21,7 @@ from dmcore.errors import Cancelled, SpecError, StoreError
 from dmcore.math.linear_map import AffineMap
 from dmcore.progress import Reporter
 from dmcore.run.cli import main
+from dmcore.run.inspect import Inspector
 from dmcore.run.job import DONE
 from dmcore.run.job_child import _train as train_job
 from dmcore.run.parts import train_all
@@ -303,7 +304,7 @@ def test_parts_of_heads_and_mlps_are_trained_and_measured(hook: str, tmp_path: P
     sweep(study)
     train(study)
     assert not sweep(study).parts
-    parts = Pipeline(Store(tmp_path / "cache"), "cpu").parts(study)
+    parts = Inspector(Pipeline(Store(tmp_path / "cache"), "cpu"), study).parts()
     assert parts.about["site"] == hook
     assert parts["saes"]["fvu"][0] == pytest.approx(parts["saes"]["train_fvu"][0], rel=0.3), "the contexts are others"
     assert len(parts["stability"]) == len(parts["differences"]) == 0

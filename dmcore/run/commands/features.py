@@ -40,13 +40,14 @@ def register(commands: Any) -> None:
 
 
 def _features(arguments: argparse.Namespace) -> int:
+    from dmcore.run.inspect import Inspector
     from dmcore.run.pipeline import Pipeline
 
     study = resolve_study(arguments.study)
     if not arguments.sae and not arguments.part:
         raise StoreError(f"Say which SAE: {_some(study)}; or --part for one on a part of the error.")
     pipeline = Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink()))
-    found = pipeline.features(study, arguments.sae, arguments.part, arguments.seed)
+    found = Inspector(pipeline, study).features(arguments.sae, arguments.part, arguments.seed)
     if arguments.latent is not None:
         card = card_of(found, arguments.latent)
         say(json.dumps(card, indent=1) if arguments.json else "\n".join(card_lines(card)))

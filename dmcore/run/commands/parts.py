@@ -29,10 +29,12 @@ def register(commands: Any) -> None:
 
 
 def _parts(arguments: argparse.Namespace) -> int:
+    from dmcore.run.inspect import Inspector
     from dmcore.run.pipeline import Pipeline
 
     study = resolve_study(arguments.study)
-    found = Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink())).parts(study)
+    pipeline = Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink()))
+    found = Inspector(pipeline, study).parts()
     say(json.dumps(found.record(), indent=1) if arguments.json else "\n".join(parts_lines(found)))
     return 0
 

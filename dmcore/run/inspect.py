@@ -1,0 +1,147 @@
+"""A closer look at single SAEs of a study, made when it is asked for: a sweep does not do it for all of them.
+
+Each look needs the SAE's summary, is an entry of its own, and makes codes and split again where a clone holds summaries alone.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from dmcore.errors import SpecError, StoreError
+from dmcore.results import Features, Parts, Structure, read_features, read_parts, read_structure
+from dmcore.results.parts import PART
+from dmcore.run.features import Whose, find_features, make_features, sae_called, widest_plan
+from dmcore.run.parts import PartPlan, as_sae, base_plan, part_plans, parts_of, untrained
+from dmcore.run.pipeline import Pipeline
+from dmcore.run.plan import Plan, SaePlan, make_plan
+from dmcore.run.sae_stages import AnyDictionary
+from dmcore.run.structure import find_structure, make_structure
+from dmcore.sources.saes import load_dictionary
+from dmcore.specs import Study
+from dmcore.store.fingerprint import content_key
+from dmcore.store.published import SUMMARY
+
+
+class Inspector:
+    """Looks at SAEs of one study.
+
+    Args:
+        pipeline: with the store, the device and who is told of progress.
+        study: that names the SAEs.
+    """
+
+    def __init__(self, pipeline: Pipeline, study: Study) -> None:
+        self.pipeline, self.study = pipeline, study
+        self.store = pipeline.store
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The study with its inputs found and checked.
+
+        Raises:
+            SpecError: an input is missing or wrong.
+        """
+        return make_plan(self.study, self.store, self.pipeline.custom)
+
+    def sae(self, name: str) -> SaePlan:
+        """An SAE by its name, or the end of it, which must have a result.
+
+        Raises:
+            SpecError: the study has no such SAE.
+            StoreError: it has no result yet.
+        """
+        return self._finished(sae_called(self.plan, name))
+
+    def parts(self) -> Parts:
+        """Measure the SAEs on the parts of an SAE's error, where that has not been done.
+
+        Raises:
+            SpecError: the study has no [parts] table, or an input is missing or wrong.
+            StoreError: the base SAE has no result, or the SAEs have not been trained.
+        """
+        parts_of(self.study)
+        self._finished(base_plan(self.plan))
+        if why := untrained(self.plan):
+            raise StoreError(why)
+        return read_parts(self.pipeline.measure_parts(self.plan).path)
+
+    def features(self, name: str, part: str = "", seed: int = 0) -> Features:
+        """The features of an SAE, made where they are not there.
+
+        Args:
+            name: the SAE's, or the end of it; with `part`, the base of [parts] whatever this says.
+            part, seed: of an SAE on a part of the base's error instead.
+
+        Raises:
+            SpecError: the study has no such SAE.
+            StoreError: it has no result yet.
+        """
+        whose = self.whose(name, part, seed)
+        widest = widest_plan(self.plan, self.store, whose.sae)
+        if (found := find_features(self.store, whose, widest)) is not None:
+            return read_features(found.path)
+        stages = self.pipeline.stages(self.plan, whose.sae)
+
+        def load(of: SaePlan | PartPlan) -> AnyDictionary:
+            return self.load(of, stages.site.acts.d_model)
+
+        codes = self.part_codes(whose.part) if whose.part is not None else None
+        return read_features(make_features(stages, whose, widest, load, codes).path)
+
+    def structure(self, name: str) -> Structure:
+        """The structure of an SAE's error, made where it is not there.
+
+        Raises:
+            SpecError: the study has no such SAE.
+            StoreError: it has no result yet.
+        """
+        sae = self.sae(name)
+        if (found := find_structure(self.store, sae)) is not None:
+            return read_structure(found.path)
+        stages = self.pipeline.stages(self.plan, sae)
+        return read_structure(make_structure(stages, sae, self.load(sae, stages.site.acts.d_model)).path)
+
+    def whose(self, name: str, part: str, seed: int) -> Whose:
+        """Whose latents are meant: of an SAE by its name, or of the SAE on a part.
+
+        Raises:
+            SpecError: the study has no such SAE.
+            StoreError: it has no result yet.
+        """
+        if not part:
+            return Whose(self.sae(name))
+        return Whose(self._finished(base_plan(self.plan)), self._part_plan(part, seed))
+
+    def load(self, of: SaePlan | PartPlan, d_model: int) -> AnyDictionary:
+        """The weights of an SAE."""
+        spec = of.sae if isinstance(of, SaePlan) else as_sae(self.study, of.sae)
+        return load_dictionary(self.study, spec, d_model, self.pipeline.device, self.pipeline.custom)
+
+    def part_codes(self, part: PartPlan) -> Path:
+        """Folder of the codes of an SAE on a part.
+
+        Raises:
+            StoreError: it has not been measured.
+        """
+        entry = self.store.find(PART, content_key(part.spec))
+        if entry is None:
+            raise StoreError("The SAEs on the parts have not been measured yet: sweep the study first.")
+        return entry.path
+
+    def _finished(self, sae: SaePlan) -> SaePlan:
+        if self.store.find(SUMMARY, sae.summary_key) is None:
+            raise StoreError(f"The SAE {sae.sae.name} has no result yet: sweep the study first.")
+        return sae
+
+    def _part_plan(self, part: str, seed: int) -> PartPlan:
+        if why := untrained(self.plan):
+            raise StoreError(why)
+        for one in part_plans(self.plan, self.store):
+            if (one.sae.part, one.sae.seed) == (part, seed):
+                return one
+        parts = parts_of(self.study)
+        raise SpecError(
+            f"The study has no SAE on {part!r} with seed {seed}: parts are {', '.join(parts.on)}, seeds "
+            f"{', '.join(map(str, parts.seeds))}."
+        )
