@@ -174,6 +174,18 @@ class Structure:
         rows = self["silhouettes"].filter((pl.col("part") == part) & pl.col("chosen"))
         return None if rows.is_empty() else int(rows["k"][0])
 
+    @property
+    def compared_k(self) -> int:
+        """How many directions sentences and tables compare: of the numbers that were measured, the largest that is at most
+        an eighth of the dimensions, so that chance is small; the smallest where none is."""
+        ks = sorted(set(self["stability"]["k"]) | set(self["alignment"]["k"])) or [1]
+        return max((k for k in ks if 8 * k <= self.about["d_model"]), default=ks[0])
+
+    def overlap(self, part: str, k: int) -> dict[str, Any] | None:
+        """The row of a part and k in `stability`; None where it is not there or has no overlap."""
+        rows = self["stability"].filter((pl.col("part") == part) & (pl.col("k") == k) & pl.col("overlap").is_not_null())
+        return None if rows.is_empty() else rows.row(0, named=True)
+
     def remark(self, topic: str, part: str | None = None) -> str | None:
         """The sentence on a topic (a table's name), of a part or of none."""
         rows = self["remarks"].filter((pl.col("topic") == topic) & pl.col("part").eq_missing(pl.lit(part, pl.String)))

@@ -12,10 +12,23 @@ from typing import NoReturn
 
 from dmcore import __version__
 from dmcore.errors import Cancelled, DarkMatterError
-from dmcore.run.commands import cache, catalogue, features, jobs, parts, plan, scaling, show, sweep, train_saes, worker
+from dmcore.run.commands import (
+    cache,
+    catalogue,
+    features,
+    jobs,
+    parts,
+    plan,
+    scaling,
+    show,
+    structure,
+    sweep,
+    train_saes,
+    worker,
+)
 
 PROGRAM = "python -m dmcore"
-COMMANDS = (sweep, show, scaling, parts, features, plan, catalogue, train_saes, cache, jobs, worker)
+COMMANDS = (sweep, show, scaling, parts, features, structure, plan, catalogue, train_saes, cache, jobs, worker)
 
 
 class Parser(argparse.ArgumentParser):

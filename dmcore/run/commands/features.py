@@ -11,8 +11,7 @@ import polars as pl
 from dmcore.errors import StoreError
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.results import Features
-from dmcore.run.commands.shared import device_named, resolve_study, say
-from dmcore.specs import Study
+from dmcore.run.commands.shared import device_named, resolve_study, say, some_saes
 from dmcore.store.store import Store
 
 SORTS = ("frequency", "mean_active", "max_active", "nonlinear_share", "nonlinear_r", "error_share", "error_r", "latent")
@@ -45,7 +44,7 @@ def _features(arguments: argparse.Namespace) -> int:
 
     study = resolve_study(arguments.study)
     if not arguments.sae and not arguments.part:
-        raise StoreError(f"Say which SAE: {_some(study)}; or --part for one on a part of the error.")
+        raise StoreError(f"Say which SAE: {some_saes(study)}; or --part for one on a part of the error.")
     pipeline = Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink()))
     found = Inspector(pipeline, study).features(arguments.sae, arguments.part, arguments.seed)
     if arguments.latent is not None:
@@ -57,11 +56,6 @@ def _features(arguments: argparse.Namespace) -> int:
     table = (rows.head(arguments.top) if arguments.top > 0 else rows).collect()
     say(json.dumps(table.to_dicts(), indent=1) if arguments.json else "\n".join(table_lines(found, table)))
     return 0
-
-
-def _some(study: Study) -> str:
-    names = [sae.name for sae in study.saes]
-    return ", ".join(names[:3]) + (f" or {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def table_lines(found: Features, table: pl.DataFrame) -> list[str]:
