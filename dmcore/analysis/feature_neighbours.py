@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dmcore.math.neighbours import DecoderRows, Nearest, nearest, random_nearest
 from dmcore.progress import Reporter
-from dmcore.results.features import COMPONENTS, NOT_LEARNED
+from dmcore.results.learned import COMPONENTS, NOT_LEARNED
 
 N_COMPONENTS = 32
 """Leading principal components that are looked at, unless the caller gives others."""

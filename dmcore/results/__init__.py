@@ -2,6 +2,7 @@
 
 from dmcore.results.compare import comparable_label, log_distance, nearest_l0_each, over_layers, over_widths
 from dmcore.results.features import FEATURES, Features, features_spec, read_features, widest_of
+from dmcore.results.learned import LEARNED, Learned, dictionaries_of, learned_spec, read_learned
 from dmcore.results.parts import PARTS_STAGE, Parts, read_parts
 from dmcore.results.sae import METRICS, RECORD, TABLES, Summary, read_record, read_summary, write_summary
 from dmcore.results.scaling import SCALING, Scaling, read_scaling, scaling_spec, write_scaling
@@ -9,6 +10,7 @@ from dmcore.results.structure import STRUCTURE, Structure, read_structure, struc
 
 __all__ = [
     "FEATURES",
+    "LEARNED",
     "METRICS",
     "PARTS_STAGE",
     "RECORD",
@@ -16,17 +18,21 @@ __all__ = [
     "STRUCTURE",
     "TABLES",
     "Features",
+    "Learned",
     "Parts",
     "Scaling",
     "Structure",
     "Summary",
     "comparable_label",
+    "dictionaries_of",
     "features_spec",
+    "learned_spec",
     "log_distance",
     "nearest_l0_each",
     "over_layers",
     "over_widths",
     "read_features",
+    "read_learned",
     "read_parts",
     "read_record",
     "read_scaling",

@@ -72,17 +72,6 @@ LATENTS: dict[str, Any] = {
     "label": pl.String,  # what someone has written about it; empty as made
 }
 VOCABULARY: dict[str, Any] = SCALING_TABLES["vocabulary"]
-NOT_LEARNED: dict[str, Any] = {
-    "latent": pl.Int32,  # of an SAE trained on a part of the error
-    "against": pl.String,  # name of a dictionary, or `COMPONENTS`
-    "nearest": pl.Int32,  # its row with the largest cosine
-    "cosine": pl.Float32,  # that cosine; without sign for principal components, which have none
-    "baseline_mean": pl.Float32,  # the same of random directions: the mean over them
-    "baseline_95": pl.Float32,  # and the 95 % quantile
-}
-"""Is a latent's direction in a dictionary already? A row a latent and dictionary."""
-COMPONENTS = "principal components"
-
 LATENTS_FILE, VOCABULARY_FILE, ABOUT_FILE = "latents.parquet", "vocabulary.parquet", "about.json"
 ARRAYS = (
     "first",

@@ -9,15 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 from dmcore.errors import SpecError, StoreError
-from dmcore.results import Features, Parts, Structure, read_features, read_parts, read_structure
+from dmcore.results import Features, Learned, Parts, Structure, read_features, read_learned, read_parts, read_structure
 from dmcore.results.parts import PART
 from dmcore.run.features import Whose, find_features, make_features, sae_called, widest_plan
-from dmcore.run.parts import PartPlan, as_sae, base_plan, part_plans, parts_of, untrained
+from dmcore.run.parts import PartPlan, base_plan, part_plans, parts_of, untrained
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan, make_plan
-from dmcore.run.sae_stages import AnyDictionary
 from dmcore.run.structure import find_structure, make_structure
-from dmcore.sources.saes import load_dictionary
 from dmcore.specs import Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import SUMMARY
@@ -66,6 +64,15 @@ class Inspector:
             raise StoreError(why)
         return read_parts(self.pipeline.measure_parts(self.plan).path)
 
+    def learned(self) -> Learned:
+        """Which latents of the SAEs on the parts are in the base or a wider SAE already, computed where that is missing.
+
+        Raises:
+            As `parts`.
+        """
+        self.parts()
+        return read_learned(self.pipeline.learned(self.plan).path)
+
     def features(self, name: str, part: str = "", seed: int = 0) -> Features:
         """The features of an SAE, made where they are not there.
 
@@ -82,10 +89,7 @@ class Inspector:
         if (found := find_features(self.store, whose, widest)) is not None:
             return read_features(found.path)
         stages = self.pipeline.stages(self.plan, whose.sae)
-
-        def load(of: SaePlan | PartPlan) -> AnyDictionary:
-            return self.load(of, stages.site.acts.d_model)
-
+        load = self.pipeline.loader(self.plan, stages.site)
         codes = self.part_codes(whose.part) if whose.part is not None else None
         return read_features(make_features(stages, whose, widest, load, codes).path)
 
@@ -100,7 +104,7 @@ class Inspector:
         if (found := find_structure(self.store, sae)) is not None:
             return read_structure(found.path)
         stages = self.pipeline.stages(self.plan, sae)
-        return read_structure(make_structure(stages, sae, self.load(sae, stages.site.acts.d_model)).path)
+        return read_structure(make_structure(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae)).path)
 
     def whose(self, name: str, part: str, seed: int) -> Whose:
         """Whose latents are meant: of an SAE by its name, or of the SAE on a part.
@@ -112,11 +116,6 @@ class Inspector:
         if not part:
             return Whose(self.sae(name))
         return Whose(self._finished(base_plan(self.plan)), self._part_plan(part, seed))
-
-    def load(self, of: SaePlan | PartPlan, d_model: int) -> AnyDictionary:
-        """The weights of an SAE."""
-        spec = of.sae if isinstance(of, SaePlan) else as_sae(self.study, of.sae)
-        return load_dictionary(self.study, spec, d_model, self.pipeline.device, self.pipeline.custom)
 
     def part_codes(self, part: PartPlan) -> Path:
         """Folder of the codes of an SAE on a part.

@@ -22,11 +22,12 @@ from dmcore.analysis.capture import LOSS, CaptureRequest, capture
 from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
 from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Reporter
-from dmcore.results import read_record
-from dmcore.run.parts import base_plan, find_measured, measure_parts, untrained
+from dmcore.results import LEARNED, read_record
+from dmcore.run.learned import learned_of, make_learned
+from dmcore.run.parts import PartPlan, as_sae, base_plan, find_measured, measure_parts, untrained
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.preflight import preflight
-from dmcore.run.sae_stages import SaeStages, Site
+from dmcore.run.sae_stages import AnyDictionary, SaeStages, Site
 from dmcore.run.scale import is_scaled, scale_site
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.sources.models import LanguageModel, load_model
@@ -136,6 +137,7 @@ class Pipeline:
                 log.warning("%s", why)
             elif self.store.find(SUMMARY, base_plan(plan).summary_key) is not None:
                 self.measure_parts(plan)
+                self.learned(plan)
         except DarkMatterError as error:
             log.error("SAEs on the parts: %s", error)
             return str(error)
@@ -150,6 +152,25 @@ class Pipeline:
         stages = self.stages(plan, base)
         dictionary = load_dictionary(plan.study, base.sae, stages.site.acts.d_model, self.device, self.custom)
         return measure_parts(stages, dictionary)
+
+    def learned(self, plan: Plan) -> Entry:
+        """Look for the latents of the SAEs on the parts, which must have been measured, in the base and in wider SAEs."""
+        spec = learned_of(plan, self.store)
+        found = None if spec is None else self.store.find(LEARNED, content_key(spec))
+        if found is not None:
+            return found
+        site = self.stages(plan, base_plan(plan)).site
+
+        return make_learned(plan, self.store, site, self.loader(plan, site), self.reporter)
+
+    def loader(self, plan: Plan, site: Site) -> Callable[[SaePlan | PartPlan], AnyDictionary]:
+        """What opens the weights of an SAE of a site, whether of the study or on a part."""
+
+        def load(of: SaePlan | PartPlan) -> AnyDictionary:
+            spec = of.sae if isinstance(of, SaePlan) else as_sae(plan.study, of.sae)
+            return load_dictionary(plan.study, spec, site.acts.d_model, self.device, self.custom)
+
+        return load
 
     def _has_norms(self, p: SaePlan) -> bool:
         """Whether all that the comparison needs of an SAE is there."""

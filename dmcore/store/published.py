@@ -17,17 +17,22 @@ import polars as pl
 from dmcore.errors import StoreError
 from dmcore.results import (
     FEATURES,
+    LEARNED,
     PARTS_STAGE,
     RECORD,
     SCALING,
     STRUCTURE,
     Features,
+    Learned,
     Parts,
     Scaling,
     Structure,
     Summary,
+    dictionaries_of,
     features_spec,
+    learned_spec,
     read_features,
+    read_learned,
     read_parts,
     read_scaling,
     read_structure,
@@ -103,6 +108,12 @@ class Published:
         spec = features_spec(summary_key, widest_of(self.records, summary_key), part)
         entry = self.store.find(FEATURES, content_key(spec))
         return None if entry is None else read_features(entry.path)
+
+    def learned(self, summary_key: str, parts: Parts) -> Learned | None:
+        """Which latents of SAEs on the parts of an SAE's error are in a dictionary already; None if that was not computed."""
+        spec = learned_spec(parts.folder.name, dictionaries_of(self.records, summary_key))
+        entry = self.store.find(LEARNED, content_key(spec))
+        return None if entry is None else read_learned(entry.path)
 
     def structure(self, summary_key: str) -> Structure | None:
         """The structure of an SAE's error; None if it has not been made."""

@@ -17,7 +17,7 @@ from dmcore.errors import DarkMatterError, StoreError
 from dmcore.ui.streams import told_apart
 
 if TYPE_CHECKING:
-    from dmcore.results import Features, Parts, Scaling, Structure, Summary
+    from dmcore.results import Features, Learned, Parts, Scaling, Structure, Summary
     from dmcore.run.job_disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
@@ -82,6 +82,14 @@ def features(study_id: str, summary_key: str, part: str | None) -> Features | No
     return published(study_id).features(summary_key, part)
 
 
+@st.cache_resource(max_entries=16, ttl=FRESH_SECONDS, show_spinner="Reading which latents are known")
+def learned(study_id: str, summary_key: str, parts_key: str) -> Learned | None:
+    """Which latents of the SAEs on the parts are in a dictionary already; `parts_key` names them. None if not computed."""
+    found = parts(study_id, summary_key)
+    same = found is not None and found.folder.name == parts_key
+    return published(study_id).learned(summary_key, found) if found is not None and same else None
+
+
 @st.cache_resource(max_entries=32, ttl=FRESH_SECONDS, show_spinner="Reading the structure of this SAE's error")
 def structure(study_id: str, summary_key: str) -> Structure | None:
     """The structure of an SAE's error; None if it has not been made."""
@@ -116,5 +124,5 @@ def n_results(study: Study) -> int:
 
 def forget() -> None:
     """Drop what is kept in memory, so that the next read sees the disk."""
-    for cached in (studies, published, summary, scaling, parts, features, structure, catalogue, disk):
+    for cached in (studies, published, summary, scaling, parts, features, learned, structure, catalogue, disk):
         cached.clear()

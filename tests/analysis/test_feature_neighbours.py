@@ -11,7 +11,7 @@ from dmcore.analysis.feature_neighbours import not_learned
 from dmcore.errors import Cancelled
 from dmcore.math.neighbours import DecoderRows, random_nearest
 from dmcore.progress import Reporter
-from dmcore.results.features import COMPONENTS, NOT_LEARNED
+from dmcore.results.learned import COMPONENTS, NOT_LEARNED
 
 D = 24
 

@@ -213,6 +213,36 @@ def test_tables_have_their_schemas_and_pages_find_them(measured: Measured) -> No
     assert published.parts(other) is None
 
 
+def test_latents_are_looked_for_in_the_base_and_wider_saes(measured: Measured) -> None:
+    pipeline = Pipeline(measured.store, "cpu")
+    found = Inspector(pipeline, measured.study).learned()
+    published = open_published("tiny", measured.store)
+    key = published.records.filter(pl.col("sae") == BASE)["summary_key"][0]
+    by_page = published.learned(key, measured.parts)
+    assert by_page is not None
+    assert by_page.latents.equals(found.latents)
+    own = published.records.filter(pl.col("sae") == BASE).row(0, named=True)
+    wider = published.records.filter((pl.col("site") == own["site"]) & (pl.col("d_sae") > own["d_sae"]))
+    assert found.about["against"][0] == BASE
+    assert len(found.about["against"]) == 1 + wider["d_sae"].n_unique()
+    for row in measured.parts["saes"].to_dicts():
+        here = found.latents.filter(part=row["part"], seed=row["seed"], against=BASE)
+        uses = np.load(part_folder(measured, row["part"], row["seed"]) / "uses.npy")
+        assert here["latent"].to_list() == np.flatnonzero(uses > 0).tolist(), "latents that fire, and no other"
+        spec = SaeSpec(measured.study.base.hook, row["sae"], check=False)
+        mine, base = (load_dictionary(measured.study, one, D_MODEL, "cpu") for one in (spec, measured.study.base))
+        rows = [sae.decoder_rows(0, sae.d_sae).double().numpy() for sae in (mine, base)]
+        units = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in rows]
+        cosines = (units[0] @ units[1].T)[here["latent"].to_numpy()]
+        np.testing.assert_allclose(here["cosine"], cosines.max(1), atol=1e-5)
+    shares = found.shares().filter(part="nonlinear", against=BASE).row(0, named=True)
+    each = [
+        (found.latents.filter(part="nonlinear", against=BASE, seed=seed)["cosine"] >= 0.9).mean() for seed in (0, 1)
+    ]
+    assert shares["same"] == pytest.approx(np.mean(each), abs=1e-12)
+    assert (shares["same_least"], shares["same_most"]) == (min(each), max(each))
+
+
 def test_a_second_sweep_makes_nothing_and_missing_work_is_made_again(measured: Measured) -> None:
     stages: list[str] = []
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dmcore.results.features import COMPONENTS, LATENTS, NOT_LEARNED, TOP, Example
+from dmcore.results.features import LATENTS, TOP, Example
+from dmcore.results.learned import COMPONENTS, NOT_LEARNED
 from dmcore.results.parts import PARTS_TABLES
 from dmcore.results.structure import STRUCTURE_TABLES
 from tests.charts.scaling_tables import WORDS, ends
