@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmcore.errors import DataError
-from dmcore.explain.examples import N_DECILES, FeatureExamples, Window
+from dmcore.explain.examples import FeatureExamples, Window
+from dmcore.results.detection import N_DECILES
 from dmcore.results.features import N_AFTER, N_BEFORE
 
 Array = np.ndarray

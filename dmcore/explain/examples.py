@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from dmcore.errors import DataError
+from dmcore.results.detection import N_DECILES
 from dmcore.store.fingerprint import content_key
-
-N_DECILES = 10
-"""Of a latent's activation."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ scores are no upper bound of what a language model could explain. Equal inputs g
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,8 +23,9 @@ from sklearn.metrics import roc_auc_score
 from dmcore.explain.examples import FeatureExamples, Window
 from dmcore.explain.patterns import N_BEFORE, best_pattern, holds, patterns_of
 from dmcore.explain.score import why_not
-from dmcore.explain.score_table import SCORES, Outcome, failed, outcome_of, score_table
+from dmcore.explain.score_table import Outcome, failed, outcome_of, score_table
 from dmcore.progress import Reporter
+from dmcore.results.detection import OFFLINE
 
 N_HASHED = 2**16
 """Columns that patterns and n-grams are hashed to."""
@@ -35,15 +35,6 @@ N_GRAM_WEIGHT = 0.3
 """Of an n-gram, where a pattern weighs 1: a window has about ten times as many."""
 PENALTY = 1.0
 """`C` of `sklearn.linear_model.LogisticRegression`."""
-
-OFFLINE: dict[str, Any] = {
-    **SCORES,  # of the logistic regression; explanation: the best single pattern
-    # of the best single pattern on the same windows
-    "pattern_accuracy": pl.Float64,
-    "pattern_balanced_accuracy": pl.Float64,
-    "pattern_balanced_accuracy_low": pl.Float64,
-    "pattern_balanced_accuracy_high": pl.Float64,
-}
 
 
 def score_offline(features: Sequence[FeatureExamples], reporter: Reporter | None = None) -> pl.DataFrame:

@@ -78,14 +78,8 @@ def score_features(
     """
     if n_workers < 1:
         raise SpecError("n_workers must be at least 1.")
-    journal = Journal(None if folder is None else folder / OUTCOMES)
-    about = {"explainer": dict(explainer.identity), "scorer": dict(scorer.identity), "seed": seed, "version": VERSION}
-    keys = [content_key({"features": one.key, **about}) for one in features]
-    outcomes: dict[int, Outcome] = {}
-    for number, key in enumerate(keys):
-        kept = journal.get(key)
-        if kept is not None:
-            outcomes[number] = Outcome.of_record(kept)
+    journal, keys = _outcomes_of(features, explainer, scorer, folder, seed)
+    outcomes = {n: Outcome.of_record(kept) for n, key in enumerate(keys) if (kept := journal.get(key)) is not None}
 
     def keep(number: int, scored: _Scored) -> None:
         outcomes[number] = scored.outcome
@@ -101,6 +95,23 @@ def score_features(
     with (reporter or Reporter()).stage("explain and score", len(features), "latents", len(outcomes)) as stage:
         _run(todo, work, keep, stage.advance, n_workers, stopped)
     return score_table(outcomes[number] for number in range(len(features)))
+
+
+def unanswered(
+    features: Sequence[FeatureExamples], explainer: Explainer, scorer: Scorer, folder: Path, seed: int = 0
+) -> int:
+    """Latents for which `score_features` with the same arguments has kept no outcome: it would ask about them again."""
+    journal, keys = _outcomes_of(features, explainer, scorer, folder, seed)
+    return sum(journal.get(key) is None for key in keys)
+
+
+def _outcomes_of(
+    features: Sequence[FeatureExamples], explainer: Explainer, scorer: Scorer, folder: Path | None, seed: int
+) -> tuple[Journal, list[str]]:
+    """Where outcomes are kept, and the key of each latent's."""
+    about = {"explainer": dict(explainer.identity), "scorer": dict(scorer.identity), "seed": seed, "version": VERSION}
+    keys = [content_key({"features": one.key, **about}) for one in features]
+    return Journal(None if folder is None else folder / OUTCOMES), keys
 
 
 def shown(examples: FeatureExamples, seed: int) -> tuple[list[Window], np.ndarray]:

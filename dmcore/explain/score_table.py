@@ -12,36 +12,10 @@ import numpy as np
 import polars as pl
 
 from dmcore.estimate import Estimate
-from dmcore.explain.examples import N_DECILES, FeatureExamples
+from dmcore.explain.examples import FeatureExamples
 from dmcore.explain.wilson import mean_of_two, wilson
 from dmcore.math.bootstrap import bootstrap_units, interval, poisson_weights, ratio
-
-
-def _ends(name: str) -> dict[str, Any]:
-    return {name: pl.Float64, f"{name}_low": pl.Float64, f"{name}_high": pl.Float64}
-
-
-SCORES: dict[str, Any] = {
-    "latent": pl.Int32,
-    "explanation": pl.String,  # of unknown origin: escape it before it is shown; null where there is none
-    "n": pl.Int32,  # test windows that were scored; 0 for a failure
-    "n_active": pl.Int32,  # of those
-    # share of windows told rightly, over all of them; Wilson interval
-    **_ends("accuracy"),
-    # mean of the shares over active and over silent windows: 0.5 for who guesses; MOVER interval from the two Wilson ones
-    **_ends("balanced_accuracy"),
-    # share of the windows of each decile of activation, the lowest first, and how many these are
-    "decile_accuracy": pl.List(pl.Float64),
-    "decile_low": pl.List(pl.Float64),
-    "decile_high": pl.List(pl.Float64),
-    "decile_n": pl.List(pl.Int32),
-    # share of silent windows told rightly
-    **_ends("silent_accuracy"),
-    # area under the curve over all windows, for scorers that give a number; else null
-    "auc": pl.Float64,
-    "failure": pl.String,  # why there is no score; null where there is one
-}
-"""Numbers are null where they cannot be had."""
+from dmcore.results.detection import N_DECILES, SCORES
 
 
 @dataclass(frozen=True)

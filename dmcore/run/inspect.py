@@ -9,8 +9,20 @@ from functools import cached_property
 from pathlib import Path
 
 from dmcore.errors import SpecError, StoreError
-from dmcore.results import Features, Learned, Parts, Structure, read_features, read_learned, read_parts, read_structure
+from dmcore.explain.from_codes import N_LATENTS
+from dmcore.results import (
+    Detection,
+    Features,
+    Learned,
+    Parts,
+    Structure,
+    read_features,
+    read_learned,
+    read_parts,
+    read_structure,
+)
 from dmcore.results.parts import PART
+from dmcore.run.detection import Asked, Codes, Detector
 from dmcore.run.features import Whose, find_features, make_features, sae_called, widest_plan
 from dmcore.run.parts import PartPlan, base_plan, part_plans, parts_of, untrained
 from dmcore.run.pipeline import Pipeline
@@ -105,6 +117,46 @@ class Inspector:
             return read_structure(found.path)
         stages = self.pipeline.stages(self.plan, sae)
         return read_structure(make_structure(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae)).path)
+
+    def detection(
+        self, name: str, part: str = "", seed: int = 0, *, asked: Asked | None = None, n_latents: int = N_LATENTS
+    ) -> Detection:
+        """Detection scores of random latents of an SAE, made where they are not there.
+
+        Args:
+            name, part, seed: as of `features`.
+            asked: the language model; None scores by patterns of the text.
+            n_latents: how many are drawn.
+
+        Raises:
+            As `features`, and as `Detector.make`.
+        """
+        return self.detector(self.whose(name, part, seed), asked=asked, n_latents=n_latents).make()
+
+    def detector(self, whose: Whose, *, asked: Asked | None = None, n_latents: int = N_LATENTS) -> Detector:
+        """Who makes the detection scores of an SAE, or says what that takes."""
+
+        def codes() -> Codes:
+            if whose.part is not None:
+                return Codes(self.part_codes(whose.part), parts_of(self.study).width)
+            stages = self.pipeline.stages(self.plan, whose.sae)
+            dictionary = self.pipeline.loader(self.plan, stages.site)(whose.sae)
+            return Codes(stages.codes_and_split(whose.sae, dictionary)[0].path, dictionary.d_sae)
+
+        reporter = self.pipeline.reporter
+        return Detector(self.store, self.plan, whose, codes, asked=asked, n_latents=n_latents, reporter=reporter)
+
+    def on_parts(self) -> list[Whose]:
+        """The latents of every SAE on a part, in the order of parts and seeds.
+
+        Raises:
+            As `parts`, but that they need not have been measured.
+        """
+        parts_of(self.study)
+        base = self._finished(base_plan(self.plan))
+        if why := untrained(self.plan):
+            raise StoreError(why)
+        return [Whose(base, one) for one in part_plans(self.plan, self.store)]
 
     def whose(self, name: str, part: str, seed: int) -> Whose:
         """Whose latents are meant: of an SAE by its name, or of the SAE on a part.

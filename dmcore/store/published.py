@@ -16,12 +16,14 @@ import polars as pl
 
 from dmcore.errors import StoreError
 from dmcore.results import (
+    DETECTION,
     FEATURES,
     LEARNED,
     PARTS_STAGE,
     RECORD,
     SCALING,
     STRUCTURE,
+    Detection,
     Features,
     Learned,
     Parts,
@@ -31,6 +33,7 @@ from dmcore.results import (
     dictionaries_of,
     features_spec,
     learned_spec,
+    read_detection,
     read_features,
     read_learned,
     read_parts,
@@ -120,6 +123,10 @@ class Published:
         entry = self.store.find(STRUCTURE, content_key(structure_spec(summary_key)))
         return None if entry is None else read_structure(entry.path)
 
+    def detections(self, summary_key: str) -> list[Detection]:
+        """Detection scores of an SAE and of those on the parts of its error: the newest of each and of each scorer."""
+        return [read_detection(entry.path) for entry in find_detections(self.store, summary_key)]
+
     @property
     def file(self) -> str:
         """What a command is given for this study."""
@@ -154,6 +161,21 @@ def find_parts(store: Store, summary_key: str) -> Entry | None:
         if entry is not None and (newest is None or newest.manifest.created < entry.manifest.created):
             newest = entry
     return newest
+
+
+def find_detections(store: Store, summary_key: str) -> list[Entry]:
+    """The newest entry of each scorer for the SAE with this summary, and for each SAE on a part of its error."""
+    newest: dict[str, Entry] = {}
+    for folder in sorted((store.root / DETECTION).glob("*")):
+        try:
+            spec = read_manifest(folder).spec
+        except StoreError:
+            continue
+        entry = store.find(DETECTION, folder.name) if spec.get("summary") == summary_key else None
+        which = content_key([spec.get("part"), spec.get("scorer")])
+        if entry is not None and (which not in newest or newest[which].manifest.created < entry.manifest.created):
+            newest[which] = entry
+    return list(newest.values())
 
 
 def _holds(index: Entry, table: pl.DataFrame) -> bool:

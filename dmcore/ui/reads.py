@@ -17,7 +17,7 @@ from dmcore.errors import DarkMatterError, StoreError
 from dmcore.ui.streams import told_apart
 
 if TYPE_CHECKING:
-    from dmcore.results import Features, Learned, Parts, Scaling, Structure, Summary
+    from dmcore.results import Detection, Features, Learned, Parts, Scaling, Structure, Summary
     from dmcore.run.job_disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
@@ -96,6 +96,12 @@ def structure(study_id: str, summary_key: str) -> Structure | None:
     return published(study_id).structure(summary_key)
 
 
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner=False)
+def detections(study_id: str, summary_key: str) -> list[Detection]:
+    """Detection scores of an SAE and of those on the parts of its error, by every scorer."""
+    return published(study_id).detections(summary_key)
+
+
 @st.cache_resource(ttl=300, show_spinner="Reading the catalogue of SAEs")
 def catalogue() -> pl.DataFrame:
     """Every SAE of the catalogue; raises `SpecError` with the remedy where the registry is not installed."""
@@ -124,5 +130,17 @@ def n_results(study: Study) -> int:
 
 def forget() -> None:
     """Drop what is kept in memory, so that the next read sees the disk."""
-    for cached in (studies, published, summary, scaling, parts, features, learned, structure, catalogue, disk):
+    for cached in (
+        studies,
+        published,
+        summary,
+        scaling,
+        parts,
+        features,
+        learned,
+        structure,
+        detections,
+        catalogue,
+        disk,
+    ):
         cached.clear()
