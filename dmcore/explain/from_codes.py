@@ -19,10 +19,8 @@ from dmcore.errors import DataError
 from dmcore.explain.draw import DrawSettings, draw_examples
 from dmcore.explain.examples import FeatureExamples
 from dmcore.progress import Reporter
+from dmcore.results.detection import N_LATENTS
 from dmcore.sources.contexts import Contexts
-
-N_LATENTS = 1000
-"""As many as the paper scores."""
 
 
 def examples_of_codes(

@@ -23,6 +23,8 @@ VERSION = 1
 """Raised when what is computed changes."""
 PATTERNS = "patterns"
 """Name of the scorer that needs no language model."""
+N_LATENTS = 1000
+"""Random latents of an SAE, where nothing else is asked: as many as the paper scores."""
 N_DECILES = 10
 """Of a latent's activation."""
 

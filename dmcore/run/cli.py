@@ -15,6 +15,7 @@ from dmcore.errors import Cancelled, DarkMatterError
 from dmcore.run.commands import (
     cache,
     catalogue,
+    detect,
     features,
     jobs,
     parts,
@@ -28,7 +29,7 @@ from dmcore.run.commands import (
 )
 
 PROGRAM = "python -m dmcore"
-COMMANDS = (sweep, show, scaling, parts, features, structure, plan, catalogue, train_saes, cache, jobs, worker)
+COMMANDS = (sweep, show, scaling, parts, features, structure, detect, plan, catalogue, train_saes, cache, jobs, worker)
 
 
 class Parser(argparse.ArgumentParser):

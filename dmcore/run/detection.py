@@ -22,7 +22,7 @@ from dmcore.explain.cost import CallPlan, Prices, plan_calls
 from dmcore.explain.draw import DrawSettings
 from dmcore.explain.endpoint import ANSWERS, OpenAIEndpoint
 from dmcore.explain.examples import FeatureExamples
-from dmcore.explain.from_codes import N_LATENTS, examples_of_codes
+from dmcore.explain.from_codes import examples_of_codes
 from dmcore.explain.language_model import LanguageModelExplainer, LanguageModelScorer
 from dmcore.explain.offline import score_offline
 from dmcore.explain.score import score_features, unanswered
@@ -32,6 +32,7 @@ from dmcore.results.detection import (
     DETECTION,
     DETECTION_TABLES,
     MEASURES,
+    N_LATENTS,
     OFFLINE,
     PATTERNS,
     Detection,

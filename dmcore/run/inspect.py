@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 from dmcore.errors import SpecError, StoreError
-from dmcore.explain.from_codes import N_LATENTS
 from dmcore.results import (
     Detection,
     Features,
@@ -21,6 +20,7 @@ from dmcore.results import (
     read_parts,
     read_structure,
 )
+from dmcore.results.detection import N_LATENTS
 from dmcore.results.parts import PART
 from dmcore.run.detection import Asked, Codes, Detector
 from dmcore.run.features import Whose, find_features, make_features, sae_called, widest_plan
