@@ -124,7 +124,7 @@ class Published:
         return None if entry is None else read_structure(entry.path)
 
     def detections(self, summary_key: str) -> list[Detection]:
-        """Detection scores of an SAE and of those on the parts of its error: the newest of each and of each scorer."""
+        """Detection scores of an SAE and of those on the parts of its error, by each scorer: those of the most latents."""
         return [read_detection(entry.path) for entry in find_detections(self.store, summary_key)]
 
     @property
@@ -164,8 +164,11 @@ def find_parts(store: Store, summary_key: str) -> Entry | None:
 
 
 def find_detections(store: Store, summary_key: str) -> list[Entry]:
-    """The newest entry of each scorer for the SAE with this summary, and for each SAE on a part of its error."""
-    newest: dict[str, Entry] = {}
+    """The entry with the most latents of each scorer for the SAE with this summary, and for each SAE on a part of its error.
+
+    Of several the newest.
+    """
+    best: dict[str, Entry] = {}
     for folder in sorted((store.root / DETECTION).glob("*")):
         try:
             spec = read_manifest(folder).spec
@@ -173,9 +176,13 @@ def find_detections(store: Store, summary_key: str) -> list[Entry]:
             continue
         entry = store.find(DETECTION, folder.name) if spec.get("summary") == summary_key else None
         which = content_key([spec.get("part"), spec.get("scorer")])
-        if entry is not None and (which not in newest or newest[which].manifest.created < entry.manifest.created):
-            newest[which] = entry
-    return list(newest.values())
+        if entry is not None and (which not in best or _size(best[which]) < _size(entry)):
+            best[which] = entry
+    return list(best.values())
+
+
+def _size(entry: Entry) -> tuple[int, str]:
+    return int(entry.manifest.spec["n_latents"]), entry.manifest.created
 
 
 def _holds(index: Entry, table: pl.DataFrame) -> bool:
