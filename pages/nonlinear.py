@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import streamlit as st
 
-from dmcore.results import Parts
+from dmcore.results import Parts, Structure
 from dmcore.ui import reads
 from dmcore.ui.feature_browser import draw_features
 from dmcore.ui.glossary import glossary
+from dmcore.ui.missing import draw_missing
 from dmcore.ui.page import page
 from dmcore.ui.parts_panel import NAMES, draw_parts, parts_finding
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option
+from dmcore.ui.structure_panel import draw_structure, structure_finding
 
-OWN = ("look", "whose", "sort", "latent")
-LOOKS = {"parts": "SAEs on the parts", "features": "Features"}
+OWN = ("look", "whose", "sort", "latent", "clusters", "cluster")
+LOOKS = {"parts": "SAEs on the parts", "features": "Features", "structure": "Structure of the error"}
 
 
 def draw_browser(selection: Selection, parts: Parts | None) -> None:
@@ -28,9 +32,21 @@ def draw_browser(selection: Selection, parts: Parts | None) -> None:
     whose = option("whose", "Features of", list(names), list(names.values()), "own", kind=st.selectbox)
     features = reads.features(selection.study_id, selection.record["summary_key"], entries[whose])
     if features is None:
-        st.info("The features of this SAE have not been made yet.", icon=":material/inbox:")
+        part, _, seed = whose.partition(".")
+        named = quote(selection.record["sae"]) if whose == "own" else f"--part {part} --seed {seed}"
+        draw_missing("The features of this SAE have", f"features {selection.published.file} {named}")
     else:
         draw_features(features, (features.folder.name,))
+
+
+def draw_error(selection: Selection, structure: Structure | None) -> None:
+    """The structure of the selected SAE's error."""
+    if structure is None:
+        command = f"structure {selection.published.file} {quote(selection.record['sae'])}"
+        draw_missing("The directions and clusters of this SAE's error have", command)
+        return
+    features = reads.features(selection.study_id, selection.record["summary_key"], None)
+    draw_structure(structure, (structure.folder.name,), features)
 
 
 def main() -> None:
@@ -38,13 +54,22 @@ def main() -> None:
         if selection is None:
             return
         parts = reads.parts(selection.study_id, selection.record["summary_key"])
-        if parts is not None:
-            finding(parts_finding(parts))
+        top = st.container()  # what was found depends on the view, which is chosen below
         glossary("linear error", "nonlinear error", "FVU", "L0", "interval")
         look = option("look", "What to look at", list(LOOKS), list(LOOKS.values()), "parts" if parts else "features",
                       kind=st.segmented_control, label_visibility="collapsed")  # fmt: skip
+        structure = (
+            reads.structure(selection.study_id, selection.record["summary_key"]) if look == "structure" else None
+        )
+        with top:
+            if structure is not None:
+                finding(structure_finding(structure))
+            elif parts is not None and look != "structure":
+                finding(parts_finding(parts))
         if look == "features":
             draw_browser(selection, parts)
+        elif look == "structure":
+            draw_error(selection, structure)
         elif parts is not None:
             draw_parts(selection, parts)
         else:

@@ -158,7 +158,8 @@ class LatentLift:
         listed = []
         for side, sign in zip(SIDES, (-1.0, 1.0), strict=True):
             of_side = np.flatnonzero(passed & (sign * (found.lift - 1.0) < 0))
-            order = of_side[np.argsort(sign * found.lift[of_side], kind="stable")][:SHOWN]
+            # of equals, such as lifts of 0, those that are active on most tokens
+            order = of_side[np.lexsort((-found.n_active[of_side], sign * found.lift[of_side]))][:SHOWN]
             columns = {"side": [side] * len(order), "rank": np.arange(len(order)), "latent": order}
             more = {"adjusted_p": adjusted_p[order]}
             listed.append(structure_table("latents", columns | _columns(found, order) | more))

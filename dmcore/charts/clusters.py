@@ -121,7 +121,7 @@ def clusters_chart(
         row=pl.int_range(pl.len()), zero=pl.lit(0.0),
         text=pl.Series([f"{n:,} ({_share(s)})" for n, s in table.select("n_tokens", "share").rows()], dtype=pl.String),
     ).with_columns(top=pl.col("row") - 0.4, bottom=pl.col("row") + 0.4)  # fmt: skip
-    labels = [f"{c}   {words}" for c, words in table.select("cluster", "words").rows()]
+    labels = [f"{c}: {words}" for c, words in table.select("cluster", "words").rows()]
     axis = alt.Axis(**at_ticks(list(range(len(labels)))), labelExpr=f"{json.dumps(labels)}[datum.value]", grid=False,
                     ticks=False, domain=False, labelLimit=330, labelFontSize=12, labelPadding=8, title=None)  # fmt: skip
     y = alt.Y("top:Q", axis=axis, scale=alt.Scale(domain=[len(labels) - 0.5, -0.5], nice=False, zero=False))

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from dmcore.charts.axes import FIT_WIDTH, finite
-from dmcore.charts.theme import NEUTRAL
+from dmcore.charts.theme import NEUTRAL, PARTS, TOTAL, as_part
 from dmcore.charts.token_strip import CUT, MONOSPACE, READABLE
 from dmcore.charts.token_text import cells, visible
 from dmcore.results.features import Example
@@ -57,7 +57,9 @@ def example_tokens(examples: Sequence[Example], texts: Mapping[int, str]) -> pl.
     return pl.DataFrame(rows, schema=EXAMPLE_TOKENS, orient="row")
 
 
-def windows_table(tokens: pl.DataFrame, n_top: int = N_TOP, n_per_decile: int = N_PER_DECILE) -> pl.DataFrame:
+def windows_table(
+    tokens: pl.DataFrame, n_top: int = N_TOP, n_per_decile: int = N_PER_DECILE, first: str = "largest"
+) -> pl.DataFrame:
     """The boxes: the columns of `EXAMPLE_TOKENS`, `token` (made visible), `group`, `line`, `start`, `end` (characters).
 
     Tokens that do not fit before or after the token of the example are left out, the farthest first.
@@ -65,6 +67,7 @@ def windows_table(tokens: pl.DataFrame, n_top: int = N_TOP, n_per_decile: int = 
     Args:
         tokens: `EXAMPLE_TOKENS`.
         n_top, n_per_decile: most examples of the largest activations and of each decile, the first ones.
+        first: what examples that are of no decile are called.
     """
     boxes, line, before, kept = [], 0.0, None, 0
     for window in tokens.partition_by("example", maintain_order=True):
@@ -77,7 +80,7 @@ def windows_table(tokens: pl.DataFrame, n_top: int = N_TOP, n_per_decile: int = 
         if before is not None:
             line += 1 + (APART if new else 0)
         before = (decile,)
-        group = ("largest" if decile is None else f"decile {decile + 1}") if new else ""
+        group = (first if decile is None else f"decile {decile + 1}") if new else ""
         boxes += [{**row, "group": group, "line": line, "start": start, "end": end, "token": shown}
                   for row, shown, start, end in _placed(rows)]  # fmt: skip
     schema = {**EXAMPLE_TOKENS, "token": pl.String, "group": pl.String, "line": pl.Float64,
@@ -111,15 +114,18 @@ def windows_chart(
     n_per_decile: int = N_PER_DECILE,
     title: str = "activation of the latent",
     largest: float | None = None,
+    first: str = "largest",
 ) -> alt.LayerChart:
     """A line an example: boxes coloured by activation, the token of the example framed, its activation at the right.
 
     Args:
         tokens: `EXAMPLE_TOKENS`, of one latent.
-        title: what the colours show.
+        title: what the colours show. Tokens without a value have a box without colour; where only the tokens of the
+            examples have one, it is written, and there is no legend.
         largest: activation at which colours end; the largest of the tokens where none is given.
+        first: what examples that are of no decile are called.
     """
-    table = windows_table(tokens, n_top, n_per_decile)
+    table = windows_table(tokens, n_top, n_per_decile, first)
     most = max(finite([largest] if largest is not None else table["activation"]), default=0.0) or 1.0
     lines = float(table["line"].max() or 0.0) + 1  # type: ignore[arg-type]
     drawn = table.select(
@@ -131,18 +137,27 @@ def windows_chart(
     y = alt.Y("top:Q", axis=None, scale=alt.Scale(domain=[lines, 0], nice=False, zero=False))
     legend = alt.Legend(title=title, orient="top", direction="horizontal", gradientLength=160, gradientThickness=8,
                         tickCount=4, titleLimit=500)  # fmt: skip
-    colour = alt.Color("value:Q", scale=alt.Scale(domain=[0.0, most], clamp=True), legend=legend)
-    tooltip = [alt.Tooltip("token:N"), alt.Tooltip("value:Q", title="activation", format=".3~g"),
+    others = drawn.filter(~pl.col("peak"))["value"]
+    shown = None if others.null_count() == len(others) else legend
+    colour = alt.Color("value:Q", scale=alt.Scale(domain=[0.0, most], clamp=True), legend=shown)
+    tooltip = [alt.Tooltip("token:N"), alt.Tooltip("value:Q", title=title, format=".3~g"),
                alt.Tooltip("context:Q", format="d"), alt.Tooltip("position:Q", format="d")]  # fmt: skip
     place = {"x": x, "x2": alt.X2("right:Q"), "y": y, "y2": alt.Y2("bottom:Q")}
     ink = alt.condition(READABLE, alt.value("#ffffff"), alt.value("#1a1a1a"))
     boxes, missing = drawn.filter(pl.col("value").is_not_null()), drawn.filter(pl.col("value").is_null())
-    layers = [] if missing.is_empty() else [alt.Chart(missing).mark_rect(cornerRadius=2, color=NEUTRAL).encode(**place)]
-    text = alt.Chart(drawn).mark_text(font=MONOSPACE, fontSize=_size(), aria=False)
+    pale = alt.Chart(missing).mark_rect(cornerRadius=2, color=NEUTRAL, opacity=0.12)
+    layers = [] if missing.is_empty() else [pale.encode(**place)]
+    text = {"x": alt.X("middle:Q"), "y": alt.Y("height:Q"), "text": alt.Text("token:N")}
+    plain = alt.Fill("part:N", scale=alt.Scale(domain=list(PARTS)), legend=None)  # ink of the page: `color` is taken
+    words = [
+        alt.Chart(some).mark_text(font=MONOSPACE, fontSize=_size(), aria=False).encode(**text, **shade)
+        for some, shade in ((boxes, {"color": ink}), (as_part(missing, TOTAL), {"fill": plain}))
+        if len(some)
+    ]
     return alt.layer(
         *layers,
         alt.Chart(boxes).mark_rect(cornerRadius=2).encode(**place, color=colour, tooltip=tooltip),
-        text.encode(x=alt.X("middle:Q"), y=alt.Y("height:Q"), text=alt.Text("token:N"), color=ink),
+        *words,
         *_margins(drawn.filter("peak")),
     ).properties(height=round(lines * LINE), autosize=FIT_WIDTH)
 

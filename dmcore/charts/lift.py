@@ -44,7 +44,7 @@ def lift_table(latents: pl.DataFrame, names: Mapping[int, str] | None = None, mo
 
 def _name(latent: int, names: Mapping[int, str]) -> str:
     text = names.get(latent, "")
-    return f"latent {latent}" + (f"   {visible(text, LONGEST).replace('·', ' ')}" if text else "")
+    return f"latent {latent}" + (f": {visible(text, LONGEST)}" if text else "")
 
 
 def group_lift_table(groups: pl.DataFrame, by: str = "class") -> pl.DataFrame:

@@ -74,7 +74,7 @@ def spectrum_chart(spectra: pl.DataFrame, parts: pl.DataFrame) -> alt.LayerChart
 
 
 def _ranks(ranks: pl.DataFrame) -> list[alt.Chart]:
-    """Diamonds on the lines, each with its number; above the plot what they are."""
+    """Diamonds on the lines, each over its number at the axis, on a line of its own; above the plot what they are."""
     if ranks.is_empty():
         return []
     rows = with_text(ranks, "effective_rank", "effective_rank_low", "effective_rank_high").with_columns(
@@ -82,11 +82,22 @@ def _ranks(ranks: pl.DataFrame) -> list[alt.Chart]:
     )
     tooltip = [alt.Tooltip("part:N"), alt.Tooltip("text:N", title="effective rank"),
                alt.Tooltip("cumulative:Q", title="share of variance in so many directions", format=".1%")]  # fmt: skip
+    rows = (
+        rows.sort("effective_rank").with_row_index("row").with_columns(at=0.03 + pl.col("row") * _GAP, zero=pl.lit(0.0))
+    )
     base = alt.Chart(rows).encode(x=alt.X("effective_rank:Q"), y=alt.Y("cumulative:Q"), color=colour())
     key = alt.Chart(pl.DataFrame({"text": ["effective rank"], "direction": [1.0]})).encode(x=alt.X("direction:Q"))
     return [
         base.mark_point(filled=True, shape="diamond", size=120, opacity=1).encode(tooltip=tooltip),
-        base.mark_text(align="left", dx=7, dy=12, fontWeight="bold", fontSize=12).encode(text=alt.Text("words:N")),
+        base.mark_rule(strokeDash=[2, 3], opacity=0.7).encode(y2=alt.Y2("zero:Q")),
+        # to the left and to the right in turn, for ranks that are near each other
+        *(
+            alt.Chart(some)
+            .mark_text(align=align, dx=dx, fontWeight="bold", fontSize=12)
+            .encode(x=alt.X("effective_rank:Q"), y=alt.Y("at:Q"), text=alt.Text("words:N"), color=colour())
+            for some, align, dx in ((rows[::2], "right", -5), (rows[1::2], "left", 5))
+            if len(some)
+        ),
         key.mark_point(filled=True, shape="diamond", size=90, opacity=1, color=NEUTRAL).encode(y=alt.value(-11)),
         key.mark_text(align="left", dx=9, color=NEUTRAL, fontSize=12).encode(y=alt.value(-10), text=alt.Text("text:N")),
     ]

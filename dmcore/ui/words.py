@@ -32,6 +32,8 @@ FIELD_NAMES = {
     "sort": "order",
     "latent": "latent",
     "token": "token",
+    "clusters": "part of the error",
+    "cluster": "cluster",
 }
 """Controls and link parameters, as a sentence says them."""
 

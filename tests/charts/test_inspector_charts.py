@@ -268,7 +268,7 @@ def test_lifts_run_from_the_largest_to_the_smallest_and_name_their_latents() -> 
     assert table["lift"].max() == rows["lift"].max()
     assert table["lift"].min() == rows["lift"].min()
     assert len(table) == 10
-    assert table["name"][0] == "latent 1   quotes after a colon"
+    assert table["name"][0] == "latent 1: quotes·after·a·colon"
     assert "\u202e" not in "".join(table["name"])
     dots = next(d for d in drawn(CHARTS["lift"](), "x_lift", "latent") if len(d) == 24)
     assert dots["x_lift"].to_list() == dots["lift"].to_list()

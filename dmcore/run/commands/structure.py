@@ -80,7 +80,7 @@ def part_lines(found: Structure) -> list[str]:
         rows.append([part, _number(row["variance_share"]), _estimate(row, "directions_90"),
                      _estimate(row, "effective_rank"), "-" if halves is None else _overlap(halves)])  # fmt: skip
     if any(row[4] != "-" for row in rows[1:]):
-        rows[0][4] = f"the first {k} in two halves: overlap (chance {k / found.about['d_model']:.2g})"
+        rows[0][4] = f"the first {k} in two halves: overlap (chance {k / found.about['d_model']:.3g})"
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
