@@ -17,6 +17,7 @@ from dmcore.run.commands import (
     catalogue,
     detect,
     features,
+    inspect,
     jobs,
     parts,
     plan,
@@ -29,7 +30,22 @@ from dmcore.run.commands import (
 )
 
 PROGRAM = "python -m dmcore"
-COMMANDS = (sweep, show, scaling, parts, features, structure, detect, plan, catalogue, train_saes, cache, jobs, worker)
+COMMANDS = (
+    sweep,
+    show,
+    scaling,
+    parts,
+    features,
+    structure,
+    detect,
+    inspect,
+    plan,
+    catalogue,
+    train_saes,
+    cache,
+    jobs,
+    worker,
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,7 +15,7 @@ import polars as pl
 
 from dmcore.analysis.feature_index import BASE, WIDEST, FeatureSources, feature_index
 from dmcore.analysis.split_pass import TOKENS
-from dmcore.errors import SpecError, StoreError
+from dmcore.errors import StoreError
 from dmcore.math.neighbours import DecoderRows
 from dmcore.results import FEATURES, RECORD, features_spec, read_record, widest_of
 from dmcore.run.parts import PartPlan
@@ -36,21 +36,6 @@ class Whose:
     """The SAE, or the base of an SAE on a part."""
     part: PartPlan | None = None
     """The SAE on a part of its error; None for the SAE itself."""
-
-
-def sae_called(plan: Plan, name: str) -> SaePlan:
-    """The SAE of a study by its name: as `show` prints it, or the end of it.
-
-    Raises:
-        SpecError: there is none, or there are several.
-    """
-    exact = [p for p in plan.saes if p.sae.name == name]
-    found = exact or [p for p in plan.saes if p.sae.name.endswith(f"/{name}")]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise SpecError(f"The study has no SAE called {name}: `python -m dmcore show STUDY` lists them.")
-    raise SpecError(f"{len(found)} SAEs of the study are called {name}: give the whole name, e.g. {found[0].sae.name}.")
 
 
 def widest_plan(plan: Plan, store: Store, sae: SaePlan) -> SaePlan | None:

@@ -5,10 +5,11 @@ Each look needs the SAE's summary, is an entry of its own, and makes codes and s
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 
-from dmcore.errors import SpecError, StoreError
+from dmcore.errors import DataError, SpecError, StoreError
 from dmcore.results import (
     Detection,
     Features,
@@ -23,7 +24,7 @@ from dmcore.results import (
 from dmcore.results.detection import N_LATENTS
 from dmcore.results.parts import PART
 from dmcore.run.detection import Asked, Codes, Detector
-from dmcore.run.features import Whose, find_features, make_features, sae_called, widest_plan
+from dmcore.run.features import Whose, find_features, make_features, widest_plan
 from dmcore.run.parts import PartPlan, base_plan, part_plans, parts_of, untrained
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan, make_plan
@@ -61,7 +62,8 @@ class Inspector:
             SpecError: the study has no such SAE.
             StoreError: it has no result yet.
         """
-        return self._finished(sae_called(self.plan, name))
+        sae = self.study.sae_called(name)
+        return self._finished(next(p for p in self.plan.saes if p.sae == sae))
 
     def parts(self) -> Parts:
         """Measure the SAEs on the parts of an SAE's error, where that has not been done.
@@ -96,7 +98,9 @@ class Inspector:
             SpecError: the study has no such SAE.
             StoreError: it has no result yet.
         """
-        whose = self.whose(name, part, seed)
+        return self._features(self.whose(name, part, seed))
+
+    def _features(self, whose: Whose) -> Features:
         widest = widest_plan(self.plan, self.store, whose.sae)
         if (found := find_features(self.store, whose, widest)) is not None:
             return read_features(found.path)
@@ -157,6 +161,34 @@ class Inspector:
         if why := untrained(self.plan):
             raise StoreError(why)
         return [Whose(base, one) for one in part_plans(self.plan, self.store)]
+
+    def everything(self, name: str) -> str:
+        """Features, structure of the error and detection scores by patterns of an SAE; features of the SAEs on its parts too.
+
+        Returns:
+            a sentence about what could not be had; empty where all is there.
+
+        Raises:
+            SpecError: the study has no such SAE.
+            StoreError: it has no result yet.
+        """
+        whose = [Whose(self.sae(name))]
+        if self.study.parts is not None and whose[0].sae == base_plan(self.plan) and not untrained(self.plan):
+            first = self.study.parts.seeds[0]
+            whose += [Whose(whose[0].sae, part) for part in self._measured_parts() if part.sae.seed == first]
+        looks: list[Callable[[], object]] = [partial(self._features, one) for one in whose]
+        looks += [partial(self.structure, name), partial(self.detection, name)]
+        failures = []
+        for look in looks:
+            try:
+                look()
+            except DataError as error:
+                failures.append(str(error))
+        return failures[0] if failures else ""
+
+    def _measured_parts(self) -> list[PartPlan]:
+        plans = part_plans(self.plan, self.store)
+        return [one for one in plans if self.store.find(PART, content_key(one.spec)) is not None]
 
     def whose(self, name: str, part: str, seed: int) -> Whose:
         """Whose latents are meant: of an SAE by its name, or of the SAE on a part.

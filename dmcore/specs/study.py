@@ -109,6 +109,20 @@ class Study:
             raise SpecError("The study has no [parts] table: add one with base, width and l0.")
         return next(sae for sae in self.saes if sae.name == self.parts.base)
 
+    def sae_called(self, name: str) -> SaeSpec:
+        """An SAE by its name, or by the end of it.
+
+        Raises:
+            SpecError: there is none, or there are several.
+        """
+        exact = [sae for sae in self.saes if sae.name == name]
+        found = exact or [sae for sae in self.saes if sae.name.endswith(f"/{name}")]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise SpecError(f"The study has no SAE called {name}: `python -m dmcore show STUDY` lists them.")
+        raise SpecError(f"{len(found)} SAEs of the study are called {name}: give the whole name, e.g. {found[0].name}.")
+
     @property
     def hooks(self) -> tuple[str, ...]:
         """Its sites, each once, in the order of the SAEs."""
