@@ -37,7 +37,7 @@ def beside(found: Sequence[Detection]) -> pl.DataFrame:
         one["summary"]
         .rename({"value_low": "low", "value_high": "high"})
         .with_columns(part=pl.lit(one.about["part_name"], pl.String), seed=pl.lit(one.about["train_seed"], pl.Int64))
-        .select(SAES)
+        .select(SAES.keys())
         for one in found
     ]
     each = pl.concat([pl.DataFrame(schema=SAES), *frames]).filter(pl.col("value").is_not_null())
