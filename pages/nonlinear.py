@@ -10,6 +10,8 @@ from dmcore.results import Parts, Structure
 from dmcore.ui import reads
 from dmcore.ui.feature_browser import draw_features
 from dmcore.ui.glossary import glossary
+from dmcore.ui.learned_panel import draw_learned, learned_finding
+from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.page import page
 from dmcore.ui.parts_panel import NAMES, draw_parts, parts_finding
@@ -18,7 +20,12 @@ from dmcore.ui.selection import Selection, option
 from dmcore.ui.structure_panel import draw_structure, structure_finding
 
 OWN = ("look", "whose", "sort", "latent", "clusters", "cluster")
-LOOKS = {"parts": "SAEs on the parts", "features": "Features", "structure": "Structure of the error"}
+LOOKS = {
+    "parts": "SAEs on the parts",
+    "features": "Features",
+    "learned": "Not yet learned?",
+    "structure": "Structure of the error",
+}
 
 
 def draw_browser(selection: Selection, parts: Parts | None) -> None:
@@ -35,6 +42,7 @@ def draw_browser(selection: Selection, parts: Parts | None) -> None:
         part, _, seed = whose.partition(".")
         named = quote(selection.record["sae"]) if whose == "own" else f"--part {part} --seed {seed}"
         draw_missing("The features of this SAE have", f"features {selection.published.file} {named}")
+        draw_look_button(selection.study_id, selection.record["sae"])
     else:
         draw_features(features, (features.folder.name,))
 
@@ -44,6 +52,7 @@ def draw_error(selection: Selection, structure: Structure | None) -> None:
     if structure is None:
         command = f"structure {selection.published.file} {quote(selection.record['sae'])}"
         draw_missing("The directions and clusters of this SAE's error have", command)
+        draw_look_button(selection.study_id, selection.record["sae"])
         return
     features = reads.features(selection.study_id, selection.record["summary_key"], None)
     draw_structure(structure, (structure.folder.name,), features)
@@ -61,8 +70,14 @@ def main() -> None:
         structure = (
             reads.structure(selection.study_id, selection.record["summary_key"]) if look == "structure" else None
         )
+        summary_key = selection.record["summary_key"]
+        learned = (
+            reads.learned(selection.study_id, summary_key, parts.folder.name) if parts and look == "learned" else None
+        )
         with top:
-            if structure is not None:
+            if learned is not None:
+                finding(learned_finding(learned))
+            elif structure is not None:
                 finding(structure_finding(structure))
             elif parts is not None and look != "structure":
                 finding(parts_finding(parts))
@@ -70,6 +85,10 @@ def main() -> None:
             draw_browser(selection, parts)
         elif look == "structure":
             draw_error(selection, structure)
+        elif learned is not None:
+            draw_learned(learned, (learned.key,))
+        elif parts is not None and look == "learned":
+            draw_missing("Which latents are known already has", f"sweep {selection.published.file}")
         elif parts is not None:
             draw_parts(selection, parts)
         else:

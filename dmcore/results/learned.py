@@ -79,6 +79,8 @@ class Learned:
     """base, against (names, in their order), widths (by name), seeds, n_components, d_model."""
     latents: pl.DataFrame
     """With the columns of `LEARNED_LATENTS`."""
+    key: str
+    """Of the entry."""
 
     def shares(self) -> pl.DataFrame:
         """A row a part and dictionary, with the columns of `SHARES`, in the order of the latents."""
@@ -120,6 +122,6 @@ def read_learned(folder: Path) -> Learned:
     """
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        return Learned(about, pl.read_parquet(folder / _TABLE))
+        return Learned(about, pl.read_parquet(folder / _TABLE), folder.name)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise StoreError("What is known of learned latents cannot be read: sweep the study again.") from error
