@@ -8,6 +8,7 @@ import streamlit as st
 
 from dmcore.results import Parts, Structure
 from dmcore.ui import reads
+from dmcore.ui.detection_panel import draw_told
 from dmcore.ui.feature_browser import draw_features
 from dmcore.ui.glossary import glossary
 from dmcore.ui.learned_panel import draw_learned, learned_finding
@@ -19,12 +20,13 @@ from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option
 from dmcore.ui.structure_panel import draw_structure, structure_finding
 
-OWN = ("look", "whose", "sort", "latent", "clusters", "cluster")
+OWN = ("look", "whose", "sort", "latent", "clusters", "cluster", "scorer", "told")
 LOOKS = {
     "parts": "SAEs on the parts",
     "features": "Features",
     "learned": "Not yet learned?",
     "structure": "Structure of the error",
+    "detection": "Telling latents",
 }
 
 
@@ -44,7 +46,9 @@ def draw_browser(selection: Selection, parts: Parts | None) -> None:
         draw_missing("The features of this SAE have", f"features {selection.published.file} {named}")
         draw_look_button(selection.study_id, selection.record["sae"])
     else:
-        draw_features(features, (features.folder.name,))
+        scores = reads.detections(selection.study_id, selection.record["summary_key"])
+        told = [one for one in scores if one.about["part"] == entries[whose]]
+        draw_features(features, (features.folder.name,), told)
 
 
 def draw_error(selection: Selection, structure: Structure | None) -> None:
@@ -79,12 +83,14 @@ def main() -> None:
                 finding(learned_finding(learned))
             elif structure is not None:
                 finding(structure_finding(structure))
-            elif parts is not None and look != "structure":
+            elif parts is not None and look not in {"structure", "detection"}:
                 finding(parts_finding(parts))
         if look == "features":
             draw_browser(selection, parts)
         elif look == "structure":
             draw_error(selection, structure)
+        elif look == "detection":
+            draw_told(selection, parts, top)
         elif learned is not None:
             draw_learned(learned, (learned.key,))
         elif parts is not None and look == "learned":

@@ -76,7 +76,7 @@ def deciles_chart(table: pl.DataFrame) -> alt.LayerChart:
         alt.Chart(each).mark_point(filled=True, size=14, opacity=0.45).encode(x=x, y=y, color=colour(), tooltip=tooltip),
         bars.encode(x=x, y=_share_axis("low:Q", low), y2=alt.Y2("high:Q"), color=colour()),
         alt.Chart(mean).mark_point(filled=True, size=46, opacity=1).encode(x=x, y=y, color=colour(), tooltip=tooltip),
-        _names(mean, 1 - low),
+        _names(mean, 1 - low, last),
     ).properties(height=HEIGHT, autosize=FIT_WIDTH)  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def _windows_axis(last: float) -> alt.X:
     labels = {f"{_SILENT:.1f}": "silent", **{f"{_FIRST + k:.1f}": str(k + 1) for k in range(10)}}
     axis = alt.Axis(**at_ticks([float(place) for place in labels]), grid=False, ticks=False, labelFlush=False,
                     labelExpr=f"{json.dumps(labels)}[format(datum.value, '.1f')]")  # fmt: skip
-    scale = alt.Scale(domain=[_SILENT - 0.7, last + 2.6], nice=False, zero=False)
+    scale = alt.Scale(domain=[_SILENT - 0.7, last + 3.3], nice=False, zero=False)
     title = "windows: where the latent is silent, and by decile of its activation (10: the strongest)"
     return alt.X("at:Q", title=title, scale=scale, axis=axis)
 
@@ -102,19 +102,21 @@ def _guess(end: float, words: str) -> list[alt.Chart]:
         line.mark_rule(color=NEUTRAL, strokeDash=[5, 4], strokeWidth=1.5).encode(
             x=alt.X("at:Q"), x2=alt.X2("end:Q"), y=alt.Y("value:Q")
         ),
-        line.mark_text(align="left", dx=6, color=NEUTRAL, fontSize=12).encode(
+        line.mark_text(align="right", dy=-9, color=NEUTRAL, fontSize=12).encode(
             x=alt.X("end:Q"), y=alt.Y("value:Q"), text=alt.Text("text:N")
         ),
     ]
 
 
-def _names(mean: pl.DataFrame, height: float) -> alt.Chart:
+def _names(mean: pl.DataFrame, height: float, last: float) -> alt.Chart:
     """Each part, named beside the end of its line."""
     ends = mean.filter(pl.col("decile").is_not_null()).group_by("part", maintain_order=True).agg(
-        pl.col("value", "at").sort_by("decile").last()
+        pl.col("value").sort_by("decile").last()
     )  # fmt: skip
     gap = height * 17 / HEIGHT
-    ends = ends.with_columns(pl.Series("value", spread(ends["value"].to_list(), gap), dtype=pl.Float64))
+    ends = ends.with_columns(
+        pl.lit(last + 0.3).alias("at"), pl.Series("value", spread(ends["value"].to_list(), gap), dtype=pl.Float64)
+    )
     words = alt.Chart(ends).mark_text(align="left", dx=12, fontWeight="bold", fontSize=12)
     return words.encode(x=alt.X("at:Q"), y=alt.Y("value:Q"), text=alt.Text("part:N"), color=colour())
 
@@ -137,7 +139,7 @@ def means_chart(table: pl.DataFrame) -> alt.LayerChart:
     rows, order = means_table(table), in_order(table)
     shown = [measure for measure in MEASURES if measure in set(rows["measure"])] or list(MEASURES)
     low = max(0.0, min([0.45, *(v - 0.02 for v in finite([*rows["value"], *rows["low"]]))]))
-    panels = Panels([Panel(m, low, 1.0, percent=m != "auc", ticks=_ticks(low)) for m in shown], gap=0.16, room=0.03)
+    panels = Panels([Panel(m, low, 1.0, percent=m != "auc", ticks=_ticks(low)) for m in shown], gap=0.22, room=0.03)
     height = {part: float(k) for k, part in enumerate(order)}
     rank = (pl.col("seed").rank("dense").over("part", "measure") - 0.5) / pl.col("seed").n_unique().over(
         "part", "measure"

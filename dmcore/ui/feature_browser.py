@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -11,7 +12,8 @@ from dmcore.charts.example_windows import example_tokens, windows_chart, windows
 from dmcore.charts.histogram import histogram_chart, histogram_table
 from dmcore.charts.numbers import number
 from dmcore.charts.token_text import visible
-from dmcore.results import Features
+from dmcore.results import Detection, Features
+from dmcore.ui.detection_panel import draw_explanations
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.selection import option, own_value, set_option
 
@@ -29,8 +31,8 @@ ROWS = 500
 _TABLE, _FIND = "features.table", "features.find"
 
 
-def draw_features(features: Features, key: tuple[str, ...]) -> None:
-    """Draw the view; `key` names the entry."""
+def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detection] = ()) -> None:
+    """Draw the view; `key` names the entry, `told` are the SAE's detection scores."""
     left, right = st.columns([2, 1], vertical_alignment="bottom")
     with left:
         text = st.text_input(
@@ -48,7 +50,7 @@ def draw_features(features: Features, key: tuple[str, ...]) -> None:
         return
     latent = chosen_latent(features, table)
     draw_table(features, table, latent)
-    draw_card(features, latent, key)
+    draw_card(features, latent, key, told)
 
 
 def rows_of(features: Features, text: str, sort: str) -> pl.DataFrame:
@@ -128,7 +130,7 @@ def draw_table(features: Features, table: pl.DataFrame, latent: int) -> None:
     )
 
 
-def draw_card(features: Features, latent: int, key: tuple[str, ...]) -> None:
+def draw_card(features: Features, latent: int, key: tuple[str, ...], told: Sequence[Detection] = ()) -> None:
     """What is known of one latent."""
     row = features.latent(latent)
     st.subheader(f"Latent {latent:,}", anchor=False)
@@ -136,6 +138,9 @@ def draw_card(features: Features, latent: int, key: tuple[str, ...]) -> None:
         st.info("This latent never fires on the study's tokens.", icon=":material/bedtime:")
         return
     st.markdown(card_sentence(features, row))
+    if (page := features.public_page(latent)) is not None:
+        st.link_button("Its page on Neuronpedia", page, icon=":material/open_in_new:")
+    draw_explanations(told, latent)
     examples, histogram = features.examples(latent), features.histogram(latent)
     tokens = example_tokens(examples, features.texts)
     draw(
@@ -184,7 +189,8 @@ def card_sentence(features: Features, row: dict[str, Any]) -> str:
     ]
     near = f" Nearest decoder row by cosine: {', '.join(known)}." if known else ""
     # The token is code, in which Markdown is inert; a backtick would end it.
-    most = f", {100 * row['token_share']:.0f} % of them `{token.replace(chr(96), chr(39))}`." if token else "."
+    code = token.replace(chr(96), chr(39))
+    most = f", most often on `{code}` ({100 * row['token_share']:.0f} % of them)." if token else "."
     return fires + most + error + near
 
 

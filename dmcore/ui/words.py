@@ -31,6 +31,8 @@ FIELD_NAMES = {
     "whose": "SAE",
     "sort": "order",
     "latent": "latent",
+    "scorer": "scorer",
+    "told": "SAE",
     "token": "token",
     "clusters": "part of the error",
     "cluster": "cluster",
