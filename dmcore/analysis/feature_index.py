@@ -59,6 +59,8 @@ class FeatureSources:
     """Text and kind of some token ids (see `token_kinds`)."""
     seed: int = 0
     """Of the examples that are drawn."""
+    public: str = ""
+    """The SAE's name on a public site of features (`PUBLIC_NAME`), or empty."""
     n_top: int = 20
     """Most examples of the largest activations of a latent."""
     n_per_decile: int = 3
@@ -150,6 +152,7 @@ def _pass_over_latents(
         "n_per_decile": sources.n_per_decile,
         "seed": sources.seed,
         "left_out": left_out,
+        "public": sources.public,
     }
     return statistics, about, set(np.flatnonzero(writer.ids_seen).tolist())
 

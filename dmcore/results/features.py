@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +73,9 @@ LATENTS: dict[str, Any] = {
     "label": pl.String,  # what someone has written about it; empty as made
 }
 VOCABULARY: dict[str, Any] = SCALING_TABLES["vocabulary"]
+PUBLIC_NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}/[A-Za-z0-9_.-]{1,120}")
+"""Model and SAE as Neuronpedia calls them."""
+
 LATENTS_FILE, VOCABULARY_FILE, ABOUT_FILE = "latents.parquet", "vocabulary.parquet", "about.json"
 ARRAYS = (
     "first",
@@ -155,7 +159,7 @@ class Features:
 
     about: Mapping[str, Any]
     """d_sae, n_alive, n_tokens (kept), n_contexts, length, skip_positions, n_high (kept tokens in the top tenth of a part),
-    n_top, n_per_decile, seed, left_out (activations that were not above 0)."""
+    n_top, n_per_decile, seed, left_out (activations that were not above 0), public (`PUBLIC_NAME`, or empty)."""
     folder: Path
     """The entry."""
 
@@ -170,6 +174,11 @@ class Features:
         self._check(latent)
         with _sentence():
             return self.latents.slice(latent, 1).collect().row(0, named=True)
+
+    def public_page(self, latent: int) -> str | None:
+        """Address of a latent's page on Neuronpedia; None for an SAE that is not there."""
+        name = str(self.about.get("public") or "")
+        return f"https://www.neuronpedia.org/{name}/{latent}" if PUBLIC_NAME.fullmatch(name) else None
 
     def search(self, text: str) -> pl.LazyFrame:
         """The latents that have a text (whatever its case) in their label, their most common token or a promoted token."""

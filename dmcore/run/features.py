@@ -22,6 +22,7 @@ from dmcore.run.parts import PartPlan
 from dmcore.run.plan import Plan, SaePlan
 from dmcore.run.sae_stages import AnyDictionary, SaeStages
 from dmcore.run.scale import vocabulary_of
+from dmcore.sources.public_features import public_name
 from dmcore.sources.unembedding import unembedding, writes_to_residual
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import SUMMARY
@@ -105,6 +106,7 @@ def make_features(
         unembedding=unembedding(plan.study) if writes_to_residual(whose.sae.sae.hook) else None,
         vocabulary=vocabulary_of(plan.study),
         seed=plan.study.seed,
+        public=public_name(plan.study, whose.sae.sae) if whose.part is None else "",
     )
 
     def make(folder: Path) -> None:
