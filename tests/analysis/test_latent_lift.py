@@ -108,6 +108,20 @@ def test_only_so_many_latents_of_a_side_are_listed_in_the_order_of_their_lifts(
         assert few.filter(pl.col("side") == side)["rank"].to_list() == [0, 1, 2, 3]
 
 
+def test_of_latents_that_never_fire_on_high_tokens_the_most_active_come_first(tmp_path: Path) -> None:
+    table, share, _, tokens = planted(tmp_path)
+    kept = share[:, SKIP:]
+    n_high = -(-int((kept >= 0).sum()) // 10)
+    least = np.sort(kept[kept >= 0])[len(kept[kept >= 0]) - n_high]
+    rates = np.full(D_SAE, 0.1)
+    rates[3], rates[5] = 0.3, 0.5
+    latents = (np.random.default_rng(2).random((*share.shape, D_SAE)) < rates).astype(np.float32)
+    latents[share >= least] *= np.isin(np.arange(D_SAE), (1, 3, 5), invert=True)
+    found = filled(table, latents, tokens, words_of(tokens), 10**6).tables()[0]["latents"]
+    never = found.filter((pl.col("side") == "smallest") & (pl.col("lift") == 0))
+    assert never["latent"].to_list() == [5, 3, 1]
+
+
 def test_without_texts_of_tokens_there_are_positions_alone(tmp_path: Path) -> None:
     table, _, latents, tokens = planted(tmp_path)
     found = filled(table, latents, tokens, unnamed_vocabulary(np.unique(tokens)), 10**6)

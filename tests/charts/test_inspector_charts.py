@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 from collections.abc import Callable
@@ -179,6 +180,19 @@ def test_windows_line_up_at_the_token_of_the_example() -> None:
         assert line["example"].n_unique() == 1
     groups = [g for g in table["group"].unique(maintain_order=True) if g]
     assert groups == ["largest", *(f"decile {k}" for k in range(9, 0, -1))]
+
+
+def test_windows_where_only_the_tokens_of_the_examples_have_a_value_have_no_legend() -> None:
+    alone = TOKENS.with_columns(activation=pl.when("peak").then("activation"))
+    chart = windows_chart(alone, title="cosine", first="nearest")
+    assert "nearest" in said(chart) and "largest" not in said(chart)
+    legends = {
+        name: '"legend": {' in json.dumps(one.to_dict())
+        for name, one in (("all", CHARTS["windows"]()), ("alone", chart))
+    }
+    assert legends == {"all": True, "alone": False}
+    shown = [set(rows["token"]) for rows in drawn(chart, "token", "middle")]
+    assert set(windows_table(TOKENS)["token"]) == set().union(*shown), "tokens without a value are written too"
 
 
 def test_the_tokens_of_windows_keep_their_text_place_and_activation() -> None:
