@@ -85,7 +85,7 @@ def _windows_axis(last: float) -> alt.X:
     axis = alt.Axis(**at_ticks([float(place) for place in labels]), grid=False, ticks=False, labelFlush=False,
                     labelExpr=f"{json.dumps(labels)}[format(datum.value, '.1f')]")  # fmt: skip
     scale = alt.Scale(domain=[_SILENT - 0.7, last + 3.3], nice=False, zero=False)
-    title = "windows: where the latent is silent, and by decile of its activation (10: the strongest)"
+    title = "silent windows, and deciles of activation (10: strongest)"
     return alt.X("at:Q", title=title, scale=scale, axis=axis)
 
 

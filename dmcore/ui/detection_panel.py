@@ -18,6 +18,7 @@ from dmcore.results import Detection, Parts
 from dmcore.results.detection import PATTERNS, scorers_of
 from dmcore.ui import reads
 from dmcore.ui.figure import Figure, draw
+from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.parts_panel import NAMES
 from dmcore.ui.scaling_words import triple
@@ -116,6 +117,7 @@ def draw_told(selection: Selection, parts: Parts | None, top: DeltaGenerator) ->
     if not found:
         which = "--parts" if parts is not None else quote(selection.record["sae"])
         draw_missing("Detection scores of these latents have", f"detect {selection.published.file} {which}")
+        draw_look_button(selection.study_id, selection.record["sae"])
         return
     scorer = choose_scorer(found)
     with top:
@@ -246,8 +248,9 @@ def _draw_table(one: Detection, whose: str) -> None:
 
     column = st.column_config.NumberColumn
     by_patterns = one.about["scorer"] == PATTERNS
+    first = ("latent", "balanced_accuracy", "explanation")  # what a narrow page shows
     st.dataframe(
-        table.select("latent", "explanation", *(name for name in table.columns if name not in {"latent", "explanation"})),
+        table.select(*first, *(name for name in table.columns if name not in first)),
         key=_TABLE,
         on_select=pick,
         selection_mode="single-row",
@@ -263,7 +266,12 @@ def _draw_table(one: Detection, whose: str) -> None:
             "pattern_balanced_accuracy": column("Pattern alone", format="%.0f %%", help="Of the best single pattern alone."),
         },
     )  # fmt: skip
-    st.caption("The best told first; click on a column's head to sort, on a row to see the latent's card.")
+    alone = (
+        " Balanced accuracy is of all patterns together; the last column is of the one that is named."
+        if by_patterns
+        else ""
+    )
+    st.caption(f"The best told first; click on a column's head to sort, on a row to see the latent's card.{alone}")
 
 
 def legible(text: str) -> str:
@@ -280,8 +288,10 @@ def draw_explanations(found: Sequence[Detection], latent: int) -> None:
                 st.caption(f"Detection by {scorer_words(scorer)}: {plain(legible(row['failure']))}")
                 continue
             score = percent(*triple(row, "balanced_accuracy"))
+            alone = percent(*triple(row, "pattern_balanced_accuracy"))
+            best = f" The best single one has {alone}:" if scorer == PATTERNS else ""
             st.markdown(
-                f"It is told from {scorer_words(scorer)} with a balanced accuracy of {score}; guessing has 50 %."
+                f"It is told from {scorer_words(scorer)} with a balanced accuracy of {score} (guessing: 50 %).{best}"
             )
             # Code: in it no Markdown or HTML of an explanation means anything.
             st.code(legible(row["explanation"] or ""), language=None, wrap_lines=True)
