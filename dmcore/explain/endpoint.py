@@ -145,6 +145,7 @@ class OpenAIEndpoint:
             except _AgainError as failure:
                 if attempt == self.settings.retries:
                     raise self._given_up(failure) from None
+                self._check_cancel()
                 log.warning("%s: %s; asking again.", self._parts.netloc, failure.reason)
                 own = self.settings.backoff * 2**attempt
                 self._wait(min(max(own, failure.wait or 0.0), MOST_WAIT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -327,8 +328,12 @@ def test_an_interrupt_keeps_what_was_answered(
 
         with monkeypatch.context() as patched:
             patched.setattr(Stage, "advance", advance)
+            before = signal.getsignal(signal.SIGINT)
             assert run(study, *asking(server, "--yes")) == 130
-        assert "run the same command to go on" in capsys.readouterr().err
+            assert signal.signal(signal.SIGINT, before) == signal.SIG_DFL, "a second one leaves at once"
+        said = capsys.readouterr().err
+        assert "run the same command to go on" in said
+        assert "Ctrl-C again leaves at once" in said
         asked = server.prompts
         assert run(study, *asking(server, "--yes")) == 0
         later = server.prompts[len(asked) :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -83,11 +84,19 @@ def _detect(arguments: argparse.Namespace) -> int:
         return 0
     try:
         found = [detector.make() for detector in detectors]
-    except BaseException:
+    except BaseException as error:
         stop.set()  # requests that wait for another try are given up
+        if asked is not None and isinstance(error, KeyboardInterrupt):
+            _leave_at_once_next_time()
         raise
     _show(found, detectors, as_json=arguments.json)
     return 0
+
+
+def _leave_at_once_next_time() -> None:
+    """Python does not end before its threads do; a kill in the meantime costs no more than the answers under way."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.stderr.write("\nWaiting for the answers that are under way, to keep them; Ctrl-C again leaves at once.\n")
 
 
 def _check(arguments: argparse.Namespace) -> None:
