@@ -38,6 +38,9 @@ from dmcore.results.structure import (
 )
 from dmcore.sources.contexts import Contexts
 
+CALLED = {"error": "total error", "nonlinear": "nonlinear error"}
+"""What sentences call the parts whose tokens are clustered."""
+
 
 @dataclass(frozen=True)
 class StructureInputs(NormTestInputs):
@@ -161,12 +164,12 @@ def _clusters(
 def _said(part: str, found: Found, n: int) -> str | None:
     """What is to be said of the clusters of a part; None where they are apart."""
     if found.chosen is None:
-        return f"No clusters beyond chance among the {n:,} tokens with the largest {part} norm."
+        return f"No clusters beyond chance among the {n:,} tokens with the largest {CALLED[part]}."
     own, null = found.clustering.silhouettes[found.chosen], found.null.mean(0)[found.chosen]
     if own >= APART:
         return None
     return (
-        f"The clusters of the {part} part are beyond chance (silhouette {own:.3f}, Gaussian {null:.3f}) but run into each "
+        f"The clusters of the {CALLED[part]} are beyond chance (silhouette {own:.3f}, Gaussian {null:.3f}) but run into each "
         f"other: below {APART} there is no substantial structure."
     )
 

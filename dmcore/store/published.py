@@ -7,7 +7,7 @@ models or SAEs; a sweep writes it anew whenever a summary has been added.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,11 @@ class Published:
         entry = find_parts(self.store, summary_key)
         return None if entry is None else read_parts(entry.path)
 
+    def bases(self) -> list[str]:
+        """Keys of the summaries of this study's SAEs with measured SAEs on the parts of their error, in the study's order."""
+        measured = {spec.get("summary") for _, spec in _specs(self.store, PARTS_STAGE)}
+        return [key for key in self.records["summary_key"] if key in measured]
+
     def features(self, summary_key: str, part: str | None = None) -> Features | None:
         """The features of an SAE, or of one that was trained on a part of its error; None if they have not been made.
 
@@ -149,15 +154,20 @@ def publish(store: Store, study: Study, records: Sequence[dict[str, Any]]) -> En
     return store.replace(INDEX, study.to_dict(), make)
 
 
+def _specs(store: Store, stage: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and spec of every finished entry of a stage, by key."""
+    for folder in sorted((store.root / stage).glob("*")):
+        try:
+            yield folder.name, read_manifest(folder).spec
+        except StoreError:
+            continue
+
+
 def find_parts(store: Store, summary_key: str) -> Entry | None:
     """The newest entry of SAEs on the parts of the error of the SAE with this summary; None if there is none."""
     newest: Entry | None = None
-    for folder in sorted((store.root / PARTS_STAGE).glob("*")):
-        try:
-            spec = read_manifest(folder).spec
-        except StoreError:
-            continue
-        entry = store.find(PARTS_STAGE, folder.name) if spec.get("summary") == summary_key else None
+    for key, spec in _specs(store, PARTS_STAGE):
+        entry = store.find(PARTS_STAGE, key) if spec.get("summary") == summary_key else None
         if entry is not None and (newest is None or newest.manifest.created < entry.manifest.created):
             newest = entry
     return newest
@@ -169,12 +179,8 @@ def find_detections(store: Store, summary_key: str) -> list[Entry]:
     Of several the newest.
     """
     best: dict[str, Entry] = {}
-    for folder in sorted((store.root / DETECTION).glob("*")):
-        try:
-            spec = read_manifest(folder).spec
-        except StoreError:
-            continue
-        entry = store.find(DETECTION, folder.name) if spec.get("summary") == summary_key else None
+    for key, spec in _specs(store, DETECTION):
+        entry = store.find(DETECTION, key) if spec.get("summary") == summary_key else None
         which = content_key([spec.get("part"), spec.get("scorer")])
         if entry is not None and (which not in best or _size(best[which]) < _size(entry)):
             best[which] = entry

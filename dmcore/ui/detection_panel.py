@@ -1,4 +1,4 @@
-"""The view *Telling latents* of the page Nonlinear error: how well the text tells where single latents are active."""
+"""The view *Detection scores* of the page Nonlinear error: how well the text tells where single latents are active."""
 
 from __future__ import annotations
 

@@ -10,11 +10,12 @@ import streamlit as st
 
 from dmcore.charts.example_windows import example_tokens, windows_chart, windows_table
 from dmcore.charts.histogram import histogram_chart, histogram_table
+from dmcore.charts.latent_scatter import scatter_chart, scatter_table
 from dmcore.charts.numbers import number
 from dmcore.charts.token_text import visible
 from dmcore.results import Detection, Features
 from dmcore.ui.detection_panel import draw_explanations
-from dmcore.ui.figure import Figure, draw
+from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import option, own_value, set_option
 
 SORTS = {
@@ -50,7 +51,22 @@ def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detec
         return
     latent = chosen_latent(features, table)
     draw_table(features, table, latent)
+    draw_all(features, latent, key)
     draw_card(features, latent, key, told)
+
+
+def features_finding(features: Features) -> str:
+    """How many latents fire where the nonlinear error is large."""
+    rows = features.latents.filter(pl.col("n_active") > 0).select("nonlinear_share").collect()["nonlinear_share"]
+    fire = f"{features.about['n_alive']:,} of {features.about['d_sae']:,} latents fire on the study's tokens"
+    known = rows.drop_nulls()
+    if not len(known):
+        return f"{fire}."
+    high = len(known.filter(known > 0.2)) / len(known)
+    return (
+        f"{fire}; {100 * high:.0f} % of them have more than 20 % of their activation on the tenth of the tokens with the largest "
+        "nonlinear error (10 % by chance)."
+    )
 
 
 def rows_of(features: Features, text: str, sort: str) -> pl.DataFrame:
@@ -128,6 +144,28 @@ def draw_table(features: Features, table: pl.DataFrame, latent: int) -> None:
         f"Showing {more}of {features.about['n_alive']:,} latents that fire on the study's tokens "
         f"({features.about['d_sae']:,} in all). Click on a row to see its card."
     )
+
+
+def draw_all(features: Features, latent: int, key: tuple[str, ...]) -> None:
+    """Every latent at once, where somebody asks to see it."""
+    place = st.expander("All latents at once", key="features.all", type="compact", on_change="rerun")
+    if not place.open:
+        return
+    latents = features.latents.filter(pl.col("n_active") > 0).select("latent", "frequency", "mean_active")
+    with place:
+        draw(
+            Figure(
+                name="feature_scatter",
+                key=(*key, str(latent)),
+                question="How often and how strongly?",
+                caption="Each latent that fires: share of the tokens on which it is active, and its mean activation there. "
+                "Click on one to see its card; ringed: the one below.",
+                chart=lambda: scatter_chart(latents.collect(), latent),
+                data=lambda: scatter_table(latents.collect()),
+            ),
+            level=4,
+            pick=Pick("pick", "latent", lambda value: set_option("latent", str(int(value)))),
+        )
 
 
 def draw_card(features: Features, latent: int, key: tuple[str, ...], told: Sequence[Detection] = ()) -> None:

@@ -12,6 +12,7 @@ from dmcore.results import Parts
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.scaling_words import row_of, triple
 from dmcore.ui.selection import Selection
+from dmcore.ui.words import architecture_name
 
 NAMES = {"x": "x", "error": "the total error", "linear": "the linear error", "nonlinear": "the nonlinear error"}
 
@@ -50,7 +51,8 @@ def draw_parts(selection: Selection, parts: Parts) -> None:
     """Draw the view."""
     about, key = parts.about, (selection.record["summary_key"], parts.folder.name)
     budget = (
-        f"{about['architecture']} SAEs of {about['width']:,} latents, L0 {about['l0']}, {about['tokens']:,} training tokens "
+        f"{architecture_name(about['architecture'])} SAEs of {about['width']:,} latents, L0 {about['l0']}, "
+        f"{about['tokens']:,} training tokens "
         f"each, seeds {', '.join(map(str, about['seeds']))}"
     )
     sample = (

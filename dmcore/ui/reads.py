@@ -76,6 +76,12 @@ def parts(study_id: str, summary_key: str) -> Parts | None:
     return published(study_id).parts(summary_key)
 
 
+@st.cache_resource(max_entries=16, ttl=FRESH_SECONDS, show_spinner=False)
+def bases(study_id: str) -> list[str]:
+    """Keys of the summaries of the SAEs that have SAEs on the parts of their error."""
+    return published(study_id).bases()
+
+
 @st.cache_resource(max_entries=32, ttl=FRESH_SECONDS, show_spinner="Reading this SAE's features")
 def features(study_id: str, summary_key: str, part: str | None) -> Features | None:
     """The features of an SAE, or of one on a part of its error; None if they have not been made."""
@@ -136,6 +142,7 @@ def forget() -> None:
         summary,
         scaling,
         parts,
+        bases,
         features,
         learned,
         structure,

@@ -1,4 +1,4 @@
-"""The view *Telling latents*: what it says, what it draws, what it does with links and explanations that are hostile."""
+"""The view *Detection scores*: what it says, what it draws, what it does with links and explanations that are hostile."""
 
 from __future__ import annotations
 

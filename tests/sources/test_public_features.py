@@ -22,7 +22,9 @@ def study(tmp_path: Path) -> Study:
 
 
 def test_a_released_sae_has_the_name_that_the_registry_gives(study: Study) -> None:
-    sae = SaeSpec("blocks.0.hook_resid_post", release="gemma-scope-2b-pt-res-canonical", id="layer_0/width_16k/canonical")
+    sae = SaeSpec(
+        "blocks.0.hook_resid_post", release="gemma-scope-2b-pt-res-canonical", id="layer_0/width_16k/canonical"
+    )
     assert public_name(study, sae) == "gemma-2-2b/0-gemmascope-res-16k"
 
 
