@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+import dmcore
 from dmcore.errors import SpecError, StoreError
 from dmcore.results import RECORD, widest_of
 from dmcore.run.cli import main
@@ -54,6 +55,13 @@ def test_features_are_made_once_and_a_page_finds_them(
     assert Inspector(Pipeline(store), study).features(NAME).folder == found.folder
     assert (found.folder / "manifest.json").stat().st_mtime_ns == made
     assert published.features(records[0]["summary_key"]) is None
+
+
+def test_a_notebook_looks_into_an_sae(swept: tuple[Store, list[dict[str, Any]]], study_path: Path) -> None:
+    look = dmcore.inspect(study_path, device="cpu", cache=swept[0].root, progress=False)
+    assert look.features(NAME).latents.collect()["latent"].to_list() == list(range(48))
+    assert look.structure(NAME)["parts"]["part"].to_list() == ["x", "error", "linear", "nonlinear"]
+    assert len(look.detection(NAME, n_latents=5)["scores"]) == 5
 
 
 def test_features_from_summaries_alone_are_the_same(
