@@ -13,6 +13,7 @@ from dmcore.results import Learned
 from dmcore.results.learned import COMPONENTS, SAME
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.scaling_words import row_of
+from dmcore.ui.words import listed
 
 
 def names_of(learned: Learned) -> dict[str, str]:
@@ -36,11 +37,11 @@ def learned_finding(learned: Learned) -> str:
     where = f"the {learned.about['widths'][widest]:,}-latent SAE"
     if len(learned.about["against"]) == 1:
         where = "the base SAE (the study has no wider one at this site)"
-    same = ", ".join(f"{_share(row, 'same')} of those on {_on(part)}" for part, row in known.items())
-    random = ", ".join(f"{_share(row, 'above_random')} on {_on(part)}" for part, row in known.items())
+    same = listed([f"{_share(row, 'same')} on {_on(part)}" for part, row in known.items()])
+    random = listed([f"{_share(row, 'above_random')} on {_on(part)}" for part, row in known.items()])
     return (
-        f"In {where} there is a latent of the same direction (cosine ≥ {SAME}) for {same}. Nearer to one of its latents than "
-        f"95 % of random directions are: {random}."
+        f"Latents with one of the same direction (cosine ≥ {SAME}) in {where}: {same}. Nearer to one of its latents than 95 % of "
+        f"random directions: {random}."
     )
 
 
