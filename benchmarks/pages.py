@@ -3,7 +3,7 @@
 1. `streamlit run app.py` from nothing to a drawn Overview.
 2. A change of page, to each.
 3. A slider of the sidebar on each page: key pressed to charts drawn with the new SAE's numbers.
-4. A change of view on Scaling, to each.
+4. A change of view on Scaling and on Nonlinear error, to each.
 
 Run: `python benchmarks/pages.py [--repeats 7]`. Needs a Chromium (the system's, or Playwright's own). Prints medians, and
 ends with status 1 if one is over its limit. It serves the study of `$DMCORE_CACHE`, or of `cache/`.
@@ -42,7 +42,8 @@ DRAWN = """([heading, n]) => {
 OVERVIEW = ["What does a sparse autoencoder miss?", 2]
 REGRESSION = ["How linear is the error?", 4]
 SCALING = ["What do wider dictionaries still miss?", 2]
-VIEWS = {
+NONLINEAR = ["What lives in the nonlinear error?", 3]
+SCALING_VIEWS = {
     "Width × L0": ("What do width and sparsity do together?", 1),
     "Depth": ("Is it the same at every layer?", 3),
     "Sparsity": ("Which architecture leaves less error at equal L0?", 1),
@@ -50,7 +51,15 @@ VIEWS = {
     "Norms": ("Whose size does a linear map know?", 2),
     "Width": ("What would a still wider dictionary leave?", 2),
 }
-"""A heading of each view of Scaling, and its charts."""
+NONLINEAR_VIEWS = {
+    "Features": ("What does it fire on?", 2),
+    "Not yet learned?": ("Does a wider SAE have these features already?", 1),
+    "Structure of the error": ("In how many directions does the error lie?", 5),
+    "Detection scores": ("How well can latents of each part be told?", 3),
+    "SAEs on the parts": ("How much of each part can an SAE rewrite?", 3),
+}
+VIEWS = {"Scaling": (SCALING, SCALING_VIEWS), "Nonlinear error": (NONLINEAR, NONLINEAR_VIEWS)}
+"""Of each page that has views: itself, and a heading of each view with its charts."""
 _L0 = "L0 (active latents per token)"
 STEPS = [
     ("Width (latents)", "ArrowRight"),
@@ -131,14 +140,16 @@ def time_slide(page: Any, label: str, key: str, target: list[Any]) -> float:
     return time.perf_counter() - started
 
 
-def time_view(page: Any, name: str, heading: str, n_charts: int) -> float:
-    """Seconds from a click on a view of Scaling to its heading and charts."""
-    button = page.locator("[data-testid=stButtonGroup] button").filter(has_text=re.compile(rf"{name}$")).first
+def time_view(page: Any, title: str, name: str, heading: str, n_charts: int) -> float:
+    """Seconds from a click on a view of the page with this title to its heading and charts."""
+    button = (
+        page.locator("[data-testid=stButtonGroup] button").filter(has_text=re.compile(rf"{re.escape(name)}$")).first
+    )
     started = time.perf_counter()
     button.click()
     page.wait_for_function(
-        f"([heading, drawn]) => [...document.querySelectorAll('h3')].some(h => h.innerText === heading) && ({DRAWN})(drawn)",
-        arg=[heading, [SCALING[0], n_charts]],
+        f"([heading, drawn]) => [...document.querySelectorAll('h3, h4')].some(h => h.innerText === heading) && ({DRAWN})(drawn)",
+        arg=[heading, [title, n_charts]],
         polling=20,
         timeout=60_000,
     )
@@ -170,15 +181,18 @@ def measure(repeats: int) -> dict[str, list[float]]:
                     for label, key in steps:
                         slider.append(time_slide(page, label, key, target))
                         page.wait_for_timeout(300)
-            for _ in range(repeats):
-                for view, (heading, n_charts) in VIEWS.items():
-                    times.setdefault(f"view: {view} on Scaling", []).append(time_view(page, view, heading, n_charts))
+            for name, (target, views) in VIEWS.items():
+                time_switch(page, name, target)
+                for view, (heading, n_charts) in [*views.items()] * repeats:
+                    seconds = time_view(page, target[0], view, heading, n_charts)
+                    times.setdefault(f"view: {view} on {name}", []).append(seconds)
                     page.wait_for_timeout(300)
             for _ in range(repeats):
                 for link, target in (
                     ("Overview", OVERVIEW),
                     ("Regression", REGRESSION),
                     ("Scaling", SCALING),
+                    ("Nonlinear error", NONLINEAR),
                     ("Catalogue", CATALOGUE),
                     ("Runs", RUNS),
                 ):

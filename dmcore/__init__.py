@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dmcore.math.decompose import LinearMap, Split, decompose
     from dmcore.math.power_law import fit_power_law
     from dmcore.math.streaming_ridge import StreamingRidge
-    from dmcore.run.notebook import scaling, sweep
+    from dmcore.run.notebook import inspect, scaling, sweep
     from dmcore.sources.custom_saes import CustomSae
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ _HOMES = {
     "StreamingRidge": "dmcore.math.streaming_ridge",
     "decompose": "dmcore.math.decompose",
     "fit_power_law": "dmcore.math.power_law",
+    "inspect": "dmcore.run.notebook",
     "scaling": "dmcore.run.notebook",
     "sweep": "dmcore.run.notebook",
 }
@@ -43,6 +44,7 @@ __all__ = [
     "StreamingRidge",
     "decompose",
     "fit_power_law",
+    "inspect",
     "scaling",
     "sweep",
 ]

@@ -18,6 +18,7 @@ FLOORS = [
     {"store"},
     {"sources"},
     {"analysis"},
+    {"explain"},
     {"training"},
     {"run"},
     {"charts"},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dmcore.errors import SpecError
-from dmcore.specs import load_study, parse_hook, spec_dict, stream_of
+from dmcore.specs import PartsSpec, load_study, parse_hook, spec_dict, stream_of
 
 GOOD = """
 schema = 1
@@ -137,6 +137,85 @@ def test_a_study_that_trains_names_the_saes_that_it_will_have(tmp_path: Path) ->
     ]
     assert study.saes[2].stream == "decoder mlp"
     assert study.to_dict()["train"]["texts"] == {"path": "", "files": "t"}
+
+
+PARTS_TABLE = '[parts]\nbase = "saes/a"\nwidth = 64\nl0 = 4\nseeds = [0, 3]\n[parts.texts]\nfiles = "t"\n'
+
+
+def test_a_study_that_trains_on_parts_names_the_saes_that_it_will_have(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, GOOD + PARTS_TABLE))
+    assert study.parts is not None
+    assert study.base == study.saes[0]
+    assert len(study.saes) == 2, "SAEs on parts read no site, and are not swept with the others"
+    found = study.parts.saes()
+    assert [(sae.part, sae.seed) for sae in found] == [
+        (part, seed) for part in ("x", "error", "linear", "nonlinear") for seed in (0, 3)
+    ]
+    assert found[3].path == "parts/saes__a/error/topk_64_4_seed3"
+    assert study.to_dict()["parts"]["texts"] == {"path": "", "files": "t"}
+    training = study.parts.training("blocks.2.hook_resid_post", 3)
+    assert (training.seed, training.folder, training.widths) == (3, "parts/saes__a", (64,))
+
+
+@pytest.mark.parametrize(
+    ("base", "place"),
+    [("r/i", "parts/r__i"), ("../saes/ä b", "parts/saes__--b"), ("/abs/x", "parts/abs__x"), ("..", "parts/base")],
+)
+def test_the_folder_of_the_parts_is_one_name_inside_the_study(base: str, place: str) -> None:
+    assert PartsSpec(base, 8, 2).place == place
+
+
+def test_without_parts_a_study_keeps_its_key(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, GOOD))
+    assert study.parts is None
+    assert "parts" not in study.to_dict()
+    with pytest.raises(SpecError, match=r"no \[parts\] table"):
+        study.base
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "remedy"),
+    [
+        ('base = "saes/a"', 'base = "saes/b"', "did you mean 'saes/a'"),
+        ('base = "saes/a"', 'base = ""', "name an SAE of the study"),
+        ('base = "saes/a"', "base = 3", "text in quotes"),
+        ('base = "saes/a"\n', "", "lacks 'base'"),
+        ("width = 64", "width = 0", "1 or above"),
+        ("width = 64", "width = [64]", "whole number"),
+        ("l0 = 4", "l0 = 65", "lower l0, or raise width"),
+        ("l0 = 4", "l0 = true", "whole number"),
+        ("seeds = [0, 3]", "seeds = [0, 0]", "0 twice"),
+        ("seeds = [0, 3]", "seeds = []", "at least one"),
+        ("seeds = [0, 3]", "seeds = 0", "give a list"),
+        ("seeds = [0, 3]", "seeds = [-1]", "0 or above"),
+        ("seeds = [0, 3]", 'on = ["x", "errors"]', "choose among x, error, linear, nonlinear"),
+        ("seeds = [0, 3]", 'on = ["x", "x"]', "'x' twice"),
+        ("seeds = [0, 3]", 'on = "x"', "give a list"),
+        ("seeds = [0, 3]", 'architecture = "relu"', "choose one of topk"),
+        ("seeds = [0, 3]", 'engine = "fast"', "[parts] engine is 'fast': give sae-lens or lean"),
+        ("seeds = [0, 3]", 'source = "disk"', "live or captured"),
+        ("seeds = [0, 3]", "tokens = 0", "[parts] tokens is 0"),
+        ("seeds = [0, 3]", "learning_rate = -1", "[parts] learning_rate"),
+        ("seeds = [0, 3]", 'folder = "../x"', "a folder inside the study's own"),
+        ("seeds = [0, 3]", "seed = 3", "did you mean 'seeds'"),
+        ('files = "t"', 'files = "t"\npath = "u"', "[texts] needs one of"),
+    ],
+)
+def test_what_is_wrong_with_parts_is_one_sentence(old: str, new: str, remedy: str, tmp_path: Path) -> None:
+    assert old in PARTS_TABLE
+    with pytest.raises(SpecError) as caught:
+        load_study(write(tmp_path, GOOD + PARTS_TABLE.replace(old, new)))
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_that_is_not_one_sae_of_a_folder_or_release_is_refused(tmp_path: Path) -> None:
+    twice = '[[saes]]\nhook = "blocks.1.hook_mlp_out"\npath = "saes/a"\n'
+    with pytest.raises(SpecError, match="at 2 hooks"):
+        load_study(write(tmp_path, GOOD + twice + PARTS_TABLE))
+    custom = '[[saes]]\nhook = "blocks.1.hook_mlp_out"\ncustom = "mine"\n'
+    with pytest.raises(SpecError, match="an object of Python"):
+        load_study(write(tmp_path, GOOD + custom + PARTS_TABLE.replace("saes/a", "mine")))
 
 
 def test_streams_of_an_encoder_decoder_name_the_stack() -> None:

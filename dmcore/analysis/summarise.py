@@ -20,6 +20,7 @@ from dmcore.analysis.baselines import TokenColumns, baseline_table
 from dmcore.analysis.partition import Partition
 from dmcore.analysis.split_pass import TOKENS, SplitPass
 from dmcore.estimate import Estimate
+from dmcore.math.linear_map import AffineMap
 from dmcore.math.moments import InputMoments
 from dmcore.results import METRICS
 from dmcore.specs import Settings
@@ -145,3 +146,10 @@ def save_full_map(split_folder: Path, folder: Path) -> None:
     tensors = load_file(split_folder / "maps.safetensors")
     kept: dict[str, torch.Tensor] = {name: tensors[name] for name in ("weight", "bias")}
     save_file(kept, folder / "map.safetensors")
+
+
+def load_full_map(folder: Path, device: torch.device | str) -> AffineMap:
+    """The map from x to the error in a summary, for other texts than the study's: on these it is in sample."""
+    tensors = load_file(folder / "map.safetensors", device=str(device))
+    weight, bias = tensors["weight"], tensors["bias"].double()
+    return AffineMap(weight, bias, bias.new_zeros(weight.shape[0])).columns(0, weight.shape[0])

@@ -4,6 +4,7 @@
 2. Language model (`language_model`), its loss against n-gram baselines (`ngrams`).
 3. SAEs (`sae_training`).
 4. Study file and report (`report`).
+5. SAEs on the parts of one SAE's error (`parts`), by that study.
 
 Unfinished work lives in the work folder, finished artifacts in the output folder; a folder there is complete.
 """
@@ -22,6 +23,7 @@ import numpy as np
 from dmcore.demo import language_model, ngrams, report, tokens
 from dmcore.demo.contexts import write_contexts
 from dmcore.demo.corpus import collect
+from dmcore.demo.parts import TEXTS, part_paths, prepare_parts
 from dmcore.demo.sae_plan import sae_groups
 from dmcore.demo.sae_training import TrainingPlaces, train_group
 from dmcore.demo.scale import Scale
@@ -53,8 +55,10 @@ class BuildPlan:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the scale: two builds may share a work folder only if theirs agree."""
-        return hashlib.sha256(json.dumps(asdict(self.scale), sort_keys=True).encode()).hexdigest()[:16]
+        """A hash of the scale: two builds may share a work folder only if theirs agree. What the SAEs on parts are is left
+        out: they come last, and the work folder has nothing that depends on it."""
+        sizes = {name: value for name, value in asdict(self.scale).items() if name != "parts"}
+        return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def prepare_text(plan: BuildPlan, reporter: Reporter) -> None:
@@ -124,19 +128,20 @@ def write_reports(plan: BuildPlan) -> None:
         "saes": [read_json(places.record(spec)) for spec in specs],
         "scale": asdict(plan.scale),
     }
-    report.write_study(plan.out, specs)
+    report.write_study(plan.out, specs, plan.scale)
     report.write_report(plan.out, found)
 
 
 def is_complete(plan: BuildPlan) -> bool:
     """Whether everything that this scale asks for is in the output folder."""
-    return not missing(plan)
+    return not missing(plan) and not (plan.out / TEXTS).exists()
 
 
 def missing(plan: BuildPlan) -> list[str]:
     """What is not there yet, as paths relative to the output folder."""
     wanted = ["contexts/contexts.json", "model/config.json", "model/model.safetensors", "model/tokenizer.json"]
     wanted += [f"{spec.path}/cfg.json" for group in sae_groups(plan.scale) for spec in group]
+    wanted += [f"{path}/cfg.json" for path in part_paths(plan.scale)]
     wanted += ["study.toml", "build_report.json", "README.md"]
     return [path for path in wanted if not (plan.out / path).exists()]
 
@@ -150,6 +155,7 @@ def build(plan: BuildPlan, reporter: Reporter, sae_minutes: float | None = None)
     prepare_model(plan, reporter)
     prepare_saes(plan, reporter, sae_minutes)
     write_reports(plan)
+    prepare_parts(plan, reporter)
 
 
 def check_work_folder(plan: BuildPlan) -> None:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dmcore.demo.scale import SEED, SKIP_POSITIONS
+from dmcore.demo.parts import part_table
+from dmcore.demo.scale import SEED, SKIP_POSITIONS, Scale
 from dmcore.training.checkpoints import write_json
 from dmcore.training.target import SaeTarget
 
 STUDY_TITLE = "A small Python-code model and its SAEs"
 
 
-def write_study(out: Path, specs: Sequence[SaeTarget]) -> None:
-    """`study.toml`, which names every SAE that is there."""
+def write_study(out: Path, specs: Sequence[SaeTarget], scale: Scale) -> None:
+    """`study.toml`, which names every SAE that is there, and the SAEs on the parts of an error."""
     lines = [
         "schema = 1",
         'name = "demo"',
@@ -32,6 +33,7 @@ def write_study(out: Path, specs: Sequence[SaeTarget]) -> None:
         lines += ["[[saes]]", f'hook = "{spec.hook}"', f'path = "{spec.path}"']
         if spec.architecture == "batchtopk":  # its folder says jumprelu
             lines += [f'label = "{spec.architecture}"']
+    lines += part_table(scale)
     (out / "study.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -43,6 +45,7 @@ def write_report(out: Path, found: dict[str, Any]) -> None:
         "Made by `python -m dmcore.demo build`; this file too, so edit the builder, not it.\n",
         _model_section(found["model"]),
         _sae_section(found["saes"], found["scale"]["saes"]),
+        _parts_section(found["scale"]["parts"]),
         _corpus_section(found["text"]["corpus"]),
         _licence_section(found["text"]["corpus"]),
     ]
@@ -101,6 +104,16 @@ def _sae_section(saes: Sequence[dict[str, Any]], scale: dict[str, Any]) -> str:
         "last 245,760 training tokens (of all, where there were fewer). BatchTopK is stored as a JumpReLU.\n"
     )
     return "## SAEs\n" + rule + "\n" + _table(header, rows)
+
+
+def _parts_section(scale: dict[str, Any]) -> str:
+    """What the SAEs on the parts are."""
+    return (
+        f"## SAEs on the parts of an error\nTopK SAEs of {scale['width']:,} latents, L0 {scale['l0']}, on x, on the error "
+        f"of the SAE that `study.toml` names as base, and on the linear and the nonlinear part of that error: "
+        f"{len(scale['seeds'])} seeds each, {scale['tokens']:,} training tokens each. `python -m dmcore parts demo` has "
+        "their numbers.\n"
+    )
 
 
 def _decay_shares(saes: Sequence[dict[str, Any]]) -> str:

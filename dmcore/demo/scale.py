@@ -85,6 +85,22 @@ class SaeScale:
 
 
 @dataclass(frozen=True)
+class PartsScale:
+    """The SAEs on the parts of an error."""
+
+    width: int
+    """Latents of each."""
+    l0: int
+    """Active latents a token."""
+    seeds: tuple[int, ...]
+    """One SAE of each part for each."""
+    tokens: int
+    """Training tokens of each."""
+    contexts: int
+    """Training contexts, drawn at random; gone through again where they hold fewer tokens."""
+
+
+@dataclass(frozen=True)
 class Scale:
     """A whole build."""
 
@@ -96,6 +112,8 @@ class Scale:
     """Language model."""
     saes: SaeScale
     """SAEs."""
+    parts: PartsScale
+    """SAEs on the parts of an error."""
     n_contexts: int
     """Held-out contexts shipped with the study."""
     n_validation: int
@@ -141,6 +159,7 @@ FULL = Scale(
         plateau_improvement=0.01,
         decay_share=0.5,
     ),
+    parts=PartsScale(width=1024, l0=16, seeds=(0, 1, 2), tokens=6_000_000, contexts=24_000),
     n_contexts=272,
     n_validation=256,
     contexts_per_file=16,
@@ -181,6 +200,7 @@ TINY = Scale(
         plateau_improvement=0.02,
         decay_share=0.25,
     ),
+    parts=PartsScale(width=32, l0=4, seeds=(0, 1), tokens=6_000, contexts=24),
     n_contexts=12,
     n_validation=12,
     contexts_per_file=4,

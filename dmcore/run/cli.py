@@ -12,10 +12,40 @@ from typing import NoReturn
 
 from dmcore import __version__
 from dmcore.errors import Cancelled, DarkMatterError
-from dmcore.run.commands import cache, catalogue, jobs, plan, scaling, show, sweep, train_saes, worker
+from dmcore.run.commands import (
+    cache,
+    catalogue,
+    detect,
+    features,
+    inspect,
+    jobs,
+    parts,
+    plan,
+    scaling,
+    show,
+    structure,
+    sweep,
+    train_saes,
+    worker,
+)
 
 PROGRAM = "python -m dmcore"
-COMMANDS = (sweep, show, scaling, plan, catalogue, train_saes, cache, jobs, worker)
+COMMANDS = (
+    sweep,
+    show,
+    scaling,
+    parts,
+    features,
+    structure,
+    detect,
+    inspect,
+    plan,
+    catalogue,
+    train_saes,
+    cache,
+    jobs,
+    worker,
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,11 +4,14 @@
 2. Disk: activations once a site in the model's dtype; codes (6 bytes an active latent, 2 a token for every 65,536 latents);
    moments in float64 and maps in float32; 20 bytes a token of tables.
 3. Operations: the model run once to its end; per SAE the encoder, its moments, and the pass that splits its error.
-4. Time: operations over `EFFICIENCY` of a device's peak (`estimate_machine`), and bytes over a disk's rates.
+4. The same for the SAEs on the parts (`estimate_parts`).
+5. Time: operations over `EFFICIENCY` of a device's peak (`estimate_machine`), and bytes over a disk's rates.
 Torch is not imported.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +26,7 @@ from dmcore.run.estimate_machine import (
     Machine,
     Peak,
 )
+from dmcore.run.estimate_parts import PartsWork
 from dmcore.run.estimate_result import Operations, SiteEstimate, StudyEstimate, describe
 from dmcore.run.estimate_saes import ASSUMED_FACTOR, ASSUMED_L0, SaeEstimate, estimate_saes
 from dmcore.run.estimate_work import Work, code_bytes
@@ -50,10 +54,12 @@ def estimate_study(study: Study, store: Store | None = None, machine: Machine | 
     n_contexts, length = _texts_size(study)
     saes = estimate_saes(study, shape, store.root if store else None)
     work = Work(study, shape, saes, n_contexts, length, machine, device)
-    operations, disk = work.operations(), work.moment_bytes()
+    parts = PartsWork(work)
+    operations, disk = _with_parts(work.operations(), parts), work.moment_bytes()
     activations = sum(site.activation_bytes for site in work.sites())
-    codes = sum(code_bytes(sae, n_contexts, length) for sae in saes)
-    seconds = _seconds(work, operations, activations, codes + disk, peak)
+    codes = sum(code_bytes(sae, n_contexts, length) for sae in saes) + parts.code_bytes()
+    training = work.training_bytes() + parts.training_bytes()
+    seconds = _seconds(work, operations, activations, codes + disk + training, peak)
     return StudyEstimate(
         study=study.name,
         model=study.model.name,
@@ -69,7 +75,7 @@ def estimate_study(study: Study, store: Store | None = None, machine: Machine | 
         activation_bytes=activations,
         code_bytes=codes,
         moment_bytes=disk,
-        training_bytes=work.training_bytes(),
+        training_bytes=training,
         model_download_bytes=work.model_download_bytes(),
         sae_download_bytes=sum(sae.weight_bytes for sae in saes if sae.source in {"download", "missing"}),
         largest_sae_bytes=max(sae.weight_bytes for sae in saes),
@@ -79,10 +85,10 @@ def estimate_study(study: Study, store: Store | None = None, machine: Machine | 
         device_memory_bytes=int(peak.memory_gib * GIB),
         model_memory_bytes=work.model_memory(),
         sae_memory_bytes=work.sae_memory(),
-        training_memory_bytes=work.training_memory(),
+        training_memory_bytes=max(work.training_memory(), parts.training_memory()),
         seconds=sum(seconds.values()),
         seconds_by_stage=seconds,
-        assumptions=_assumptions(work, peak),
+        assumptions=_assumptions(work, parts, peak),
     )
 
 
@@ -99,6 +105,16 @@ def _texts_size(study: Study) -> tuple[int, int]:
     return n_contexts, length
 
 
+def _with_parts(operations: Operations, parts: PartsWork) -> Operations:
+    model, training, measured = parts.operations()
+    return replace(
+        operations,
+        encode=operations.encode + measured,
+        training_model=operations.training_model + model,
+        training=operations.training + training,
+    )
+
+
 def _seconds(work: Work, operations: Operations, activations: int, other: int, peak: Peak) -> dict[str, float]:
     rate = {name: getattr(peak, name) * 1e12 * EFFICIENCY for name in ("half", "single", "double")}
     of_model = rate["single" if work.dtype_bytes == 4 else "half"]
@@ -111,13 +127,13 @@ def _seconds(work: Work, operations: Operations, activations: int, other: int, p
         "split": operations.split / rate["single"],
         "norms": operations.norms / rate["double"],
         "disk": read / READ_BYTES_PER_SECOND
-        + (activations + other + work.training_bytes()) / WRITE_BYTES_PER_SECOND
+        + (activations + other) / WRITE_BYTES_PER_SECOND
         + SECONDS_PER_SAE * len(work.saes),
         "training": operations.training_model / of_model + operations.training / rate["single"],
     }
 
 
-def _assumptions(work: Work, peak: Peak) -> tuple[str, ...]:
+def _assumptions(work: Work, parts: PartsWork, peak: Peak) -> tuple[str, ...]:
     said = [
         f"A device does {EFFICIENCY:.0%} of its peak: {peak.half:g} (16-bit), {peak.single:g} (float32) and {peak.double:g} "
         "(float64) x 10^12 operations a second.",
@@ -155,4 +171,4 @@ def _assumptions(work: Work, peak: Peak) -> tuple[str, ...]:
             f"For training, the model runs once over {work.training_tokens_run():,} tokens {how}, with all SAEs side by side; "
             "where memory holds only some of them, once for each group."
         )
-    return tuple(said)
+    return (*said, *parts.said())

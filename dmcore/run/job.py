@@ -1,4 +1,4 @@
-"""A job: a study to be swept, or its SAEs to be trained, as a row of the queue; and the lane in which it runs.
+"""A job: a study to be swept, its SAEs to be trained, or one of them to be looked into, as a row of the queue; and its lane.
 
 A lane is a device that one worker owns: `cpu`, `cuda-0`, `mps`. No torch here: pages read jobs.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from dmcore.errors import DarkMatterError
 
-KINDS = {"sweep": "Sweep", "train-saes": "Train SAEs"}
+KINDS = {"sweep": "Sweep", "train-saes": "Train SAEs", "inspect": "Look into an SAE"}
 """What a job does, and its name."""
 WAITING, RUNNING, DONE, FAILED, CANCELLED = STATES = ("waiting", "running", "done", "failed", "cancelled")
 ACTIVE = (WAITING, RUNNING)
@@ -41,7 +41,7 @@ class Job:
     id: str
     """Twelve hexadecimal digits."""
     key: str
-    """Hash of kind, study, folder and lane: two active jobs never share it."""
+    """Hash of kind, target, study, folder and lane: two active jobs never share it."""
     kind: str
     """Of `KINDS`."""
     study: str
@@ -93,6 +93,8 @@ class Job:
     """Bytes that it holds on its GPU."""
     cancel: bool = False
     """Whether it has been asked to stop."""
+    target: str = ""
+    """Name of the SAE that a job of kind `inspect` looks into; empty for the others."""
     error: str = ""
     """One sentence with its remedy; in a job that is done: which SAEs have no result, and why."""
 

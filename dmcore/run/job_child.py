@@ -2,7 +2,7 @@
 
 1. Bind its life to the worker's, and take the device's lock: the child of a worker that has just died may still hold it.
 2. Check that the study still says what it said when the job was asked for.
-3. Sweep it, or train its SAEs, reporting to the queue; write how that ended.
+3. Sweep it, train its SAEs or look into one, reporting to the queue; write how that ended.
 """
 
 from __future__ import annotations
@@ -102,6 +102,8 @@ def _run(queue: Queue, job: Job) -> tuple[str, str]:
     device = device_named(job.device)
     if job.kind == "train-saes":
         return _train(study, device, reporter, Store(queue.root))
+    if job.kind == "inspect":
+        return _inspect(study, job.target, device, reporter, Store(queue.root))
     return _sweep(study, device, reporter, watch)
 
 
@@ -127,6 +129,8 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
     watch.flush()
     if not outcome.failures:
         told = [f"The SAEs at {hook} could not be compared: {reason}" for hook, reason in outcome.unscaled.items()]
+        if outcome.parts:
+            told.append(f"The SAEs on the parts could not be measured: {outcome.parts}")
         return DONE, " ".join(told[:1])
     first = next(iter(outcome.failures.values()))
     if not outcome.records:
@@ -137,10 +141,17 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
 
 
 def _train(study: Study, device: Any, reporter: Reporter, store: Store) -> tuple[str, str]:
-    from dmcore.training import train_study
+    from dmcore.run.parts import train_all
 
-    train_study(study, device, reporter, store)
-    return DONE, ""
+    _, left = train_all(study, device, reporter, store)
+    return DONE, left
+
+
+def _inspect(study: Study, target: str, device: Any, reporter: Reporter, store: Store) -> tuple[str, str]:
+    from dmcore.run.inspect import Inspector
+    from dmcore.run.pipeline import Pipeline
+
+    return DONE, Inspector(Pipeline(store, device, reporter), study).everything(target)
 
 
 class Watch:

@@ -1,4 +1,4 @@
-"""A study from Python: `dmcore.sweep` and `dmcore.scaling`, the same as the commands, with SAEs that are objects besides."""
+"""A study from Python: `dmcore.sweep`, `scaling` and `inspect`, the same as the commands, with SAEs that are objects besides."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import polars as pl
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.results import RECORD, Scaling
 from dmcore.run.commands.shared import device_named, resolve_study
+from dmcore.run.inspect import Inspector
 from dmcore.run.pipeline import Pipeline, finished_records
 from dmcore.run.plan import make_plan
 from dmcore.run.scale import open_sites
@@ -45,10 +46,8 @@ def sweep(
     Raises:
         SpecError: an input is missing or wrong; nothing was computed.
     """
-    found = study if isinstance(study, Study) else resolve_study(str(study))
-    reporter = Reporter(terminal_sink()) if progress else Reporter()
-    store = Store(Path(cache).absolute() if cache else None)
-    outcome = Pipeline(store, device_named(device), reporter, saes).sweep(found)
+    found, pipeline = _opened(study, saes, device, cache, progress)
+    outcome = pipeline.sweep(found)
     return pl.DataFrame(outcome.records, schema=RECORD)
 
 
@@ -73,9 +72,43 @@ def scaling(
         SpecError: an input is missing or wrong.
         StoreError: no SAE of the study has a result.
     """
+    found, pipeline = _opened(study, saes, device, cache, progress)
+    pipeline.scale(found)
+    store = pipeline.store
+    return open_sites(store, finished_records(make_plan(found, store, pipeline.custom), store), found.hooks)
+
+
+def inspect(
+    study: Study | Path | str,
+    *,
+    saes: Mapping[str, CustomSae] | None = None,
+    device: str = "auto",
+    cache: Path | str | None = None,
+    progress: bool = True,
+) -> Inspector:
+    """A closer look at single SAEs of a study that has been swept: what is asked of it is computed then, and kept.
+
+    `inspect("demo").features("topk_1024_4").latents`, `.structure(NAME)["parts"]`, `.detection(NAME)["scores"]`; `.parts()`
+    and `.learned()` of the SAEs on the parts of an error.
+
+    Args:
+        study, saes, device, cache, progress: as of `sweep`.
+
+    Raises:
+        SpecError: the study cannot be read.
+    """
+    found, pipeline = _opened(study, saes, device, cache, progress)
+    return Inspector(pipeline, found)
+
+
+def _opened(
+    study: Study | Path | str,
+    saes: Mapping[str, CustomSae] | None,
+    device: str,
+    cache: Path | str | None,
+    progress: bool,
+) -> tuple[Study, Pipeline]:
     found = study if isinstance(study, Study) else resolve_study(str(study))
     reporter = Reporter(terminal_sink()) if progress else Reporter()
     store = Store(Path(cache).absolute() if cache else None)
-    pipeline = Pipeline(store, device_named(device), reporter, saes)
-    pipeline.scale(found)
-    return open_sites(store, finished_records(make_plan(found, store, pipeline.custom), store), found.hooks)
+    return found, Pipeline(store, device_named(device), reporter, saes)

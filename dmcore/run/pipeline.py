@@ -5,6 +5,7 @@
 3. For each SAE: its stages (`sae_stages`), up to its summary.
 4. Publish the index, after each site and at the end, so that pages show what is finished.
 5. Compare the SAEs of each site (`scale`).
+6. Measure the SAEs that have been trained on the parts of an SAE's error (`parts`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from dmcore.analysis.capture import LOSS, CaptureRequest, capture
 from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
 from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Reporter
-from dmcore.results import read_record
+from dmcore.results import LEARNED, read_record
+from dmcore.run.learned import learned_of, make_learned
+from dmcore.run.parts import PartPlan, as_sae, base_plan, find_measured, measure_parts, untrained
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.preflight import preflight
-from dmcore.run.sae_stages import SaeStages, Site
+from dmcore.run.sae_stages import AnyDictionary, SaeStages, Site
 from dmcore.run.scale import is_scaled, scale_site
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.sources.models import LanguageModel, load_model
@@ -50,6 +53,8 @@ class Outcome:
     """By SAE: why it has no result."""
     unscaled: dict[str, str]
     """By site: why its SAEs could not be compared."""
+    parts: str = ""
+    """Why the SAEs on the parts could not be measured; empty where they were, or there are none."""
 
 
 class Pipeline:
@@ -93,7 +98,8 @@ class Pipeline:
         records = self.publish(plan)
         reasons = {hook: self._scale(plan, hook) for hook in study.hooks if hook in unscaled and only is None}
         computed = sum(record["summary_key"] in missing for record in records)
-        return Outcome(records, computed, failures, {hook: reason for hook, reason in reasons.items() if reason})
+        parts = self._parts(plan) if scale and only is None else ""
+        return Outcome(records, computed, failures, {hook: reason for hook, reason in reasons.items() if reason}, parts)
 
     def scale(self, study: Study) -> dict[str, str]:
         """Compare the SAEs that have results, at each site; by site or SAE that failed: why.
@@ -111,6 +117,60 @@ class Pipeline:
         failures = self._work(finished, [p for p in done if p.sae.hook in hooks and not self._has_norms(p)], set(hooks))
         reasons = {hook: self._scale(finished, hook) for hook in hooks}
         return failures | {hook: reason for hook, reason in reasons.items() if reason}
+
+    def stages(self, plan: Plan, sae: SaePlan) -> SaeStages:
+        """The stages of the SAEs at the site of one, its activations captured where they are missing."""
+        failures: dict[str, str] = {}
+        entries = self._capture(plan, [sae], failures)
+        if failures:
+            raise StoreError(failures[sae.sae.name])
+        site = self._open_site(plan, sae.sae.hook, entries)
+        site.check(plan.study.settings)
+        return SaeStages(plan, site, entries[LOSS], self.store, self.device, self.reporter)
+
+    def _parts(self, plan: Plan) -> str:
+        """Measure the SAEs on the parts, if the study has them and they are there; why it could not be done."""
+        if plan.study.parts is None:
+            return ""
+        try:
+            if why := untrained(plan):
+                log.warning("%s", why)
+            elif self.store.find(SUMMARY, base_plan(plan).summary_key) is not None:
+                self.measure_parts(plan)
+                self.learned(plan)
+        except DarkMatterError as error:
+            log.error("SAEs on the parts: %s", error)
+            return str(error)
+        return ""
+
+    def measure_parts(self, plan: Plan) -> Entry:
+        """Measure the SAEs on the parts, which must have been trained, where that has not been done."""
+        found = find_measured(plan, self.store)
+        if found is not None:
+            return found
+        base = base_plan(plan)
+        stages = self.stages(plan, base)
+        dictionary = load_dictionary(plan.study, base.sae, stages.site.acts.d_model, self.device, self.custom)
+        return measure_parts(stages, dictionary)
+
+    def learned(self, plan: Plan) -> Entry:
+        """Look for the latents of the SAEs on the parts, which must have been measured, in the base and in wider SAEs."""
+        spec = learned_of(plan, self.store)
+        found = None if spec is None else self.store.find(LEARNED, content_key(spec))
+        if found is not None:
+            return found
+        site = self.stages(plan, base_plan(plan)).site
+
+        return make_learned(plan, self.store, site, self.loader(plan, site), self.reporter)
+
+    def loader(self, plan: Plan, site: Site) -> Callable[[SaePlan | PartPlan], AnyDictionary]:
+        """What opens the weights of an SAE of a site, whether of the study or on a part."""
+
+        def load(of: SaePlan | PartPlan) -> AnyDictionary:
+            spec = of.sae if isinstance(of, SaePlan) else as_sae(plan.study, of.sae)
+            return load_dictionary(plan.study, spec, site.acts.d_model, self.device, self.custom)
+
+        return load
 
     def _has_norms(self, p: SaePlan) -> bool:
         """Whether all that the comparison needs of an SAE is there."""

@@ -31,8 +31,8 @@ from dmcore.store.store import default_root
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Of the table."""
+VERSION = 2
+"""Of the table; 1 had no `target`."""
 BUSY_SECONDS = 10
 """How long an operation waits for another's transaction."""
 
@@ -45,6 +45,7 @@ _SCHEMA = (
     "CREATE UNIQUE INDEX IF NOT EXISTS one_active ON jobs (key) WHERE state IN ('waiting', 'running')",
     f"PRAGMA user_version = {VERSION}",
 )
+_FROM_1 = ("ALTER TABLE jobs ADD COLUMN target TEXT NOT NULL DEFAULT ''", f"PRAGMA user_version = {VERSION}")
 
 
 class Queue:
@@ -57,20 +58,20 @@ class Queue:
 
     # Asking and looking
 
-    def submit(self, kind: str, study_path: Path, device: str = "auto") -> Job:
-        """The job that does this: the one that is waiting or running, or a new one.
+    def submit(self, kind: str, study_path: Path, device: str = "auto", target: str = "") -> Job:
+        """The job that does this: the one that is waiting or running, or a new one; `target`: the SAE of an `inspect` job.
 
         Raises:
             SpecError: the study cannot be read.
             DarkMatterError: there is no such kind of job or device.
             StoreError: the queue cannot be written.
         """
-        asked = self._asked(kind, study_path, device)
+        asked = self._asked(kind, study_path, device, target)
         with self._transaction() as db:
             job = Job(id=secrets.token_hex(6), state=WAITING, created=time.time(), **asked)
             marks = ", ".join("?" * len(_COLUMNS))
             values = [getattr(job, name) for name in _COLUMNS]
-            db.execute(f"INSERT INTO jobs VALUES ({marks}) ON CONFLICT DO NOTHING", values)
+            db.execute(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
             return self._rows(db, "key = ? AND state IN ('waiting', 'running')", job.key)[0]
 
     def jobs(self) -> list[Job]:
@@ -117,7 +118,7 @@ class Queue:
         before = self.job(job_id)
         if before.active:
             return before
-        asked = self._asked(before.kind, Path(before.path), before.device)
+        asked = self._asked(before.kind, Path(before.path), before.device, before.target)
         with self._transaction() as db:
             there = self._rows(db, "key = ? AND state IN ('waiting', 'running')", asked["key"])
             if there:
@@ -193,17 +194,20 @@ class Queue:
 
     # The file
 
-    def _asked(self, kind: str, study_path: Path, device: str) -> dict[str, Any]:
+    def _asked(self, kind: str, study_path: Path, device: str, target: str) -> dict[str, Any]:
         if kind not in KINDS:
             raise DarkMatterError(f"There is no such kind of job: choose {' or '.join(KINDS)}.")
         path, lane = Path(study_path).absolute(), lane_of(device)
         study = load_study(path)
-        if kind == "train-saes" and study.train is None:
+        if kind == "train-saes" and study.train is None and study.parts is None:
             raise DarkMatterError("The study trains no SAEs: add a [train] table, or sweep it.")
+        if kind == "inspect":
+            target = study.sae_called(target).name
         content = study.to_dict()
         return {
-            "key": content_key([kind, content, str(study.folder), lane]),
+            "key": content_key([kind, target, content, str(study.folder), lane]),
             "kind": kind,
+            "target": target,
             "study": study.name,
             "title": study.title,
             "path": str(path),
@@ -263,11 +267,8 @@ class Queue:
                 db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                db.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA:
-                    db.execute(statement)
-                db.execute("COMMIT")
+            if version in (0, 1):
+                self._upgrade(db)
             elif version != VERSION:
                 raise StoreError(
                     f"{self.file} was written by another version of dmcore: move it away to start a new queue."
@@ -276,6 +277,15 @@ class Queue:
             db.close()
             raise
         return db
+
+    @staticmethod
+    def _upgrade(db: sqlite3.Connection) -> None:
+        """Make the table, or give the one of an older version what it lacks; whichever process comes first."""
+        db.execute("BEGIN IMMEDIATE")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        for statement in {0: _SCHEMA, 1: _FROM_1}.get(version, ()):
+            db.execute(statement)
+        db.execute("COMMIT")
 
     def _move_aside(self, reason: str) -> None:
         """Put a queue that is no database out of the way; results are not in it, so only the list of jobs is lost."""

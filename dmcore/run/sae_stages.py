@@ -138,13 +138,7 @@ class SaeStages:
 
     def _norms(self, sae: SaePlan, dictionary: AnyDictionary) -> None:
         """The tests of norms, with the split and the codes that they read."""
-        codes = self.store.find("codes", content_key(sae.codes))
-        split = self.store.find("split", content_key(sae.split))
-        if codes is None or split is None:
-            codes, targets, moments = self._codes_and_moments(sae, dictionary)
-            split = self._split(sae, dictionary, codes, moments)
-            if targets.manifest.size > KEPT_MOMENTS:
-                self.store.remove(targets)
+        codes, split = self.codes_and_split(sae, dictionary)
         plan, site = self.plan, self.site
         given = NormTestInputs(
             acts=site.acts,
@@ -160,6 +154,17 @@ class SaeStages:
         self.store.get_or_make(
             "norms", sae.norms, lambda folder: norm_tests(given, folder, self.reporter, sae.sae.name)
         )
+
+    def codes_and_split(self, sae: SaePlan, dictionary: AnyDictionary) -> tuple[Entry, Entry]:
+        """Codes and split, made where one is missing; the moments are then needed once more."""
+        codes = self.store.find("codes", content_key(sae.codes))
+        split = self.store.find("split", content_key(sae.split))
+        if codes is None or split is None:
+            codes, targets, moments = self._codes_and_moments(sae, dictionary)
+            split = self._split(sae, dictionary, codes, moments)
+            if targets.manifest.size > KEPT_MOMENTS:
+                self.store.remove(targets)
+        return codes, split
 
     def _codes_and_moments(self, sae: SaePlan, dictionary: AnyDictionary) -> tuple[Entry, Entry, TargetMoments]:
         """Codes, and moments read: made again where another sweep, which has finished with them, deletes them in between."""

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from dmcore.errors import SpecError
-from dmcore.specs import SCHEMA, ModelSpec, SaeSpec, Settings, Study, TextsSpec, TrainSpec
+from dmcore.specs import SCHEMA, ModelSpec, PartsSpec, SaeSpec, Settings, Study, TextsSpec, TrainSpec
 
 ALWAYS = {"dtype", "skip_positions", "n_contexts", "context_length"}
 """Written even where they have their default: what a reader of the file looks for first."""
@@ -24,6 +24,7 @@ def study_toml(
     seed: int = 0,
     train: TrainSpec | None = None,
     *,
+    parts: PartsSpec | None = None,
     comment: str = "",
 ) -> str:
     """A study as the text of its file.
@@ -35,6 +36,7 @@ def study_toml(
         saes: those that it names, in order; the ones that `train` makes may be among them, and are not written twice.
         seed: of everything that is drawn.
         train: SAEs to be trained first.
+        parts: SAEs to be trained on the parts of the error of one of them.
         comment: opens the file, a `#` before each of its lines.
 
     Raises:
@@ -42,15 +44,16 @@ def study_toml(
     """
     made = train.saes() if train else ()
     named = tuple(sae for sae in saes if sae not in made)
-    study = Study(name, title or name, seed, model, texts, settings, (*named, *made), train=train)
+    study = Study(name, title or name, seed, model, texts, settings, (*named, *made), train=train, parts=parts)
     # Everything from the settings on is a table: a key after one would belong to it.
     lines = [*(f"# {line}".rstrip() for line in comment.splitlines()), f"schema = {SCHEMA}"]
     lines += [f"{key} = {toml_value(getattr(study, key))}" for key in ("name", "title", "seed")]
-    for table, spec in (("model", model), ("texts", texts), ("settings", settings), ("train", train)):
+    for table, spec in (("model", model), ("texts", texts), ("settings", settings)):
+        lines += ["", f"[{table}]", *_pairs(spec)]
+    for table, spec in (("train", train), ("parts", parts)):
         if spec is not None:
-            lines += ["", f"[{table}]", *_pairs(spec, skip=("texts",) if table == "train" else ())]
-    if train is not None and train.texts is not None:
-        lines += ["", "[train.texts]", *_pairs(train.texts)]
+            lines += ["", f"[{table}]", *_pairs(spec, skip=("texts",))]
+            lines += ["", f"[{table}.texts]", *_pairs(spec.texts)] if spec.texts is not None else []
     for sae in named:
         lines += ["", "[[saes]]", *_pairs(sae)]
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 from dmcore.specs.hooks import CROSS_SITES, SITES, STACKS, nearest_hooks, parse_hook, sites_of, stack_of, stream_of
 from dmcore.specs.inputs import DTYPES, ENGINES, PROCESSING, TRAINABLE, ModelSpec, SaeSpec, TextsSpec, TrainSpec
 from dmcore.specs.keys import spec_dict
+from dmcore.specs.parts import PARTS, PartSae, PartsSpec
 from dmcore.specs.read import SCHEMA, load_study
 from dmcore.specs.study import NAME, Settings, Study
 
@@ -11,12 +12,15 @@ __all__ = [
     "DTYPES",
     "ENGINES",
     "NAME",
+    "PARTS",
     "PROCESSING",
     "SCHEMA",
     "SITES",
     "STACKS",
     "TRAINABLE",
     "ModelSpec",
+    "PartSae",
+    "PartsSpec",
     "SaeSpec",
     "Settings",
     "Study",

@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dmcore.errors import SpecError
 from dmcore.specs.hooks import parse_hook, stream_of
@@ -117,7 +118,7 @@ class TextsSpec:
             ("seed", 0),
             ("skip_contexts", 0),
         ):
-            _check_whole("[texts]", name, getattr(self, name), least)
+            check_whole("[texts]", name, getattr(self, name), least)
 
 
 @dataclass(frozen=True)
@@ -207,26 +208,16 @@ class TrainSpec:
             parse_hook(hook)
         for name in ("widths", "l0s"):
             for value in getattr(self, name):
-                _check_whole("[train]", name, value, 1)
-        for name in ("tokens", "batch_tokens"):
-            _check_whole("[train]", name, getattr(self, name), 1)
-        _check_whole("[train]", "seed", self.seed, 0)
+                check_whole("[train]", name, value, 1)
+        check_whole("[train]", "seed", self.seed, 0)
         unknown = [name for name in self.architectures if name not in TRAINABLE]
         if unknown:
             raise SpecError(f"[train] architectures has {unknown[0]!r}: choose among {', '.join(TRAINABLE)}.")
-        if self.engine not in ENGINES:
-            raise SpecError(f"[train] engine is {self.engine!r}: give {' or '.join(ENGINES)}.")
-        rate = self.learning_rate
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-            raise SpecError(f"[train] learning_rate is {rate!r}: give a number, 0 for the default.")
         if min(self.l0s) > max(self.widths):
             raise SpecError(
                 f"[train] l0s are {min(self.l0s)} and above, but widths at most {max(self.widths)}: lower one."
             )
-        if self.source not in {"live", "captured"}:
-            raise SpecError(f"[train] source is {self.source!r}: give live or captured.")
-        if not Path(self.folder).parts or Path(self.folder).is_absolute() or ".." in Path(self.folder).parts:
-            raise SpecError(f"[train] folder is {self.folder!r}: give a folder inside the study's own.")
+        check_training("[train]", self)
 
     def saes(self) -> tuple[SaeSpec, ...]:
         """The SAEs that training leaves, in the order of hooks, architectures, widths and sparsities."""
@@ -238,6 +229,23 @@ class TrainSpec:
         )
 
 
-def _check_whole(table: str, name: str, value: object, least: int) -> None:
+def check_whole(table: str, name: str, value: object, least: int) -> None:
+    """Raise a SpecError unless a value is a whole number, `least` or above."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise SpecError(f"{table} {name} is {value!r}: give a whole number, {least} or above.")
+
+
+def check_training(table: str, spec: Any) -> None:
+    """Raise a SpecError if what every training is told (`tokens`, `batch_tokens`, `engine`, `learning_rate`, `source`,
+    `folder` of a spec) cannot be; `table` is its name in the study."""
+    for name in ("tokens", "batch_tokens"):
+        check_whole(table, name, getattr(spec, name), 1)
+    if spec.engine not in ENGINES:
+        raise SpecError(f"{table} engine is {spec.engine!r}: give {' or '.join(ENGINES)}.")
+    rate = spec.learning_rate
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+        raise SpecError(f"{table} learning_rate is {rate!r}: give a number, 0 for the default.")
+    if spec.source not in {"live", "captured"}:
+        raise SpecError(f"{table} source is {spec.source!r}: give live or captured.")
+    if not Path(spec.folder).parts or Path(spec.folder).is_absolute() or ".." in Path(spec.folder).parts:
+        raise SpecError(f"{table} folder is {spec.folder!r}: give a folder inside the study's own.")

@@ -18,6 +18,10 @@ path = "saes/topk_1024_16"    # an SAE's folder beside the study, or: release = 
 hooks = ["blocks.2.hook_resid_post"]
 widths = [1024, 4096]
 l0s = [16, 32]
+[parts]                       # SAEs that `train-saes` makes on the parts of an SAE's error, after a sweep
+base = "saes/topk_1024_16"
+width = 1024
+l0 = 16
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from typing import Any
 
 from dmcore.errors import SpecError
 from dmcore.specs.inputs import ModelSpec, SaeSpec, TextsSpec, TrainSpec
+from dmcore.specs.parts import PartsSpec
 from dmcore.specs.study import Settings, Study
 
 SCHEMA = 1
@@ -56,13 +61,12 @@ def load_study(path: Path) -> Study:
 
 
 def _parse(content: dict[str, Any], folder: Path) -> Study:
-    _check_keys(
-        content, {"schema", "name", "title", "seed", "model", "texts", "settings", "saes", "train"}, "the study"
-    )
+    known = {"schema", "name", "title", "seed", "model", "texts", "settings", "saes", "train", "parts"}
+    _check_keys(content, known, "the study")
     saes = content.get("saes", [])
     if not isinstance(saes, list):
         raise SpecError("saes is a single table: write [[saes]] with two brackets.")
-    train = _train(_table(content, "train", required=False))
+    train = _trained(TrainSpec, content, "train")
     settings = dict(_table(content, "settings", required=False))
     if isinstance(settings.get("compare_skips"), list):
         settings["compare_skips"] = tuple(settings["compare_skips"])
@@ -76,15 +80,18 @@ def _parse(content: dict[str, Any], folder: Path) -> Study:
         saes=(*(_build(SaeSpec, sae, "[[saes]]") for sae in saes), *(train.saes() if train else ())),
         folder=folder.absolute(),
         train=train,
+        parts=_trained(PartsSpec, content, "parts"),
     )
 
 
-def _train(table: dict[str, Any]) -> TrainSpec | None:
+def _trained(kind: Any, content: dict[str, Any], name: str) -> Any:
+    """A table of SAEs to be trained, with its texts; None where there is none."""
+    table = _table(content, name, required=False)
     if not table:
         return None
     texts = table.get("texts")
     return _build(
-        TrainSpec, {**table, **({"texts": _build(TextsSpec, texts, "[train.texts]")} if texts else {})}, "[train]"
+        kind, {**table, **({"texts": _build(TextsSpec, texts, f"[{name}.texts]")} if texts else {})}, f"[{name}]"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from dmcore.errors import SpecError
 from dmcore.specs.inputs import ModelSpec, SaeSpec, TextsSpec, TrainSpec
 from dmcore.specs.keys import added, spec_dict
+from dmcore.specs.parts import PartsSpec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -64,6 +66,8 @@ class Study:
     """Where the study file is; paths are relative to it."""
     train: TrainSpec | None = added(None)
     """SAEs to be trained before a sweep; None for none."""
+    parts: PartsSpec | None = added(None)
+    """SAEs to be trained on the parts of the error of one of these; None for none."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -77,6 +81,47 @@ class Study:
         twice = [sae.name for i, sae in enumerate(self.saes) if any(sae == other for other in self.saes[:i])]
         if twice:
             raise SpecError(f"The study names the SAE {twice[0]} twice: delete one.")
+        if self.parts is not None:
+            self._check_base(self.parts.base)
+
+    def _check_base(self, name: str) -> None:
+        found = [sae for sae in self.saes if sae.name == name]
+        if not found:
+            names = [sae.name for sae in self.saes]
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.3) or names[:1]
+            raise SpecError(f"[parts] base is {name!r}, which is no SAE of the study: did you mean {near[0]!r}?")
+        if len(found) > 1:
+            raise SpecError(f"[parts] base is {name!r}, which the study reads at {len(found)} hooks: keep one of them.")
+        if found[0].custom:
+            raise SpecError(
+                f"[parts] base is {name!r}, an object of Python, which cannot be loaded again: give an SAE of a folder "
+                "or release."
+            )
+
+    @property
+    def base(self) -> SaeSpec:
+        """The SAE whose error [parts] takes apart.
+
+        Raises:
+            SpecError: there is no [parts] table.
+        """
+        if self.parts is None:
+            raise SpecError("The study has no [parts] table: add one with base, width and l0.")
+        return next(sae for sae in self.saes if sae.name == self.parts.base)
+
+    def sae_called(self, name: str) -> SaeSpec:
+        """An SAE by its name, or by the end of it.
+
+        Raises:
+            SpecError: there is none, or there are several.
+        """
+        exact = [sae for sae in self.saes if sae.name == name]
+        found = exact or [sae for sae in self.saes if sae.name.endswith(f"/{name}")]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise SpecError(f"The study has no SAE called {name}: `python -m dmcore show STUDY` lists them.")
+        raise SpecError(f"{len(found)} SAEs of the study are called {name}: give the whole name, e.g. {found[0].name}.")
 
     @property
     def hooks(self) -> tuple[str, ...]:

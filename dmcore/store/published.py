@@ -7,7 +7,7 @@ models or SAEs; a sweep writes it anew whenever a summary has been added.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,38 @@ from typing import Any
 import polars as pl
 
 from dmcore.errors import StoreError
-from dmcore.results import RECORD, SCALING, Scaling, Summary, read_scaling, read_summary, scaling_spec
+from dmcore.results import (
+    DETECTION,
+    FEATURES,
+    LEARNED,
+    PARTS_STAGE,
+    RECORD,
+    SCALING,
+    STRUCTURE,
+    Detection,
+    Features,
+    Learned,
+    Parts,
+    Scaling,
+    Structure,
+    Summary,
+    dictionaries_of,
+    features_spec,
+    learned_spec,
+    read_detection,
+    read_features,
+    read_learned,
+    read_parts,
+    read_scaling,
+    read_structure,
+    read_summary,
+    scaling_spec,
+    structure_spec,
+    widest_of,
+)
 from dmcore.specs import NAME, Study
 from dmcore.store.fingerprint import content_key
+from dmcore.store.manifest import read_manifest
 from dmcore.store.store import Entry, Store
 
 INDEX = "index"
@@ -67,6 +96,42 @@ class Published:
             )
         return read_scaling(entry.path)
 
+    def parts(self, summary_key: str) -> Parts | None:
+        """The SAEs that were trained on the parts of one SAE's error, as last measured; None if there are none."""
+        entry = find_parts(self.store, summary_key)
+        return None if entry is None else read_parts(entry.path)
+
+    def bases(self) -> list[str]:
+        """Keys of the summaries of this study's SAEs with measured SAEs on the parts of their error, in the study's order."""
+        measured = {spec.get("summary") for _, spec in _specs(self.store, PARTS_STAGE)}
+        return [key for key in self.records["summary_key"] if key in measured]
+
+    def features(self, summary_key: str, part: str | None = None) -> Features | None:
+        """The features of an SAE, or of one that was trained on a part of its error; None if they have not been made.
+
+        Args:
+            summary_key: of the SAE, or of the base.
+            part: key of the `part` entry (`Parts.about`: entries), for an SAE on a part.
+        """
+        spec = features_spec(summary_key, widest_of(self.records, summary_key), part)
+        entry = self.store.find(FEATURES, content_key(spec))
+        return None if entry is None else read_features(entry.path)
+
+    def learned(self, summary_key: str, parts: Parts) -> Learned | None:
+        """Which latents of SAEs on the parts of an SAE's error are in a dictionary already; None if that was not computed."""
+        spec = learned_spec(parts.folder.name, dictionaries_of(self.records, summary_key))
+        entry = self.store.find(LEARNED, content_key(spec))
+        return None if entry is None else read_learned(entry.path)
+
+    def structure(self, summary_key: str) -> Structure | None:
+        """The structure of an SAE's error; None if it has not been made."""
+        entry = self.store.find(STRUCTURE, content_key(structure_spec(summary_key)))
+        return None if entry is None else read_structure(entry.path)
+
+    def detections(self, summary_key: str) -> list[Detection]:
+        """Detection scores of an SAE and of those on the parts of its error, by each scorer: those of the most latents."""
+        return [read_detection(entry.path) for entry in find_detections(self.store, summary_key)]
+
     @property
     def file(self) -> str:
         """What a command is given for this study."""
@@ -87,6 +152,43 @@ def publish(store: Store, study: Study, records: Sequence[dict[str, Any]]) -> En
         (folder / "study.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     return store.replace(INDEX, study.to_dict(), make)
+
+
+def _specs(store: Store, stage: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and spec of every finished entry of a stage, by key."""
+    for folder in sorted((store.root / stage).glob("*")):
+        try:
+            yield folder.name, read_manifest(folder).spec
+        except StoreError:
+            continue
+
+
+def find_parts(store: Store, summary_key: str) -> Entry | None:
+    """The newest entry of SAEs on the parts of the error of the SAE with this summary; None if there is none."""
+    newest: Entry | None = None
+    for key, spec in _specs(store, PARTS_STAGE):
+        entry = store.find(PARTS_STAGE, key) if spec.get("summary") == summary_key else None
+        if entry is not None and (newest is None or newest.manifest.created < entry.manifest.created):
+            newest = entry
+    return newest
+
+
+def find_detections(store: Store, summary_key: str) -> list[Entry]:
+    """The entry with the most latents of each scorer for the SAE with this summary, and for each SAE on a part of its error.
+
+    Of several the newest.
+    """
+    best: dict[str, Entry] = {}
+    for key, spec in _specs(store, DETECTION):
+        entry = store.find(DETECTION, key) if spec.get("summary") == summary_key else None
+        which = content_key([spec.get("part"), spec.get("scorer")])
+        if entry is not None and (which not in best or _size(best[which]) < _size(entry)):
+            best[which] = entry
+    return list(best.values())
+
+
+def _size(entry: Entry) -> tuple[int, str]:
+    return int(entry.manifest.spec["n_latents"]), entry.manifest.created
 
 
 def _holds(index: Entry, table: pl.DataFrame) -> bool:

@@ -128,12 +128,12 @@ def train_runs(
     ):
         ticker = _Ticker(stage)
         while active:
-            hooks = sorted({run.target.hook for run in active})
+            hooks = sorted({run.target.stream for run in active})
             ticker.tick(0)
             acts = stream.block(index, hooks)
             # The widest first, so that no thread is left with one when the others have done.
             jobs = [
-                pool.submit(_block, run, acts[run.target.hook], options, ticker)
+                pool.submit(_block, run, acts[run.target.stream], options, ticker)
                 for run in sorted(active, key=lambda run: -run.target.width)
             ]
             try:
@@ -143,7 +143,7 @@ def train_runs(
                 raise
             index += 1
             due = [run for run in active if index % options.look_every == 0 or run.finished or saves.due]
-            _results([pool.submit(_look, run, quick[run.target.hook], options) for run in due])
+            _results([pool.submit(_look, run, quick[run.target.stream], options) for run in due])
             _hurry(active, options.deadline)
             over = [run for run in active if run.finished]
             _results([pool.submit(finish, run) for run in over])
@@ -226,7 +226,7 @@ def _look(run: Run, quick: Tensor, options: LoopOptions) -> None:
     fvu, l0 = run.trainer.fvu(quick)
     if not math.isfinite(fvu):
         raise DataError(
-            f"The FVU of {run.target.path} is {fvu} after {run.tokens:,} tokens: the activations at {run.target.hook} do "
+            f"The FVU of {run.target.path} is {fvu} after {run.tokens:,} tokens: the activations at {run.target.stream} do "
             "not vary, or learning_rate is too high; the last checkpoint is kept."
         )
     dead = run.trainer.dead_share(min(options.dead_window, run.tokens))

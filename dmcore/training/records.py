@@ -90,7 +90,7 @@ def what_is_there(folder: Path, settings: dict[str, Any]) -> tuple[bool, str]:
     if key == content_key(settings) and all((folder / name).is_file() for name in FILES):
         return True, ""
     names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
-    hashes = ("model", "texts")  # that they differ is all that a reader can know of them
+    hashes = ("model", "texts", "base", "linear map")  # that they differ is all that a reader can know of them
     changed = [
         f"another {name}" if name in hashes else f"{name} was {before.get(name)}, is {settings.get(name)}"
         for name in names

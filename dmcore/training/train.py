@@ -75,10 +75,17 @@ def train_study(
         raise SpecError("The study has no [train] table: add one with hooks, widths and l0s.")
     check_layers(study)
     store = store or Store()
-    targets = grid(train)
     texts = training_texts(study, train.tokens, store, reporter)
-    job = _Job(study, train, texts, str(device), store, reporter)
-    folder = study.resolve(train.folder)
+    return train_missing(TrainingJob(study, train, texts, str(device), store, reporter), grid(train))
+
+
+def train_missing(job: TrainingJob, targets: Sequence[SaeTarget]) -> list[TrainedSae]:
+    """Train what is not there yet of some targets of one folder; all of them, in order.
+
+    Raises:
+        As `train_study`.
+    """
+    folder = job.study.resolve(job.spec.folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".training.lock", timeout=0)
@@ -89,7 +96,7 @@ def train_study(
                 job.train(missing)
     except Timeout as error:
         raise StoreError(f"Another process is training the SAEs in {folder}: wait for it, or cancel it.") from error
-    return [read_trained(t.spec, study.resolve(t.path), trained=t in missing) for t in targets]
+    return [read_trained(t.spec, job.study.resolve(t.path), trained=t in missing) for t in targets]
 
 
 def grid(train: TrainSpec) -> list[SaeTarget]:
@@ -106,8 +113,8 @@ def grid(train: TrainSpec) -> list[SaeTarget]:
 
 
 @dataclass
-class _Job:
-    """One call of `train_study`, its inputs found."""
+class TrainingJob:
+    """SAEs to train on one stream of activations, its inputs found."""
 
     study: Study
     spec: TrainSpec
@@ -131,6 +138,15 @@ class _Job:
 
     @cached_property
     def reader(self) -> Reader:
+        """Opened when first needed."""
+        return self.open_reader()
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What the reader gives, by name: the hooks."""
+        return tuple(dict.fromkeys(self.spec.hooks))
+
+    def open_reader(self) -> Reader:
         """Live or captured."""
         skip, contexts = self.texts.skip_positions, self.texts.contexts
         if self.spec.source == "live":
@@ -163,9 +179,8 @@ class _Job:
 
     def train(self, targets: Sequence[SaeTarget]) -> None:
         """Train some SAEs, in groups that fit in memory."""
-        hooks = tuple(dict.fromkeys(self.spec.hooks))
-        one = self.reader.read(self.texts.held_out[:1], hooks)
-        widths = {hook: acts.shape[1] for hook, acts in one.items()}
+        one = self.reader.read(self.texts.held_out[:1], self.streams)
+        widths = {name: acts.shape[1] for name, acts in one.items()}
         size = contexts_per_block(
             self.spec.tokens,
             self.spec.batch_tokens,
@@ -178,13 +193,13 @@ class _Job:
         self._say(size)
         # Held-out activations stay in memory all along.
         rows = self.texts.held_out[: max(1, HELD_OUT_FLOATS // (self.texts.used_length * sum(widths.values())))]
-        wanted = sorted({target.hook for target in targets})
-        held_out = {hook: acts.cpu() for hook, acts in self.reader.read(rows, wanted).items()}
-        stats = {hook: ActivationStats.of(acts) for hook, acts in stream.sample(wanted).items()}
+        wanted = sorted({target.stream for target in targets})
+        held_out = {name: acts.cpu() for name, acts in self.reader.read(rows, wanted).items()}
+        stats = {name: ActivationStats.of(acts) for name, acts in stream.sample(wanted).items()}
         folder = self.study.resolve(self.spec.folder)
         n_blocks = -(-self.spec.tokens // (size * self.texts.used_length))
         for group in self._groups(targets, widths, halfway(folder / ".checkpoint", size)):
-            runs = [self._run(target, stats[target.hook]) for target in group]
+            runs = [self._run(target, stats[target.stream]) for target in group]
             options = LoopOptions(
                 self.spec.batch_tokens,
                 self.device,
@@ -199,7 +214,7 @@ class _Job:
                 held_out,
                 options,
                 self.reporter,
-                lambda run: self._store(run, held_out[run.target.hook], len(rows)),
+                lambda run: self._store(run, held_out[run.target.stream], len(rows)),
             )
 
     def _run(self, target: SaeTarget, stats: ActivationStats) -> Run:
@@ -215,7 +230,7 @@ class _Job:
         room = _room(self.device)
         used = room
         for target in (t for t in targets if t not in first):
-            need = memory_of(target, widths[target.hook])
+            need = memory_of(target, widths[target.stream])
             if used + need > room:
                 groups.append([])
                 used = 0
@@ -242,7 +257,7 @@ class _Job:
         window = min(DEAD_WINDOW, self.spec.tokens // 5)
         with writing(final.parent):
             shutil.rmtree(fresh, ignore_errors=True)
-            run.trainer.save(fresh, self._metadata(run))
+            run.trainer.save(fresh, self.metadata(run))
             fvu, l0 = measure(fresh, held_out, self.device)
             about = {
                 "key": content_key(settings),
@@ -267,7 +282,7 @@ class _Job:
             publish(fresh, final)
         log.info("%s is finished: FVU %.4f, L0 %.2f", target.path, fvu, l0)
 
-    def _metadata(self, run: Run) -> dict[str, Any]:
+    def metadata(self, run: Run) -> dict[str, Any]:
         """For `cfg.json`."""
         model = self.study.model
         processing: dict[str, Any] = dict.fromkeys(model.processing, True)

@@ -131,7 +131,8 @@ def _waiting_words(job: Job, jobs: list[Job]) -> str:
 def _head(job: Job, place: Any) -> None:
     name, colour, icon = LOOKS[job.state]
     kind = "" if job.kind == "sweep" else f"{KINDS[job.kind]}: "
-    place.markdown(f":{colour}-badge[{icon} {name}] &ensp;**{kind}{plain(job.title)}**")
+    of = f" · {plain(job.target)}" if job.target else ""
+    place.markdown(f":{colour}-badge[{icon} {name}] &ensp;**{kind}{plain(job.title)}**{of}")
 
 
 def _ended(jobs: list[Job]) -> None:

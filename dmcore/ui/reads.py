@@ -17,7 +17,7 @@ from dmcore.errors import DarkMatterError, StoreError
 from dmcore.ui.streams import told_apart
 
 if TYPE_CHECKING:
-    from dmcore.results import Scaling, Summary
+    from dmcore.results import Detection, Features, Learned, Parts, Scaling, Structure, Summary
     from dmcore.run.job_disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
@@ -70,6 +70,44 @@ def scaling(study_id: str, site: str, summaries: tuple[str, ...]) -> Scaling:
     return published(study_id).scaling(site)
 
 
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner=False)
+def parts(study_id: str, summary_key: str) -> Parts | None:
+    """The SAEs on the parts of an SAE's error; None if there are none."""
+    return published(study_id).parts(summary_key)
+
+
+@st.cache_resource(max_entries=16, ttl=FRESH_SECONDS, show_spinner=False)
+def bases(study_id: str) -> list[str]:
+    """Keys of the summaries of the SAEs that have SAEs on the parts of their error."""
+    return published(study_id).bases()
+
+
+@st.cache_resource(max_entries=32, ttl=FRESH_SECONDS, show_spinner="Reading this SAE's features")
+def features(study_id: str, summary_key: str, part: str | None) -> Features | None:
+    """The features of an SAE, or of one on a part of its error; None if they have not been made."""
+    return published(study_id).features(summary_key, part)
+
+
+@st.cache_resource(max_entries=16, ttl=FRESH_SECONDS, show_spinner="Reading which latents are known")
+def learned(study_id: str, summary_key: str, parts_key: str) -> Learned | None:
+    """Which latents of the SAEs on the parts are in a dictionary already; `parts_key` names them. None if not computed."""
+    found = parts(study_id, summary_key)
+    same = found is not None and found.folder.name == parts_key
+    return published(study_id).learned(summary_key, found) if found is not None and same else None
+
+
+@st.cache_resource(max_entries=32, ttl=FRESH_SECONDS, show_spinner="Reading the structure of this SAE's error")
+def structure(study_id: str, summary_key: str) -> Structure | None:
+    """The structure of an SAE's error; None if it has not been made."""
+    return published(study_id).structure(summary_key)
+
+
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner=False)
+def detections(study_id: str, summary_key: str) -> list[Detection]:
+    """Detection scores of an SAE and of those on the parts of its error, by every scorer."""
+    return published(study_id).detections(summary_key)
+
+
 @st.cache_resource(ttl=300, show_spinner="Reading the catalogue of SAEs")
 def catalogue() -> pl.DataFrame:
     """Every SAE of the catalogue; raises `SpecError` with the remedy where the registry is not installed."""
@@ -98,5 +136,18 @@ def n_results(study: Study) -> int:
 
 def forget() -> None:
     """Drop what is kept in memory, so that the next read sees the disk."""
-    for cached in (studies, published, summary, scaling, catalogue, disk):
+    for cached in (
+        studies,
+        published,
+        summary,
+        scaling,
+        parts,
+        bases,
+        features,
+        learned,
+        structure,
+        detections,
+        catalogue,
+        disk,
+    ):
         cached.clear()

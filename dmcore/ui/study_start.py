@@ -76,7 +76,7 @@ def _row(study: Study, path: Path, active: set[tuple[str, str]]) -> None:
     model = plain(study.model.id) if study.model.id else "a model on this machine"
     words.caption(f"{plain(study.name)} · {model} · {n_saes} SAE{'s' if n_saes > 1 else ''}, {have}")
     kinds = [("sweep", "Check again" if n_have >= n_saes else "Start")]
-    if study.train is not None:
+    if study.train is not None or study.parts is not None:
         kinds.insert(0, ("train-saes", "Train SAEs"))
     with buttons.container(horizontal=True, horizontal_alignment="right"):
         for kind, label in kinds:

@@ -27,7 +27,15 @@ FIELD_NAMES = {
     "of": "part of the error",
     "by": "grouping",
     "context": "context",
+    "look": "view",
+    "whose": "SAE",
+    "sort": "order",
+    "latent": "latent",
+    "scorer": "scorer",
+    "told": "SAE",
     "token": "token",
+    "clusters": "part of the error",
+    "cluster": "cluster",
 }
 """Controls and link parameters, as a sentence says them."""
 

@@ -48,7 +48,7 @@ class Interruption:
 def test_everything_that_was_asked_for_is_there(built):
     assert missing(built) == []
     study = tomllib.loads((built.out / "study.toml").read_text())
-    assert list(study) == ["schema", "name", "title", "seed", "model", "texts", "settings", "saes"]
+    assert list(study) == ["schema", "name", "title", "seed", "model", "texts", "settings", "saes", "parts"]
     assert study["settings"] == {"skip_positions": 16}
     assert len(study["saes"]) == 2 + 4 + 4 + 2
     assert [sae["path"] for sae in study["saes"]] == sorted(sae["path"] for sae in study["saes"])

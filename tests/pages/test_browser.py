@@ -22,6 +22,8 @@ PAGES = {
 }
 """Heading of each page, and how many charts it has; Runs, which has none, is in `test_runs_browser.py`."""
 
+NAVIGATION = ("Overview", "Regression", "Scaling", "Nonlinear error", "Catalogue", "Runs")
+
 CHART = "[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas"
 TIMEOUT = 30_000
 
@@ -103,7 +105,7 @@ def test_the_very_first_visit_may_be_to_any_page(fake_cache: Path, light: Watche
     with serve(fake_cache) as url:
         light.open(f"{url}/regression", PAGES["/regression"][1])
         links = light.page.locator("[data-testid=stSidebarNavLink]").all_inner_texts()
-        assert [link.split("\n")[-1] for link in links] == ["Overview", "Regression", "Scaling", "Catalogue", "Runs"]
+        assert [link.split("\n")[-1] for link in links] == [*NAVIGATION]
         assert light.page.locator("[data-testid=stMainBlockContainer]").bounding_box()["width"] > 1000
 
 

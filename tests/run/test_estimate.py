@@ -16,7 +16,7 @@ from dmcore.run.cli import main
 from dmcore.run.estimate import Machine, StudyEstimate, describe, estimate_study
 from dmcore.run.estimate_machine import gpu_here, machine_of_gpu
 from dmcore.run.estimate_words import bytes_text, count_text, flops_text, seconds_text
-from dmcore.specs import ModelSpec, SaeSpec, Settings, Study, TextsSpec, TrainSpec, load_study
+from dmcore.specs import ModelSpec, PartsSpec, SaeSpec, Settings, Study, TextsSpec, TrainSpec, load_study
 from dmcore.store.store import Entry, Store
 from tests.builders import build_study
 
@@ -150,6 +150,33 @@ def test_training_counts_the_grid_the_models_runs_and_the_disk(store: Store, tmp
     assert live.training_memory_bytes > captured.training_memory_bytes > 0
     assert live.sae_download_bytes == 0
     assert estimate_study(gemma_study(), store).training_memory_bytes == 0
+
+
+def test_saes_on_the_parts_are_counted_until_they_are_there(store: Store, tmp_path: Path) -> None:
+    plain = gemma_study()
+    (tmp_path / "s.toml").write_text("")
+    parts = PartsSpec(plain.saes[0].name, 4096, 32, seeds=(0, 1), tokens=10**6)
+    live, bare = (replace(plain, parts=p, folder=tmp_path) for p in (parts, None))
+    captured = replace(live, parts=replace(parts, source="captured"))
+    without, found, kept = (estimate_study(study, store) for study in (bare, live, captured))
+    d, base = 3584, 16384
+    tokens = 300 * 1024
+    assert found.operations.encode - without.operations.encode == 8 * 2 * tokens * d * (4096 + 2 * 32)
+    making = 2 * 2 * 10**6 * d * (base + 2 * 68 + d)
+    assert found.operations.training == pytest.approx(making + 8 * 12 * 10**6 * d * 4096, rel=1e-12)
+    assert found.operations.training_model == 2 * kept.operations.training_model > 0, "live: once for each seed"
+    run = -(-(10**6) // 824) * 1024
+    weights = 4 * (2 * d * 4096 + 2 * 4096 + d)
+    assert (found.training_bytes, kept.training_bytes) == (8 * weights, run * d * 2 + 8 * weights)
+    assert found.code_bytes - without.code_bytes == 8 * (tokens * (6 * 32 + 2) + 8 * 301)
+    assert found.training_memory_bytes > kept.training_memory_bytes > 4 * 4 * weights
+    for sae in parts.saes():
+        (tmp_path / sae.path).mkdir(parents=True)
+    there = estimate_study(live, store)
+    assert (there.operations.training, there.operations.training_model, there.training_bytes) == (0, 0, 0)
+    assert there.operations.encode == found.operations.encode
+    assert "to be trained" in " ".join(found.assumptions)
+    assert "to be trained" not in " ".join(there.assumptions)
 
 
 def test_folders_are_read_or_known_by_their_names(store: Store, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -260,3 +262,26 @@ def test_tidying_keeps_what_is_held_and_what_a_capture_can_go_on_from(tmp_path: 
     assert capture.path.exists()
     assert held.path.exists()
     held.release()
+
+
+def test_a_queue_of_the_version_before_goes_on(queue: Queue, study: Path) -> None:
+    job = queue.submit("sweep", study, "cpu")
+    with closing(sqlite3.connect(queue.file, isolation_level=None)) as db:
+        db.execute("ALTER TABLE jobs DROP COLUMN target")
+        db.execute("PRAGMA user_version = 1")
+    assert queue.jobs() == [job]
+    assert queue.submit("sweep", study, "cpu").id == job.id
+    assert queue.take("cpu").id == job.id
+
+
+def test_a_look_into_an_sae_is_a_job_of_that_sae(queue: Queue, study: Path) -> None:
+    study.write_text(study.read_text().replace('path = "s"', 'path = "saes/s"'))
+    first = queue.submit("inspect", study, "cpu", "saes/s")
+    assert (first.target, first.kind) == ("saes/s", "inspect")
+    assert queue.submit("inspect", study, "cpu", "s").id == first.id
+    with pytest.raises(SpecError, match="no SAE called nothing"):
+        queue.submit("inspect", study, "cpu", "nothing")
+    assert queue.submit("sweep", study, "cpu").id != first.id
+    taken = queue.take("cpu")
+    queue.finish(taken, "failed", "why")
+    assert queue.retry(first.id).target == "saes/s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -21,6 +22,9 @@ from dmcore.run.job_child import Watch, _guarded
 from dmcore.run.job_files import lane_lock, tail, worker_alive
 from dmcore.run.queue import Queue
 from dmcore.run.worker import attend, cancel, ensure_worker
+from dmcore.specs import load_study
+from dmcore.store.published import open_published
+from dmcore.store.store import Store
 from tests.builders import build_study
 from tests.run.jobs_seen import alive, children_of, finished, litter, results, run_worker_once, start_worker, wait_for
 from tests.run.test_queue import write_study
@@ -70,6 +74,21 @@ def test_the_results_of_a_job_are_those_of_the_command_line(
     mine, theirs = results(tmp_path)["index"], results(undisturbed[0])["index"]
     assert [r["sae"] for r in mine] == [r["sae"] for r in theirs]
     assert [r["fvu_nonlinear"] for r in mine] == pytest.approx([r["fvu_nonlinear"] for r in theirs], rel=1e-4)
+
+
+def test_a_worker_looks_into_an_sae(undisturbed: tuple[Path, Job], study_path: Path, tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    shutil.copytree(undisturbed[0], root)
+    queue, sae = Queue(root), load_study(study_path).saes[0].name
+    job = queue.submit("inspect", study_path, "cpu", sae)
+    run_worker_once(root)
+    ended = queue.job(job.id)
+    assert (ended.state, ended.error, ended.target) == ("done", "", sae)
+    published = open_published(load_study(study_path).name, Store(root))
+    key = published.records.filter(sae=sae)["summary_key"][0]
+    assert published.features(key).about["d_sae"] == published.records.filter(sae=sae)["d_sae"][0]
+    assert published.structure(key) is not None
+    assert published.detections(key)
 
 
 def test_killed_at_random_points_the_results_are_the_same_and_nothing_finished_is_made_again(

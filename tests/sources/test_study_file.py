@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dmcore.errors import SpecError
 from dmcore.sources.study_file import study_toml, toml_value
-from dmcore.specs import ModelSpec, SaeSpec, Settings, Study, TextsSpec, TrainSpec, load_study
+from dmcore.specs import ModelSpec, PartsSpec, SaeSpec, Settings, Study, TextsSpec, TrainSpec, load_study
 
 MODEL = ModelSpec(id="owner/model", dtype="bfloat16", processing=("center_writing_weights",), device_map="auto")
 TEXTS = TextsSpec(dataset="owner/texts", domain="meta.set", n_contexts=12, context_length=64, short_documents="pack")
@@ -23,6 +23,8 @@ SAES = (
 TRAIN = TrainSpec(
     ("blocks.3.hook_resid_post",), (64, 128), (4, 8), tokens=1000, texts=TextsSpec(files="c.jsonl", skip_contexts=3)
 )
+
+PARTS = PartsSpec("s/1", 64, 8, on=("x", "linear"), seeds=(4,), texts=TextsSpec(files="d.jsonl"))
 
 
 def read(tmp_path: Path, text: str) -> Study:
@@ -41,6 +43,13 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path, saes: tuple, train: 
     assert read(tmp_path, text) == Study("a-study", "A study", 3, MODEL, TEXTS, SETTINGS, (*saes, *made), train=train)
     assert text.startswith("# What\n#\n# and why\nschema = 1\n")
     assert "\ndtype = " in text  # even were it the default
+
+
+@pytest.mark.parametrize("train", [None, TRAIN])
+def test_parts_are_written_and_read_back_equal(tmp_path: Path, train: TrainSpec | None) -> None:
+    text = study_toml("s", "S", MODEL, TEXTS, SETTINGS, SAES, train=train, parts=PARTS)
+    made = train.saes() if train else ()
+    assert read(tmp_path, text) == Study("s", "S", 0, MODEL, TEXTS, SETTINGS, (*SAES, *made), train=train, parts=PARTS)
 
 
 def test_saes_that_training_makes_are_not_written_twice(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def register(commands: Any) -> None:
     submit = actions.add_parser("submit", help="ask for a study to be swept; starts a worker if there is none")
     submit.add_argument("study", help="a study file, or: demo")
     submit.add_argument("--train", action="store_true", help="train the study's SAEs instead")
+    submit.add_argument("--inspect", default="", metavar="SAE", help="look into one SAE instead, as `inspect` does")
     submit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     submit.add_argument("--no-worker", action="store_true", help="leave it to a worker that you start yourself")
     submit.set_defaults(run=_submit)
@@ -48,7 +49,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     queue = Queue()
     resolve_study(arguments.study)  # says which file was meant where there is none
     path = DEMO if arguments.study == "demo" else Path(arguments.study)
-    job = queue.submit("train-saes" if arguments.train else "sweep", path, arguments.device)
+    kind = "inspect" if arguments.inspect else "train-saes" if arguments.train else "sweep"
+    job = queue.submit(kind, path, arguments.device, arguments.inspect)
     if not arguments.no_worker:
         _attend(queue)
     return _say_job(job, arguments.json)
@@ -131,4 +133,5 @@ def line_of(job: Job) -> str:
     share = f" {job.done / job.total:.0%}" if job.total and job.state == RUNNING else ""
     saes = f" ({job.saes_done} of {job.saes_total} SAEs)" if job.saes_total else ""
     where = f"{job.stage}{share}" if job.state == RUNNING else job.error
-    return f"{job.id}  {job.state:<9}  {job.kind:<10}  {job.study}{saes}  {where}".rstrip()
+    target = f" {job.target}" if job.target else ""
+    return f"{job.id}  {job.state:<9}  {job.kind:<10}  {job.study}{target}{saes}  {where}".rstrip()

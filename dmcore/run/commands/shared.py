@@ -45,6 +45,12 @@ def _file_called(name: str) -> Path | None:
     return found.relative_to(Path.cwd()) if found is not None and below else found
 
 
+def some_saes(study: Study) -> str:
+    """The first names of a study's SAEs, for a sentence that asks for one."""
+    names = [sae.name for sae in study.saes]
+    return ", ".join(names[:3]) + (f" or {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def device_named(name: str) -> Any:
     """A torch device; `auto` is the first GPU, or the CPU.
 

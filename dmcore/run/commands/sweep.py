@@ -53,7 +53,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"error: {name}: {reason}\n")
     for hook, reason in outcome.unscaled.items():
         sys.stderr.write(f"error: the SAEs at {hook} could not be compared: {reason}\n")
-    return 1 if outcome.failures or outcome.unscaled else 0
+    if outcome.parts:
+        sys.stderr.write(f"error: the SAEs on the parts could not be measured: {outcome.parts}\n")
+    return 1 if outcome.failures or outcome.unscaled or outcome.parts else 0
 
 
 def _run_workers(arguments: argparse.Namespace) -> None:

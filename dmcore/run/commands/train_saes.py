@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,13 @@ def register(commands: Any) -> None:
         help="train the SAEs that a study asks for",
         description="Train the SAEs of a study's [train] table; those that are there already, made with the same "
         "settings, are kept. Interrupted training goes on from its last checkpoint. With options for the grid and --out, "
-        "a new study is written first, which then can be swept.",
+        "a new study is written first, which then can be swept. SAEs on the parts of an SAE's error (its [parts] table) come "
+        "last; they need the linear map that a sweep fits.",
     )
     train.add_argument("study", help="a study file, or: demo")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     train.add_argument("--json", action="store_true", help="print the records as JSON")
+    train.add_argument("--parts", action="store_true", help="train the SAEs of the [parts] table alone")
     grid = train.add_argument_group("a grid, where the study has no [train] table, or instead of it; needs --out")
     grid.add_argument("--hooks", nargs="+", metavar="HOOK", help="sites, e.g. blocks.2.hook_resid_post")
     grid.add_argument("--widths", nargs="+", type=int, metavar="N", help="latents")
@@ -62,17 +65,21 @@ def register(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from dmcore.training import train_study
+    from dmcore.run.parts import train_all
 
     study = resolve_study(arguments.study)
     changes = {name: value for name in GRID if (value := getattr(arguments, name)) is not None}
+    if arguments.parts and (arguments.out or changes or arguments.texts):
+        raise SpecError("Options for the grid make a study without [parts]: leave them out, or --parts.")
     if arguments.out:
         study = _new_study(study, changes, arguments.texts, Path(arguments.out))
     elif changes or arguments.texts:
         raise SpecError("Options for the grid make another study: say with --out FOLDER where it goes.")
     device = device_named(arguments.device)
-    trained = train_study(study, device, Reporter(terminal_sink()), Store())
+    trained, left = train_all(study, device, Reporter(terminal_sink()), Store(), parts_only=arguments.parts)
     records = [one.record() for one in trained]
+    if left:
+        sys.stderr.write(f"{left}\n")
     if arguments.json:
         say(json.dumps(records, indent=1))
         return 0

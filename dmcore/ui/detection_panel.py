@@ -1,0 +1,297 @@
+"""The view *Detection scores* of the page Nonlinear error: how well the text tells where single latents are active."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from shlex import quote
+
+import polars as pl
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from dmcore.charts.detection import deciles_chart, deciles_table, means_chart, means_table
+from dmcore.charts.numbers import percent
+from dmcore.charts.token_text import visible
+from dmcore.explain.compare import beside, difference
+from dmcore.results import Detection, Parts
+from dmcore.results.detection import PATTERNS, scorers_of
+from dmcore.ui import reads
+from dmcore.ui.figure import Figure, draw
+from dmcore.ui.look_job import draw_look_button
+from dmcore.ui.missing import draw_missing
+from dmcore.ui.parts_panel import NAMES
+from dmcore.ui.scaling_words import triple
+from dmcore.ui.sections import finding
+from dmcore.ui.selection import Selection, option, set_option
+from dmcore.ui.words import listed, plain
+
+MOST = 300
+"""Characters of an explanation that are shown."""
+_TABLE = "detection.table"
+_HOW = {
+    PATTERNS: "A logistic regression over simple patterns of the text (the token, the four before it, their kinds and letters) "
+    "learns from some windows of a latent and is tried on others, of other contexts. It is told at which token to look. A "
+    "language model may explain what it cannot, so this is no upper bound."
+}
+
+
+def of_parts(found: Sequence[Detection], parts: Parts | None) -> list[Detection]:
+    """Those of the SAEs on parts that are shown, in their order."""
+    entries = [] if parts is None else list(parts.about["entries"])
+    there = [one for one in found if one.about["part"] in entries]
+    return sorted(there, key=lambda one: entries.index(one.about["part"]))
+
+
+def scored_by(found: Sequence[Detection], scorer: str) -> list[Detection]:
+    """Those of one scorer that scored any latent."""
+    return [one for one in found if one.about["scorer"] == scorer and one.about["n_scored"]]
+
+
+def scorer_words(scorer: str) -> str:
+    """Who scored, as a sentence says it."""
+    return "simple patterns of the text" if scorer == PATTERNS else plain(scorer)
+
+
+def choose_scorer(found: Sequence[Detection]) -> str:
+    """Whose scores are shown, where several scored."""
+    scorers = scorers_of(found)
+    names = ["Patterns of the text" if one == PATTERNS else plain(one) for one in scorers]
+    return option("scorer", "Told by", scorers, names, scorers[0], kind=st.selectbox)
+
+
+def detection_finding(found: Sequence[Detection], parts: Parts | None, scorer: str) -> str:
+    """How well latents of the parts are told, or those of the selected SAE where no part was scored."""
+    own = scored_by(found, scorer)
+    table = beside(of_parts(own, parts)).filter((pl.col("measure") == "balanced_accuracy") & pl.col("seed").is_null())
+    rows = {row["part"]: row for row in table.to_dicts()}
+    told = [
+        f"{percent(rows[part]['value'], rows[part]['low'], rows[part]['high'])} for SAEs on {NAMES[part]}"
+        for part in ("x", "linear", "nonlinear")
+        if part in rows
+    ]
+    if not told:
+        told = [
+            f"{percent(*triple(one.mean('balanced_accuracy'), 'value'))} for this SAE"
+            for one in own
+            if one.about["part"] is None
+        ]
+    if not told:
+        return ""
+    return (
+        f"From {scorer_words(scorer)}, latents are told with a balanced accuracy of {listed(told)}; guessing has 50 %."
+    )
+
+
+def harder_sentence(found: Sequence[Detection]) -> str:
+    """Whether latents of the nonlinear error are harder to tell than those of the linear one, and what the interval covers."""
+    gap = difference(found, "linear", "nonlinear")
+    if math.isnan(gap):
+        return ""
+    size, *ends = (100 * value for value in (gap, gap.low, gap.high))
+    if math.isnan(gap.low):
+        points = f"{abs(size):.1f} points {'less' if size > 0 else 'more'}"
+        return f"Nonlinear less linear: {points} balanced accuracy, from one seed of a part: without an interval."
+    if ends[0] > 0 or ends[1] < 0:
+        low, high = sorted(map(abs, ends))
+        verb = "harder" if size > 0 else "easier"
+        said = (
+            f"Latents of the nonlinear error are **{verb} to tell** than those of the linear error, by {abs(size):.1f} points "
+            f"of balanced accuracy ({low:.1f} to {high:.1f})."
+        )
+    else:
+        said = (
+            "Latents of the nonlinear error may be **as easy to tell** as those of the linear error: linear less nonlinear is "
+            f"{size:.1f} points of balanced accuracy ({ends[0]:.1f} to {ends[1]:.1f})."
+        )
+    return (
+        f"{said} The interval is Welch's t over seeds: it covers the seed of training and the draw of latents, not the choice of "
+        "texts, which all share."
+    )
+
+
+def draw_told(selection: Selection, parts: Parts | None, top: DeltaGenerator) -> None:
+    """Draw what there is of the selected SAE and of those on the parts of its error; what was found goes to the top."""
+    found = reads.detections(selection.study_id, selection.record["summary_key"])
+    found = [one for one in found if one.about["part"] is None] + of_parts(found, parts)
+    if not found:
+        which = "--parts" if parts is not None else quote(selection.record["sae"])
+        draw_missing("Detection scores of these latents have", f"detect {selection.published.file} {which}")
+        draw_look_button(selection.study_id, selection.record["sae"])
+        return
+    scorer = choose_scorer(found)
+    with top:
+        finding(detection_finding(found, parts, scorer))
+    draw_detection(found, parts, scorer)
+
+
+def draw_detection(found: Sequence[Detection], parts: Parts | None, scorer: str) -> None:
+    """Draw the view: the parts beside each other, then the latents of one SAE."""
+    own = scored_by(found, scorer)
+    if not own:
+        failures = sorted({reason for one in found for reason in one["scores"]["failure"].drop_nulls()})
+        st.info("No latent could be scored. " + plain(" ".join(failures[:1])), icon=":material/inbox:")
+        return
+    on_parts = of_parts(own, parts)
+    if on_parts:
+        _draw_parts(on_parts, scorer)
+    _draw_latents(own, parts, scorer)
+    st.caption(
+        _HOW.get(
+            scorer, f"{plain(scorer)} explained each latent in a sentence and was then shown other windows with it."
+        )
+        + " Shares over deciles alone tell little: who always says that a latent is active has 100 % there and 0 % of the silent "
+        "windows. Balanced accuracy is the mean of the two."
+    )
+
+
+def _draw_parts(found: Sequence[Detection], scorer: str) -> None:
+    table, key = beside(found), tuple(word for one in found for word in one.key)
+    sample = _sample(found)
+    draw(
+        Figure(
+            name="detection_parts",
+            key=(*key, scorer),
+            question="How well can latents of each part be told?",
+            caption="Balanced accuracy = (share of active windows told + share of silent windows told) / 2, mean over latents; "
+            "AUC: area under the curve over the same windows. A dot is a seed with its 95 % interval over latents, a bar their "
+            f"mean. Dashed: guessing. {sample}",
+            chart=lambda: means_chart(table),
+            data=lambda: means_table(table),
+        )
+    )
+    if sentence := harder_sentence(found):
+        st.markdown(sentence)
+    draw(
+        Figure(
+            name="detection_deciles",
+            key=(*key, scorer),
+            question="Are weak activations harder to tell?",
+            caption="Share of windows told rightly, by decile of the latent's own activation at its peaks, and where it is "
+            f"silent. Thick: mean over seeds with 95 % intervals over latents; faint: each seed. {sample}",
+            chart=lambda: deciles_chart(table),
+            data=lambda: deciles_table(table),
+        )
+    )
+
+
+def _sample(found: Sequence[Detection]) -> str:
+    numbers = sorted({one.about["n_scored"] for one in found})
+    each = f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,} to {numbers[-1]:,}"
+    failed = sum(one.about["n_failed"] for one in found)
+    without = f", {failed:,} without a score in all" if failed else ""
+    which = " of each SAE" if len(found) > 1 else ""
+    return f"n = {each} random latents{which}{without}; {plain(found[0].about['protocol'])}."
+
+
+def _draw_latents(found: Sequence[Detection], parts: Parts | None, scorer: str) -> None:
+    """The latents of the selected SAE or of one on a part, with their explanations."""
+    entries = of_parts(found, parts)
+    own = [one for one in found if one.about["part"] is None]
+    by_name = {"own": own[0]} if own else {}
+    by_name |= {f"{one.about['part_name']}.{one.about['train_seed']}": one for one in entries}
+    if not by_name:
+        return
+    st.markdown("### Which latents are told, and by what?")
+    names = [
+        "The selected SAE" if one.about["part"] is None
+        else f"SAE on {NAMES[one.about['part_name']]}, seed {one.about['train_seed']}"
+        for one in by_name.values()
+    ]  # fmt: skip
+    whose = option("told", "Latents of", list(by_name), names, next(iter(by_name)), kind=st.selectbox)
+    chosen = by_name[whose]
+    if whose == "own" or not entries:
+        _draw_own(chosen, scorer)
+    _draw_table(chosen, whose)
+
+
+def _draw_own(one: Detection, scorer: str) -> None:
+    # An SAE of the study is one on x, and has its colour.
+    table = beside([one]).with_columns(part=pl.lit("x")).filter(pl.col("seed").is_null())
+    table = table.unique(["measure", "decile"], keep="first", maintain_order=True)
+    mean = percent(*triple(one.mean("balanced_accuracy"), "value"))
+    draw(
+        Figure(
+            name="detection_own",
+            key=(*one.key, scorer),
+            question="",
+            caption=f"Share of windows told rightly, by decile of activation and where the latent is silent; balanced accuracy "
+            f"{mean}; 95 % intervals over latents. {_sample([one])}",
+            chart=lambda: deciles_chart(table),
+            data=lambda: deciles_table(table),
+        )
+    )
+
+
+def latent_rows(one: Detection) -> pl.DataFrame:
+    """The latents that were scored, the best told first, as the page shows them; a table shows text as text."""
+    rows = one["scores"].filter(pl.col("failure").is_null())
+    rows = rows.sort("balanced_accuracy", "latent", descending=[True, False])
+    return rows.select(
+        "latent",
+        pl.col("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high") * 100,
+        *([] if rows["auc"].null_count() == len(rows) else ["auc"]),
+        *([] if one.about["scorer"] != PATTERNS else [pl.col("pattern_balanced_accuracy") * 100]),
+        explanation=pl.Series([legible(text or "") for text in rows["explanation"]], dtype=pl.String),
+    )
+
+
+def _draw_table(one: Detection, whose: str) -> None:
+    table = latent_rows(one)
+    numbers = table["latent"].to_list()
+
+    def pick() -> None:
+        picked = st.session_state[_TABLE].selection.rows
+        if picked and picked[0] < len(numbers):
+            for field, value in (("look", "features"), ("whose", whose), ("latent", str(numbers[picked[0]]))):
+                set_option(field, value)
+
+    column = st.column_config.NumberColumn
+    by_patterns = one.about["scorer"] == PATTERNS
+    first = ("latent", "balanced_accuracy", "explanation")  # what a narrow page shows
+    st.dataframe(
+        table.select(*first, *(name for name in table.columns if name not in first)),
+        key=_TABLE,
+        on_select=pick,
+        selection_mode="single-row",
+        hide_index=True,
+        height=320,
+        column_config={
+            "latent": column("Latent", format="%d", width="small"),
+            "explanation": st.column_config.TextColumn("Best single pattern" if by_patterns else "Explanation", width="large"),
+            "balanced_accuracy": column("Balanced acc.", format="%.0f %%", help="Mean of active and silent windows told."),
+            "balanced_accuracy_low": column("from", format="%.0f %%", help="95 % interval over the latent's windows."),
+            "balanced_accuracy_high": column("to", format="%.0f %%", help="95 % interval over the latent's windows."),
+            "auc": column("AUC", format="%.2f"),
+            "pattern_balanced_accuracy": column("Pattern alone", format="%.0f %%", help="Of the best single pattern alone."),
+        },
+    )  # fmt: skip
+    alone = (
+        " Balanced accuracy is of all patterns together; the last column is of the one that is named."
+        if by_patterns
+        else ""
+    )
+    st.caption(f"The best told first; click on a column's head to sort, on a row to see the latent's card.{alone}")
+
+
+def legible(text: str) -> str:
+    """Text of unknown origin, cut, with what cannot be seen shown; to be drawn as code or in a table, where it is inert."""
+    cut = text if len(text) <= MOST else f"{text[:MOST]}…"
+    return "".join(char if char.isprintable() else visible(char) for char in cut)
+
+
+def draw_explanations(found: Sequence[Detection], latent: int) -> None:
+    """What has been said of a latent, by each scorer, and how well it holds; nothing where nobody was asked about it."""
+    for scorer in scorers_of(found):
+        for row in filter(None, (one.score(latent) for one in found if one.about["scorer"] == scorer)):
+            if row["failure"] is not None:
+                st.caption(f"Detection by {scorer_words(scorer)}: {plain(legible(row['failure']))}")
+                continue
+            score = percent(*triple(row, "balanced_accuracy"))
+            alone = percent(*triple(row, "pattern_balanced_accuracy"))
+            best = f" The best single one has {alone}:" if scorer == PATTERNS else ""
+            st.markdown(
+                f"It is told from {scorer_words(scorer)} with a balanced accuracy of {score} (guessing: 50 %).{best}"
+            )
+            # Code: in it no Markdown or HTML of an explanation means anything.
+            st.code(legible(row["explanation"] or ""), language=None, wrap_lines=True)

@@ -1,0 +1,256 @@
+"""The view *Features* of the page Nonlinear error: a table of latents that can be searched, and a card for the chosen one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+import streamlit as st
+
+from dmcore.charts.example_windows import example_tokens, windows_chart, windows_table
+from dmcore.charts.histogram import histogram_chart, histogram_table
+from dmcore.charts.latent_scatter import scatter_chart, scatter_table
+from dmcore.charts.numbers import number
+from dmcore.charts.token_text import visible
+from dmcore.results import Detection, Features
+from dmcore.ui.detection_panel import draw_explanations
+from dmcore.ui.figure import Figure, Pick, draw
+from dmcore.ui.selection import option, own_value, set_option
+
+SORTS = {
+    "frequency": "Frequency",
+    "max_active": "Largest activation",
+    "nonlinear_share": "Mass on high nonlinear error",
+    "nonlinear_r": "Correlation with nonlinear norm",
+    "error_r": "Correlation with error norm",
+    "widest_cosine": "Nearest in the widest SAE",
+    "latent": "Number",
+}
+ROWS = 500
+"""Most rows of the table on the page; the search narrows them down."""
+_TABLE, _FIND = "features.table", "features.find"
+
+
+def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detection] = ()) -> None:
+    """Draw the view; `key` names the entry, `told` are the SAE's detection scores."""
+    left, right = st.columns([2, 1], vertical_alignment="bottom")
+    with left:
+        text = st.text_input(
+            "Search",
+            key=_FIND,
+            placeholder="a token that a latent fires on or promotes",
+            max_chars=64,
+            icon=":material/search:",
+        )
+    with right:
+        sort = option("sort", "Order", list(SORTS), list(SORTS.values()), "frequency", kind=st.selectbox)
+    table = rows_of(features, text, sort)
+    if not len(table):
+        st.info("No latent fires mostly on, or promotes, a token with that text.", icon=":material/search_off:")
+        return
+    latent = chosen_latent(features, table)
+    draw_table(features, table, latent)
+    draw_all(features, latent, key)
+    draw_card(features, latent, key, told)
+
+
+def features_finding(features: Features) -> str:
+    """How many latents fire where the nonlinear error is large."""
+    rows = features.latents.filter(pl.col("n_active") > 0).select("nonlinear_share").collect()["nonlinear_share"]
+    fire = f"{features.about['n_alive']:,} of {features.about['d_sae']:,} latents fire on the study's tokens"
+    known = rows.drop_nulls()
+    if not len(known):
+        return f"{fire}."
+    high = len(known.filter(known > 0.2)) / len(known)
+    return (
+        f"{fire}; {100 * high:.0f} % of them have more than 20 % of their activation on the tenth of the tokens with the largest "
+        "nonlinear error (10 % by chance)."
+    )
+
+
+def rows_of(features: Features, text: str, sort: str) -> pl.DataFrame:
+    """The latents that a search and an order give, at most `ROWS`; those that never fire are left out."""
+    rows = features.search(text) if text.strip() else features.latents
+    rows = rows.filter(pl.col("n_active") > 0).sort(sort, descending=sort != "latent", nulls_last=True)
+    return rows.head(ROWS).collect()
+
+
+def chosen_latent(features: Features, table: pl.DataFrame) -> int:
+    """The latent of the link if it exists, else the first of the table."""
+    numbers = [str(k) for k in range(int(features.about["d_sae"]))]
+    return int(own_value("latent", numbers, str(table["latent"][0])))
+
+
+def shown_rows(features: Features, table: pl.DataFrame) -> pl.DataFrame:
+    """The table as the page shows it; a table shows text as text."""
+    texts = features.texts
+
+    def words(ids: list[int] | None, n: int) -> str:
+        return "  ".join(visible(texts.get(i, f"#{i}")) for i in (ids or [])[:n])
+
+    return table.select(
+        "latent",
+        pl.col("frequency") * 100,
+        "mean_active",
+        "max_active",
+        pl.col("nonlinear_share") * 100,
+        "nonlinear_r",
+        pl.Series("token", [words([i] if i is not None else None, 1) for i in table["token"]], dtype=pl.String),
+        pl.Series("promotes", [words(i, 4) for i in table["promoted"].to_list()], dtype=pl.String),
+        *(name for name in ("base_cosine", "widest_cosine") if table[name].null_count() < len(table)),
+    )
+
+
+def draw_table(features: Features, table: pl.DataFrame, latent: int) -> None:
+    """The table; a click chooses a latent."""
+    numbers = table["latent"].to_list()
+    shown = [numbers.index(latent)] if latent in numbers else []
+    state = st.session_state.get(_TABLE)
+    if (list(state["selection"]["rows"]) if state else None) != shown:
+        st.session_state[_TABLE] = {"selection": {"rows": shown, "columns": [], "cells": []}}
+
+    def pick() -> None:
+        picked = st.session_state[_TABLE].selection.rows
+        if picked and picked[0] < len(numbers):
+            set_option("latent", str(numbers[picked[0]]))
+
+    column = st.column_config.NumberColumn
+    st.dataframe(
+        shown_rows(features, table),
+        key=_TABLE,
+        on_select=pick,
+        selection_mode="single-row",
+        hide_index=True,
+        height=320,
+        column_config={
+            "latent": column("Latent", format="%d", width="small"),
+            "frequency": column("Tokens", format="%.3f %%", help="Share of tokens on which it is active."),
+            "mean_active": column("Mean", format="%.2f", help="Activation where it is active."),
+            "max_active": column("Largest", format="%.2f"),
+            "nonlinear_share": column(
+                "On high error", format="%.0f %%", help="Share of its activation on the tenth of tokens with the largest "
+                "nonlinear error; 10 % by chance."
+            ),
+            "nonlinear_r": column("Correlation", format="%.2f", help="With the norm of the nonlinear error, over all tokens."),
+            "token": st.column_config.TextColumn("Fires on", width="small"),
+            "promotes": st.column_config.TextColumn("Promotes", width="medium"),
+            "base_cosine": column("In base", format="%.2f", help="Largest cosine with a decoder row of the base SAE."),
+            "widest_cosine": column("In widest", format="%.2f", help="Largest cosine with one of the site's widest SAE."),
+        },
+    )  # fmt: skip
+    more = f"the first {ROWS:,} " if len(table) == ROWS else ""
+    st.caption(
+        f"Showing {more}of {features.about['n_alive']:,} latents that fire on the study's tokens "
+        f"({features.about['d_sae']:,} in all). Click on a row to see its card."
+    )
+
+
+def draw_all(features: Features, latent: int, key: tuple[str, ...]) -> None:
+    """Every latent at once, where somebody asks to see it."""
+    place = st.expander("All latents at once", key="features.all", type="compact", on_change="rerun")
+    if not place.open:
+        return
+    latents = features.latents.filter(pl.col("n_active") > 0).select("latent", "frequency", "mean_active")
+    with place:
+        draw(
+            Figure(
+                name="feature_scatter",
+                key=(*key, str(latent)),
+                question="How often and how strongly?",
+                caption="Each latent that fires: share of the tokens on which it is active, and its mean activation there. "
+                "Click on one to see its card; ringed: the one below.",
+                chart=lambda: scatter_chart(latents.collect(), latent),
+                data=lambda: scatter_table(latents.collect()),
+            ),
+            level=4,
+            pick=Pick("pick", "latent", lambda value: set_option("latent", str(int(value)))),
+        )
+
+
+def draw_card(features: Features, latent: int, key: tuple[str, ...], told: Sequence[Detection] = ()) -> None:
+    """What is known of one latent."""
+    row = features.latent(latent)
+    st.subheader(f"Latent {latent:,}", anchor=False)
+    if not row["n_active"]:
+        st.info("This latent never fires on the study's tokens.", icon=":material/bedtime:")
+        return
+    st.markdown(card_sentence(features, row))
+    if (page := features.public_page(latent)) is not None:
+        st.link_button("Its page on Neuronpedia", page, icon=":material/open_in_new:")
+    draw_explanations(told, latent)
+    examples, histogram = features.examples(latent), features.histogram(latent)
+    tokens = example_tokens(examples, features.texts)
+    draw(
+        Figure(
+            name="feature_examples",
+            key=(*key, str(latent)),
+            question="What does it fire on?",
+            caption="Its largest activations (at most 2 of one context), then examples of each lower tenth of its "
+            "activations, the highest first. Framed: the token of the example, its activation at the right.",
+            chart=lambda: windows_chart(tokens, largest=row["max_active"]),
+            data=lambda: windows_table(tokens),
+        ),
+        level=4,
+    )
+    left, right = st.columns(2, gap="large")
+    with left:
+        draw(
+            Figure(
+                name="feature_histogram",
+                key=(*key, str(latent)),
+                question="How strongly?",
+                caption=f"Activations of the {row['n_active']:,} tokens on which it is active, in 20 equal bins.",
+                chart=lambda: histogram_chart(histogram.edges.tolist(), histogram.counts.tolist()),
+                data=lambda: histogram_table(histogram.edges.tolist(), histogram.counts.tolist()),
+            ),
+            level=4,
+        )
+    with right:
+        draw_logits(features, row)
+
+
+def card_sentence(features: Features, row: dict[str, Any]) -> str:
+    """The latent in words."""
+    token = visible(features.texts.get(row["token"], f"#{row['token']}")) if row["token"] is not None else ""
+    fires = f"It fires on {100 * row['frequency']:.3g} % of the tokens"
+    share = row["nonlinear_share"]
+    error = (
+        ""
+        if share is None
+        else f" {100 * share:.0f} % of its activation is on the tenth of tokens with the largest nonlinear error."
+    )
+    known = [
+        f"{number(row[f'{name}_cosine'])} in {words} (latent {row[name]:,})"
+        for name, words in (("base", "the base SAE"), ("widest", "the site's widest SAE"))
+        if row[f"{name}_cosine"] is not None
+    ]
+    near = f" Nearest decoder row by cosine: {', '.join(known)}." if known else ""
+    # The token is code, in which Markdown is inert; a backtick would end it.
+    code = token.replace(chr(96), chr(39))
+    most = f", most often on `{code}` ({100 * row['token_share']:.0f} % of them)." if token else "."
+    return fires + most + error + near
+
+
+def draw_logits(features: Features, row: dict[str, Any]) -> None:
+    """The tokens whose logits it raises and lowers."""
+    st.markdown("#### Which tokens does it promote?")
+    if not row["promoted"]:
+        st.info(
+            "This site does not write to the residual stream, or the model has no unembedding.", icon=":material/inbox:"
+        )
+        return
+    texts = features.texts
+    table = pl.DataFrame(
+        {
+            "raises": [visible(texts.get(i, f"#{i}")) for i in row["promoted"]],
+            "by": row["promoted_logit"],
+            "lowers": [visible(texts.get(i, f"#{i}")) for i in row["suppressed"]],
+            "by ": row["suppressed_logit"],
+        }
+    )
+    st.dataframe(table, hide_index=True, height=300)
+    st.caption(
+        "Direct effect of one unit of its activation on the logits, about their mean, through the unembedding; the final norm's "
+        "division is left out."
+    )

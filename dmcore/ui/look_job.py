@@ -1,0 +1,92 @@
+"""A button that has the worker look into one SAE, and how far that is: under the empty state of a view that it fills."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import streamlit as st
+
+from dmcore.errors import DarkMatterError
+from dmcore.run import worker
+from dmcore.run.job import FAILED, Job
+from dmcore.run.queue import Queue
+from dmcore.specs import load_study
+from dmcore.ui import reads
+from dmcore.ui.job_panel import numbers_of
+from dmcore.ui.study_start import study_files
+from dmcore.ui.words import plain
+
+POLL_SECONDS = 1.5
+_ERROR = "look.error"
+
+
+def draw_look_button(study_id: str, sae: str) -> None:
+    """Offer to make what is missing of an SAE; nothing where the study's file is not known here."""
+    if error := st.session_state.pop(_ERROR, None):
+        st.error(plain(error), icon=":material/error:")
+    queue = Queue()
+    try:
+        jobs = queue.jobs()
+        path = file_of(study_id, queue, jobs)
+    except DarkMatterError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return
+    if path is None:
+        return
+    mine = [job for job in jobs if (job.kind, job.path, job.target) == ("inspect", str(path), sae)]
+    if any(job.active for job in mine):
+        _watch(mine[0].id)
+        return
+    if mine and mine[0].state == FAILED:
+        st.error(plain(mine[0].error), icon=":material/error:")
+    st.button("Make it now", icon=":material/play_arrow:", key="look.start", on_click=_start, args=(path, sae))
+    st.caption(
+        "The worker makes features, structure and detection scores of this SAE; closing the page changes nothing."
+    )
+
+
+def file_of(study_id: str, queue: Queue, jobs: list[Job]) -> Path | None:
+    """The file of a study by its name: one that the app offers, or that a job was asked for; None if there is none."""
+    for path in dict.fromkeys([*study_files(queue), *(Path(job.path) for job in jobs)]):
+        try:
+            if load_study(path).name == study_id:
+                return path
+        except DarkMatterError:
+            continue
+    return None
+
+
+def _start(path: Path, sae: str) -> None:
+    queue = Queue()
+    try:
+        queue.submit("inspect", path, target=sae)
+        worker.ensure_worker(queue.root, "auto")
+    except (DarkMatterError, OSError) as error:
+        st.session_state[_ERROR] = str(error)
+
+
+@st.fragment(run_every=POLL_SECONDS)
+def _watch(job_id: str) -> None:
+    """How far a job is; the page is drawn again when it has ended."""
+    queue = Queue()
+    try:
+        job = queue.job(job_id)
+    except DarkMatterError:
+        st.rerun()
+    if not job.active:
+        reads.forget()
+        st.rerun()
+    share = min(job.done / job.total, 1.0) if job.total else 0.0
+    st.progress(share, text=plain(job.stage or "Waiting for the worker"))
+    st.caption(" · ".join(numbers_of(job, time.time())))
+    st.button(
+        "Cancel", icon=":material/close:", key="look.cancel", disabled=job.cancel, on_click=_cancel, args=(job_id,)
+    )
+
+
+def _cancel(job_id: str) -> None:
+    try:
+        worker.cancel(Queue(), job_id)
+    except DarkMatterError as error:
+        st.session_state[_ERROR] = str(error)

@@ -1,0 +1,97 @@
+"""The view *SAEs on the parts* of the page Nonlinear error: what SAEs find in the error and in its parts, at equal budget."""
+
+from __future__ import annotations
+
+import polars as pl
+import streamlit as st
+
+from dmcore.charts.numbers import number
+from dmcore.charts.parts import parts_chart, parts_table, training_chart, training_table
+from dmcore.charts.seeds import seeds_chart, seeds_table
+from dmcore.results import Parts
+from dmcore.ui.figure import Figure, draw
+from dmcore.ui.scaling_words import row_of, triple
+from dmcore.ui.selection import Selection
+from dmcore.ui.words import architecture_name
+
+NAMES = {"x": "x", "error": "the total error", "linear": "the linear error", "nonlinear": "the nonlinear error"}
+
+
+def parts_finding(parts: Parts) -> str:
+    """How much of each part an SAE of the same budget leaves."""
+    rows = {row["part"]: row for row in parts["means"].to_dicts()}
+    told = [
+        f"{number(*triple(rows[part], 'fvu'))} of {NAMES[part]}"
+        for part in ("x", "linear", "nonlinear")
+        if part in rows
+    ]
+    n = len(parts.about["seeds"])
+    seeds = f" (mean of {n} seeds)" if n > 1 else ""
+    return f"An SAE of {parts.about['width']:,} latents and L0 {parts.about['l0']} leaves an FVU of {', '.join(told)}{seeds}."
+
+
+def harder_sentence(parts: Parts) -> str:
+    """Whether the nonlinear part is harder than the linear one."""
+    row = row_of(parts["differences"], part="nonlinear", other="linear") or row_of(
+        parts["differences"], part="linear", other="nonlinear"
+    )
+    if row is None or row["difference_low"] is None:
+        return ""
+    sign = 1 if row["part"] == "nonlinear" else -1
+    ends = sorted(sign * row[f"difference_{end}"] for end in ("low", "high"))
+    value = sign * row["difference"]
+    if value > 0:
+        more = number(value, *ends)
+        return f"The nonlinear error is harder to rewrite sparsely than the linear one: its FVU is {more} higher."
+    less = number(-value, -ends[1], -ends[0])
+    return f"The nonlinear error is no harder to rewrite sparsely than the linear one: its FVU is {less} lower."
+
+
+def draw_parts(selection: Selection, parts: Parts) -> None:
+    """Draw the view."""
+    about, key = parts.about, (selection.record["summary_key"], parts.folder.name)
+    budget = (
+        f"{architecture_name(about['architecture'])} SAEs of {about['width']:,} latents, L0 {about['l0']}, "
+        f"{about['tokens']:,} training tokens "
+        f"each, seeds {', '.join(map(str, about['seeds']))}"
+    )
+    sample = (
+        f"n = {about['n_tokens']:,} tokens in {about['n_contexts']:,} contexts; parts out of {about['n_folds']} folds."
+    )
+    draw(
+        Figure(
+            name="parts_fvu",
+            key=key,
+            question="How much of each part can an SAE rewrite?",
+            caption=f"{budget}. FVU = Σ|v − Sae(v)|² / Σ|v − mean v|² of each part v: a dot is a seed, the bar their mean. "
+            f"Bars: 95 % intervals over contexts. Right: latents that no token activates. {sample}",
+            chart=lambda: parts_chart(parts["saes"], parts["means"], parts["differences"]),
+            data=lambda: parts_table(parts["saes"], parts["means"]),
+        )
+    )
+    st.markdown(harder_sentence(parts))
+    if len(training_table(parts["curves"])):
+        draw(
+            Figure(
+                name="parts_training",
+                key=key,
+                question="Was the budget enough?",
+                caption=f"FVU on held-out training texts, a line for each seed. {budget}.",
+                chart=lambda: training_chart(parts["curves"]),
+                data=lambda: training_table(parts["curves"]),
+            )
+        )
+    if len(seeds_table(parts["stability"]).filter(pl.col("value").is_not_null())):
+        draw(
+            Figure(
+                name="parts_seeds",
+                key=key,
+                question="Do other seeds find the same latents?",
+                caption="Latents of two seeds, matched one to one by the cosine of their decoder rows; those that some token "
+                "activates. Dashed: random rows, and random rows with the second moments of the dictionaries. SAEs that are "
+                "trained on noise can agree more than either, so a share above a cosine is no count of true features.",
+                chart=lambda: seeds_chart(parts["stability"]),
+                data=lambda: seeds_table(parts["stability"]),
+            )
+        )
+    st.caption(about["note"])
