@@ -70,7 +70,9 @@ def read_bridge(name: str, hf: Any, tokenizer: Any, processing: Sequence[str] = 
     names = [f"blocks.{layer}.{site}" for layer in range(bridge.cfg.n_layers) for site in SITES]
     # Hooks of torch on the bridge's points: its own `run_with_cache` keeps every layer's attention as well.
     sites = {hook: Site(points[hook]) for hook in names if hook in points}
-    return LanguageModel(sites, torch.device(device), predict, n_vocabulary=n_vocabulary)
+    return LanguageModel(
+        sites, torch.device(device), predict, n_vocabulary=n_vocabulary, blocks=tuple(getattr(bridge, "blocks", ()))
+    )
 
 
 @torch.no_grad()

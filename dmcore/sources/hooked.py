@@ -63,6 +63,9 @@ class LanguageModel:
             for a model that predicts no next token.
         n_vocabulary: logits at a position.
         predicts_itself: position i predicts token i, not token i + 1.
+        predicts: whether it predicts tokens at all.
+        blocks: the layers of its only stack, in order, each of which gives the residual stream to the next; none where
+            that is not so.
     """
 
     def __init__(
@@ -73,15 +76,40 @@ class LanguageModel:
         *,
         n_vocabulary: int,
         predicts_itself: bool = False,
+        predicts: bool = True,
+        blocks: Sequence[nn.Module] = (),
     ) -> None:
         self._sites, self._predict = sites, predict
         self._n_vocabulary, self._predicts_itself = n_vocabulary, predicts_itself
-        self.device = device
+        self.device, self.predicts, self.blocks = device, predicts, tuple(blocks)
 
     @property
     def hooks(self) -> tuple[str, ...]:
         """Every hook name that the model has."""
         return tuple(self._sites)
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Logits at a position."""
+        return self._n_vocabulary
+
+    @property
+    def predicts_itself(self) -> bool:
+        """Whether position i predicts token i, not token i + 1."""
+        return self._predicts_itself
+
+    def site(self, hook: str) -> Site:
+        """Where a hook is.
+
+        Raises:
+            SpecError: the model has no such hook.
+        """
+        self.check_hooks([hook])
+        return self._sites[hook]
+
+    def logits(self, ids: Int[Tensor, "n_contexts length"]) -> Tensor | None:
+        """Logits (n_contexts, length, n_vocabulary) of contexts on the model's device; None if it predicts no tokens."""
+        return self._predict(ids)
 
     def check_hooks(self, hooks: Sequence[str]) -> None:
         """Raise a SpecError for a hook that the model does not have; it names the nearest that it has."""

@@ -43,7 +43,7 @@ def read_encoder(hf: Any) -> LanguageModel:
         hf(input_ids=ids, attention_mask=torch.ones_like(ids))
 
     device = hf.get_input_embeddings().weight.device
-    return LanguageModel(sites, device, predict, n_vocabulary=hf.config.vocab_size)
+    return LanguageModel(sites, device, predict, n_vocabulary=hf.config.vocab_size, predicts=False)
 
 
 def read_encoder_decoder(hf: Any) -> LanguageModel:
