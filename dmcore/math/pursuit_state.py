@@ -11,7 +11,7 @@ over the support's rows for the Gram matrix and one for the residual, and nothin
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -128,6 +128,7 @@ class Batch:
         self.residual = torch.baddbmm(self.x[:, None], values, self.rows[:, : self.n_used], alpha=-1).squeeze(1)
 
 
+@runtime_checkable
 class Refit(Protocol):
     """What a pursuit does with a support that an atom has joined."""
 
