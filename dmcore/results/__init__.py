@@ -5,6 +5,7 @@ from dmcore.results.detection import DETECTION, Detection, detection_spec, read_
 from dmcore.results.features import FEATURES, Features, features_spec, read_features, widest_of
 from dmcore.results.learned import LEARNED, Learned, dictionaries_of, learned_spec, read_learned
 from dmcore.results.parts import PARTS_STAGE, Parts, read_parts
+from dmcore.results.reduction import REDUCTION, Reduction, read_reduction, reduction_spec, wider_rows
 from dmcore.results.sae import METRICS, RECORD, TABLES, Summary, read_record, read_summary, write_summary
 from dmcore.results.scaling import SCALING, Scaling, read_scaling, scaling_spec, write_scaling
 from dmcore.results.structure import STRUCTURE, Structure, read_structure, structure_spec
@@ -16,6 +17,7 @@ __all__ = [
     "METRICS",
     "PARTS_STAGE",
     "RECORD",
+    "REDUCTION",
     "SCALING",
     "STRUCTURE",
     "TABLES",
@@ -23,6 +25,7 @@ __all__ = [
     "Features",
     "Learned",
     "Parts",
+    "Reduction",
     "Scaling",
     "Structure",
     "Summary",
@@ -40,11 +43,14 @@ __all__ = [
     "read_learned",
     "read_parts",
     "read_record",
+    "read_reduction",
     "read_scaling",
     "read_structure",
     "read_summary",
+    "reduction_spec",
     "scaling_spec",
     "structure_spec",
+    "wider_rows",
     "widest_of",
     "write_scaling",
     "write_summary",

@@ -5,9 +5,10 @@ Each look needs the SAE's summary, is an entry of its own, and makes codes and s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from dmcore.errors import DataError, SpecError, StoreError
 from dmcore.results import (
@@ -15,10 +16,12 @@ from dmcore.results import (
     Features,
     Learned,
     Parts,
+    Reduction,
     Structure,
     read_features,
     read_learned,
     read_parts,
+    read_reduction,
     read_structure,
 )
 from dmcore.results.detection import N_LATENTS
@@ -28,6 +31,7 @@ from dmcore.run.features import Whose, find_features, make_features, widest_plan
 from dmcore.run.parts import PartPlan, base_plan, part_plans, parts_of, untrained
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan, make_plan
+from dmcore.run.reduction import asked_for, find_reduction, make_reduction, wider_of
 from dmcore.run.structure import find_structure, make_structure
 from dmcore.specs import Study
 from dmcore.store.fingerprint import content_key
@@ -121,6 +125,34 @@ class Inspector:
             return read_structure(found.path)
         stages = self.pipeline.stages(self.plan, sae)
         return read_structure(make_structure(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae)).path)
+
+    def reduction(
+        self, name: str, *, earlier: Sequence[str] | None = None, methods: Sequence[str] | None = None
+    ) -> Reduction:
+        """What reduces an SAE's error, and by how much, made where it is not there.
+
+        Args:
+            name: the SAE's, or the end of it.
+            earlier: SAEs of earlier components; None for those of the layer before, the layer's MLP and its attention.
+            methods: names of coding methods (`dmcore.analysis.coding_methods`); None for the usual ones.
+
+        Raises:
+            SpecError: the study has no such SAE, one is of no earlier site, or there is no such method.
+            StoreError: an SAE has no result yet.
+        """
+        before = None if earlier is None else [self.sae(one) for one in earlier]
+        asked = asked_for(self.plan, self.store, self.sae(name), before, methods)
+        if (found := find_reduction(self.store, asked)) is not None:
+            return read_reduction(found.path)
+        stages = partial(self.pipeline.stages, self.plan)
+        entry = make_reduction(
+            asked, self.plan, stages, lambda sae, of_site: self.pipeline.loader(self.plan, of_site.site)(sae)
+        )
+        return read_reduction(entry.path)
+
+    def wider(self, name: str) -> list[dict[str, Any]]:
+        """Rows of `Reduction`'s table of methods for the wider SAEs of the study at the same L0; nothing is computed."""
+        return wider_of(self.plan, self.store, self.sae(name))
 
     def detection(
         self, name: str, part: str = "", seed: int = 0, *, asked: Asked | None = None, n_latents: int = N_LATENTS

@@ -21,12 +21,14 @@ from dmcore.results import (
     LEARNED,
     PARTS_STAGE,
     RECORD,
+    REDUCTION,
     SCALING,
     STRUCTURE,
     Detection,
     Features,
     Learned,
     Parts,
+    Reduction,
     Scaling,
     Structure,
     Summary,
@@ -37,13 +39,17 @@ from dmcore.results import (
     read_features,
     read_learned,
     read_parts,
+    read_reduction,
     read_scaling,
     read_structure,
     read_summary,
+    reduction_spec,
     scaling_spec,
     structure_spec,
+    wider_rows,
     widest_of,
 )
+from dmcore.results.earlier import earlier_saes
 from dmcore.specs import NAME, Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import read_manifest
@@ -127,6 +133,16 @@ class Published:
         """The structure of an SAE's error; None if it has not been made."""
         entry = self.store.find(STRUCTURE, content_key(structure_spec(summary_key)))
         return None if entry is None else read_structure(entry.path)
+
+    def reduction(self, summary_key: str) -> Reduction | None:
+        """What reduces an SAE's error, by the usual methods; None if it has not been made."""
+        earlier, _ = earlier_saes(self.records, summary_key)
+        entry = self.store.find(REDUCTION, content_key(reduction_spec(summary_key, list(earlier.items()))))
+        return None if entry is None else read_reduction(entry.path)
+
+    def wider(self, summary_key: str) -> list[dict[str, Any]]:
+        """Rows of `Reduction`'s table of methods for the wider SAEs at the same L0."""
+        return wider_rows(self.records, summary_key, lambda key: self.summary(key).replicates)
 
     def detections(self, summary_key: str) -> list[Detection]:
         """Detection scores of an SAE and of those on the parts of its error, by each scorer: those of the most latents."""

@@ -1,0 +1,257 @@
+"""What reducing one SAE's error leaves behind: a league table of methods, and regressions on earlier components.
+
+Every method is judged in the same way: the error that it leaves, x - y with y the new reconstruction, is split anew into the
+part that is linear in x and the rest. All held out by context, with 95 % intervals from the bootstrap over contexts; what is
+relative to the SAE's own error is paired, replicate by replicate. What cannot be had is null, and `remarks` says why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dmcore.errors import StoreError
+from dmcore.results.compare import over_widths
+
+REDUCTION = "reduction"
+"""Stage of the entries."""
+VERSION = 1
+"""Raised when what is computed changes."""
+
+KINDS = ("encoder", "shrinkage", "skip", "earlier", "coding", "wider")
+"""Of methods: the SAE as it is; its reconstruction rescaled; an affine skip; earlier components added; other codes of the same
+dictionary; an SAE with more latents."""
+CODING = (
+    "gradient_pursuit",
+    "gradient_pursuit_refilled",
+    "matching_pursuit",
+    "orthogonal_matching_pursuit",
+    "nnls_on_support",
+)
+"""Names of the coding methods that are compared if no others are asked for."""
+TARGETS = ("error", "linear", "nonlinear")
+"""What is regressed on earlier components."""
+JOINED = "+"
+"""Between the inputs of a method."""
+INPUTS = {
+    "previous": "the residual stream before",
+    "mlp": "the layer's MLP",
+    "attention": "its attention",
+    "x": "x itself",
+}
+"""Inputs in words."""
+SHARES = {"fvu": "error_removed", "fvu_nonlinear": "nonlinear_removed"}
+"""Relative to the SAE's own: 1 - after / before."""
+
+
+def _ends(name: str) -> dict[str, Any]:
+    return {name: pl.Float64, f"{name}_low": pl.Float64, f"{name}_high": pl.Float64}
+
+
+REDUCTION_TABLES: dict[str, dict[str, Any]] = {
+    # one row a method, the SAE's own first. e' is the error that it leaves, n' that less its held-out prediction from x
+    "methods": {
+        "method": pl.String,
+        "kind": pl.String,  # of `KINDS`
+        "title": pl.String,
+        "source": pl.String,  # whose it is
+        "rank": pl.Int32,  # of a skip
+        "inputs": pl.String,  # of an earlier_* method, joined by +
+        "l0": pl.Float64,  # active latents of the code that the reconstruction is made of
+        "extra_l0": pl.Float64,  # active latents of other SAEs that it needs
+        "parameters_added": pl.Int64,  # to the SAE; those of other SAEs are not counted
+        **_ends("fvu"),  # sum |e'|^2 / sum |x - mean x|^2
+        **_ends("fvu_nonlinear"),  # sum |n'|^2 / sum |x - mean x|^2
+        **_ends("error_removed"),  # 1 - sum |e'|^2 / sum |e|^2
+        **_ends("nonlinear_removed"),  # 1 - sum |n'|^2 / sum |n|^2
+        **_ends("r2_error"),  # 1 - sum |n'|^2 / sum |e' - mean e'|^2
+        **_ends("r2_error_norm_sq"),  # held-out R2 of |e'|^2 from x
+        "seconds_per_1000": pl.Float64,  # to make codes of 1,000 tokens here; of coding methods only
+    },
+    # the affine skip at every rank, 0 (a bias) to d_model
+    "ranks": {"rank": pl.Int32, "parameters_added": pl.Int64, **_ends("fvu"), **_ends("error_removed")},
+    # held-out R2, pooled over tokens and dimensions, of the error and its parts from some inputs by least squares
+    "regressions": {"inputs": pl.String, "target": pl.String, **_ends("r2")},
+    # the SAEs whose outputs are the inputs
+    "components": {
+        "role": pl.String,
+        "sae": pl.String,
+        "site": pl.String,
+        "d_sae": pl.Int64,
+        "l0": pl.Float64,
+        "summary_key": pl.String,
+    },
+    # sentences in place of what could not be had
+    "remarks": {"topic": pl.String, "text": pl.String},
+}
+METRICS = ("fvu", "fvu_nonlinear", "error_removed", "nonlinear_removed", "r2_error", "r2_error_norm_sq")
+"""Columns of `methods` with an interval."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How one SAE's error can be reduced; tables are read when they are first asked for."""
+
+    about: Mapping[str, Any]
+    """d_model, d_sae, n_tokens (kept), n_contexts, n_folds, skip_positions, seed, ridge, fit_bias."""
+    folder: Path
+    """The entry."""
+    _tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, table: str) -> pl.DataFrame:
+        """A table, with the columns of `REDUCTION_TABLES`.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        if table not in self._tables:
+            with _sentence():
+                self._tables[table] = pl.read_parquet(self.folder / f"{table}.parquet")
+        return self._tables[table]
+
+    def method(self, name: str) -> dict[str, Any]:
+        """The row of a method.
+
+        Raises:
+            StoreError: it is not among them.
+        """
+        rows = self["methods"].filter(pl.col("method") == name)
+        if rows.is_empty():
+            raise StoreError(f"There is no method {name!r}: choose one of {', '.join(self['methods']['method'])}.")
+        return rows.row(0, named=True)
+
+    def r2(self, inputs: str, target: str) -> dict[str, Any] | None:
+        """The row of a regression; None where it was not made."""
+        rows = self["regressions"].filter((pl.col("inputs") == inputs) & (pl.col("target") == target))
+        return None if rows.is_empty() else rows.row(0, named=True)
+
+
+@contextmanager
+def _sentence() -> Iterator[None]:
+    """A file that has gone or is no table, as a sentence."""
+    try:
+        yield
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise StoreError(
+            "What reduces this SAE's error cannot be read: `python -m dmcore reduce STUDY SAE` makes it again."
+        ) from error
+
+
+def input_names(names: Sequence[str]) -> str:
+    """Inputs in words: `the layer's MLP and its attention`."""
+    words = [INPUTS.get(name, name) for name in names]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def method_title(name: str, kind: str, rank: int | None, inputs: Sequence[str], d_model: int) -> str:
+    """What a page calls a method that adds something affine."""
+    if kind == "skip":
+        return "Affine skip, full rank" if rank == d_model else f"Affine skip, rank {rank}"
+    if kind == "earlier":
+        return f"Regression on {input_names(inputs)}"
+    titles = {"shrinkage_scalar": "Rescaled by one number", "shrinkage_diagonal": "Rescaled by one number a dimension"}
+    return titles.get(name, "The SAE as it is")
+
+
+def reduction_spec(
+    summary: str, earlier: Sequence[tuple[str, str]] = (), methods: Sequence[str] = CODING
+) -> dict[str, Any]:
+    """The spec of an entry, from what pages know.
+
+    Args:
+        summary: key of the SAE's summary.
+        earlier: role and key of the summary of each SAE of an earlier component.
+        methods: names of the coding methods.
+    """
+    return {
+        "stage": REDUCTION,
+        "version": VERSION,
+        "summary": summary,
+        "earlier": [list(one) for one in earlier],
+        "methods": list(methods),
+    }
+
+
+def reduction_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """A table of `REDUCTION_TABLES`; columns that a row lacks, and what is no finite number, become null."""
+    schema = REDUCTION_TABLES[name]
+    table = pl.DataFrame([{column: row.get(column) for column in schema} for row in rows], schema=schema, strict=False)
+    floats = [column for column, dtype in schema.items() if dtype == pl.Float64]
+    return table.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)).alias(c) for c in floats)
+
+
+def write_reduction(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:
+    """Write `about.json` and one parquet a table, in exactly the schemas of `REDUCTION_TABLES`."""
+    (folder / "about.json").write_text(json.dumps(dict(about), indent=1), encoding="utf-8")
+    for name, schema in REDUCTION_TABLES.items():
+        content = tables[name].select(pl.col(column).cast(dtype) for column, dtype in schema.items())
+        content.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=12)
+
+
+def read_reduction(folder: Path) -> Reduction:
+    """Open what `write_reduction` wrote.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    with _sentence():
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    return Reduction(about, folder)
+
+
+def wider_rows(records: pl.DataFrame, summary: str, replicates: Callable[[str], pl.DataFrame]) -> list[dict[str, Any]]:
+    """Rows of `methods` for the wider SAEs of the site with the nearest L0, narrowest first: from what is known of them.
+
+    Args:
+        records: rows of `RECORD` of the study.
+        summary: key of the SAE's own.
+        replicates: the replicates of a summary; those of two SAEs of a study are paired.
+    """
+    own = records.filter(pl.col("summary_key") == summary).row(0, named=True)
+    wider = over_widths(records, own).filter(pl.col("d_sae") > own["d_sae"]).sort("d_sae")
+    rows = []
+    for record in wider.to_dicts():
+        row = {metric: record[metric] for metric in _with_ends(METRICS) if metric in record}
+        for metric, share in SHARES.items():
+            row |= _share(share, record, own, metric, replicates)
+        more = record["d_sae"] - own["d_sae"]
+        row |= {
+            "method": f"wider_{record['d_sae']}",
+            "kind": "wider",
+            "title": f"{record['d_sae']:,} latents in place of {own['d_sae']:,}",
+            "source": record["sae"],
+            "l0": record["l0"],
+            "extra_l0": 0.0,
+            "parameters_added": more * (2 * record["d_model"] + 1),
+        }
+        rows.append({column: row.get(column) for column in REDUCTION_TABLES["methods"]})
+    return rows
+
+
+def _with_ends(metrics: Sequence[str]) -> list[str]:
+    return [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
+
+
+def _share(
+    name: str,
+    record: Mapping[str, Any],
+    own: Mapping[str, Any],
+    metric: str,
+    replicates: Callable[[str], pl.DataFrame],
+) -> dict[str, float | None]:
+    """`1 - metric / own metric` with its paired interval; nulls where there is nothing to remove."""
+    if not own[metric] or not record[metric]:
+        return dict.fromkeys(_with_ends([name]))
+    both = [replicates(one["summary_key"])[metric].to_numpy().astype(np.float64) for one in (record, own)]
+    low = high = None
+    if both[0].size == both[1].size and both[0].size:
+        shares = 1.0 - both[0] / both[1]
+        low, high = (float(v) for v in np.percentile(shares[np.isfinite(shares)], [2.5, 97.5]))
+    return {name: 1.0 - record[metric] / own[metric], f"{name}_low": low, f"{name}_high": high}
