@@ -2,6 +2,7 @@
 
 from dmcore.results.compare import comparable_label, log_distance, nearest_l0_each, over_layers, over_widths
 from dmcore.results.detection import DETECTION, Detection, detection_spec, read_detection
+from dmcore.results.downstream import DOWNSTREAM, Downstream, DownstreamSettings, downstream_spec, read_downstream
 from dmcore.results.features import FEATURES, Features, features_spec, read_features, widest_of
 from dmcore.results.learned import LEARNED, Learned, dictionaries_of, learned_spec, read_learned
 from dmcore.results.parts import PARTS_STAGE, Parts, read_parts
@@ -12,6 +13,7 @@ from dmcore.results.structure import STRUCTURE, Structure, read_structure, struc
 
 __all__ = [
     "DETECTION",
+    "DOWNSTREAM",
     "FEATURES",
     "LEARNED",
     "METRICS",
@@ -22,6 +24,8 @@ __all__ = [
     "STRUCTURE",
     "TABLES",
     "Detection",
+    "Downstream",
+    "DownstreamSettings",
     "Features",
     "Learned",
     "Parts",
@@ -32,6 +36,7 @@ __all__ = [
     "comparable_label",
     "detection_spec",
     "dictionaries_of",
+    "downstream_spec",
     "features_spec",
     "learned_spec",
     "log_distance",
@@ -39,6 +44,7 @@ __all__ = [
     "over_layers",
     "over_widths",
     "read_detection",
+    "read_downstream",
     "read_features",
     "read_learned",
     "read_parts",

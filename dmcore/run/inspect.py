@@ -13,11 +13,14 @@ from typing import Any
 from dmcore.errors import DataError, SpecError, StoreError
 from dmcore.results import (
     Detection,
+    Downstream,
+    DownstreamSettings,
     Features,
     Learned,
     Parts,
     Reduction,
     Structure,
+    read_downstream,
     read_features,
     read_learned,
     read_parts,
@@ -27,12 +30,14 @@ from dmcore.results import (
 from dmcore.results.detection import N_LATENTS
 from dmcore.results.parts import PART
 from dmcore.run.detection import Asked, Codes, Detector
+from dmcore.run.downstream import find_downstream, make_downstream
 from dmcore.run.features import Whose, find_features, make_features, widest_plan
 from dmcore.run.parts import PartPlan, base_plan, part_plans, parts_of, untrained
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.reduction import asked_for, find_reduction, make_reduction, wider_of
 from dmcore.run.structure import find_structure, make_structure
+from dmcore.sources.models import LanguageModel, load_model
 from dmcore.specs import Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import SUMMARY
@@ -153,6 +158,29 @@ class Inspector:
     def wider(self, name: str) -> list[dict[str, Any]]:
         """Rows of `Reduction`'s table of methods for the wider SAEs of the study at the same L0; nothing is computed."""
         return wider_of(self.plan, self.store, self.sae(name))
+
+    def downstream(self, name: str, asked: DownstreamSettings | None = None) -> Downstream:
+        """What each part of an SAE's error costs the model's own loss, made where it is not there.
+
+        Args:
+            name: the SAE's, or the end of it.
+            asked: how much is run; None for all contexts.
+
+        Raises:
+            SpecError: the study has no such SAE, or its model predicts no next token or cannot be spliced at this site.
+            StoreError: it has no result yet.
+            DataError: the SAE or the model gave NaN or infinity.
+        """
+        sae, asked = self.sae(name), asked or DownstreamSettings()
+        if (found := find_downstream(self.store, sae, asked)) is None:
+            stages = self.pipeline.stages(self.plan, sae)
+            dictionary = self.pipeline.loader(self.plan, stages.site)(sae)
+            found = make_downstream(stages, sae, dictionary, lambda: self._model, asked)
+        return read_downstream(found.path)
+
+    @cached_property
+    def _model(self) -> LanguageModel:
+        return load_model(self.study, self.pipeline.device)
 
     def detection(
         self, name: str, part: str = "", seed: int = 0, *, asked: Asked | None = None, n_latents: int = N_LATENTS

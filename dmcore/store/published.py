@@ -7,6 +7,7 @@ models or SAEs; a sweep writes it anew whenever a summary has been added.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import polars as pl
 from dmcore.errors import StoreError
 from dmcore.results import (
     DETECTION,
+    DOWNSTREAM,
     FEATURES,
     LEARNED,
     PARTS_STAGE,
@@ -25,6 +27,7 @@ from dmcore.results import (
     SCALING,
     STRUCTURE,
     Detection,
+    Downstream,
     Features,
     Learned,
     Parts,
@@ -36,6 +39,7 @@ from dmcore.results import (
     features_spec,
     learned_spec,
     read_detection,
+    read_downstream,
     read_features,
     read_learned,
     read_parts,
@@ -49,6 +53,7 @@ from dmcore.results import (
     wider_rows,
     widest_of,
 )
+from dmcore.results.downstream import VERSION as DOWNSTREAM_VERSION
 from dmcore.results.earlier import earlier_saes
 from dmcore.specs import NAME, Study
 from dmcore.store.fingerprint import content_key
@@ -144,6 +149,11 @@ class Published:
         """Rows of `Reduction`'s table of methods for the wider SAEs at the same L0."""
         return wider_rows(self.records, summary_key, lambda key: self.summary(key).replicates)
 
+    def downstream(self, summary_key: str) -> Downstream | None:
+        """What the parts of an SAE's error cost the model's own loss, on the most contexts; None if it has not been made."""
+        entry = find_downstream(self.store, summary_key)
+        return None if entry is None else read_downstream(entry.path)
+
     def detections(self, summary_key: str) -> list[Detection]:
         """Detection scores of an SAE and of those on the parts of its error, by each scorer: those of the most latents."""
         return [read_detection(entry.path) for entry in find_detections(self.store, summary_key)]
@@ -187,6 +197,18 @@ def find_parts(store: Store, summary_key: str) -> Entry | None:
         if entry is not None and (newest is None or newest.manifest.created < entry.manifest.created):
             newest = entry
     return newest
+
+
+def find_downstream(store: Store, summary_key: str) -> Entry | None:
+    """The entry of the SAE with this summary that is of the most contexts, then the most with doses; of several the newest."""
+
+    def size(entry: Entry) -> tuple[float, int, str]:
+        spec = entry.manifest.spec
+        return int(spec["contexts"]) or math.inf, int(spec["dose_contexts"]), entry.manifest.created
+
+    keys = [key for key, spec in _specs(store, DOWNSTREAM) if spec.get("summary") == summary_key]
+    found = [entry for key in keys if (entry := store.find(DOWNSTREAM, key)) is not None]
+    return max((e for e in found if e.manifest.spec["version"] == DOWNSTREAM_VERSION), key=size, default=None)
 
 
 def find_detections(store: Store, summary_key: str) -> list[Entry]:
