@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,15 +39,15 @@ class CodedErrors:
     l0: float
     """Mean active latents per kept token."""
     seconds_per_1000: float
-    """To code 1,000 tokens, reading and decoding left out."""
+    """To code 1,000 tokens, reading and decoding left out: the median over chunks."""
 
 
 class Clock:
-    """Adds up the seconds of some work on a device."""
+    """Times some work on a device, piece by piece."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.seconds, self.n_tokens = 0.0, 0
+        self._per_token: list[float] = []
 
     def time(self, work: Callable[[], Result], n_tokens: int) -> Result:
         """What `work` gives."""
@@ -54,9 +55,13 @@ class Clock:
         started = time.perf_counter()
         result = work()
         self._wait()
-        self.seconds += time.perf_counter() - started
-        self.n_tokens += n_tokens
+        self._per_token.append((time.perf_counter() - started) / max(1, n_tokens))
         return result
+
+    @property
+    def seconds_per_1000(self) -> float:
+        """Of 1,000 tokens: the median over pieces, which a machine that was busy for a while does not move."""
+        return 1000.0 * statistics.median(self._per_token)
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
@@ -122,6 +127,4 @@ def coded_errors(
     names = ("error_sq", "nonlinear_sq", "norm_residual", "norm_scatter")
     columns = {name: sums.scalar(name)[:, None] for name in names}
     scatter = sums.error_scatter_dims.sum(1)[:, None]
-    return CodedErrors(
-        MethodSums(error_scatter=scatter, **columns), use.l0, 1000.0 * clock.seconds / max(1, clock.n_tokens)
-    )
+    return CodedErrors(MethodSums(error_scatter=scatter, **columns), use.l0, clock.seconds_per_1000)

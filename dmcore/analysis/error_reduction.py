@@ -100,7 +100,7 @@ def error_reduction(given: ReductionInputs, folder: Path, reporter: Reporter, na
             moments = joint_moments(sources, stage)
         per_fold = [int(moments.n_tokens([fold])) for fold in range(moments.n_folds)]
         check_determined(per_fold, sources.own.acts.d_model + int(settings.fit_bias), settings.ridge)
-        fitted = fit_methods(moments, ridge=settings.ridge, fit_bias=settings.fit_bias)
+        fitted = fit_methods(moments, ridge=settings.ridge, fit_bias=settings.fit_bias, dtype=sources.dtype)
         remarks += [("earlier", text) for text in fitted.left_out]
         with reporter.stage(f"linear methods on {name}", 2 * n_tokens, "tokens") as stage:
             sums = linear_sums(sources, moments, fitted, fit, Path(scratch), stage)

@@ -17,22 +17,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dmcore.analysis.coding_methods import OWN
 from dmcore.math.corrections import (
     Added,
     Correction,
-    Rescaled,
     Skip,
     Unchanged,
-    fit_added,
     fit_scale,
     fit_skips,
     linear_after,
     linear_error,
+    mean_after,
 )
 from dmcore.math.joint_moments import ACTS, JointMoments
-from dmcore.math.linear_map import AffineMap
+from dmcore.math.linear_map import AffineMap, fit_map
 from dmcore.math.reduced_rank import ReducedRank, ranks_shown, skip_parameters
 from dmcore.results.reduction import JOINED, input_names
 
@@ -52,14 +52,10 @@ class FittedMethod:
     corrections: tuple[Correction, ...]
     linear: tuple[Added, ...] | None
     """From x to the error that is left; None where the nonlinear error is that of the SAE."""
+    mean: Tensor
+    """(d_model,) of the error that is left, held out, over all tokens."""
     rank: int | None = None
     inputs: tuple[str, ...] = ()
-
-    def to(self, dtype: torch.dtype) -> FittedMethod:
-        """The same in another dtype."""
-        linear = None if self.linear is None else tuple(one.to(dtype) for one in self.linear)
-        corrections = tuple(one.to(dtype) for one in self.corrections)
-        return FittedMethod(self.name, self.kind, self.parameters, corrections, linear, self.rank, self.inputs)
 
 
 @dataclass(frozen=True)
@@ -67,13 +63,9 @@ class FittedRegression:
     """The error and its linear part from some inputs; the nonlinear part from the difference. One map a fold."""
 
     inputs: tuple[str, ...]
-    error: tuple[Added, ...]
+    error: tuple[Correction, ...]
+    """Those of the method that adds it."""
     linear: tuple[Added, ...]
-
-    def to(self, dtype: torch.dtype) -> FittedRegression:
-        """The same in another dtype."""
-        error, linear = (tuple(one.to(dtype) for one in maps) for maps in (self.error, self.linear))
-        return FittedRegression(self.inputs, error, linear)
 
 
 @dataclass(frozen=True)
@@ -82,19 +74,14 @@ class Fitted:
 
     own: tuple[Added, ...]
     """From x to the SAE's error."""
+    nonlinear_mean: Tensor
+    """(d_model,) of the SAE's nonlinear error, held out, over all tokens."""
     ranks: tuple[ReducedRank, ...]
     methods: tuple[FittedMethod, ...]
     """The encoder's own first."""
     regressions: tuple[FittedRegression, ...]
     left_out: tuple[str, ...]
     """Sentences about inputs that were too wide."""
-
-    def to(self, dtype: torch.dtype) -> Fitted:
-        """The same in another dtype."""
-        own, ranks, methods, regressions = (
-            tuple(one.to(dtype) for one in some) for some in (self.own, self.ranks, self.methods, self.regressions)
-        )
-        return Fitted(own, ranks, methods, regressions, self.left_out)
 
 
 def subsets_of(roles: Sequence[str]) -> list[tuple[str, ...]]:
@@ -105,61 +92,95 @@ def subsets_of(roles: Sequence[str]) -> list[tuple[str, ...]]:
     return [*(one for size in sizes for one in itertools.combinations(roles, size)), (*roles, ACTS)]
 
 
-def fit_methods(moments: JointMoments, *, ridge: float, fit_bias: bool) -> Fitted:
-    """Fit everything; inputs of `moments` other than x are the earlier components, under their roles."""
-    folds = range(moments.n_folds)
-    others = [moments.others(fold) for fold in folds]
-    linear = [linear_error(moments, one, ridge=ridge, fit_bias=fit_bias) for one in others]
-    ranks = tuple(fit_skips(moments, one, own) for one, own in zip(others, linear, strict=True))
+def fit_methods(moments: JointMoments, *, ridge: float, fit_bias: bool, dtype: torch.dtype) -> Fitted:
+    """Fit everything; inputs of `moments` other than x are the earlier components, under their roles.
 
-    def with_linear(
-        name: str, kind: str, parameters: int, fitted: Sequence[Correction], **about: object
-    ) -> FittedMethod:
-        maps = [
-            linear_after(moments, correction, one, ridge=ridge, fit_bias=fit_bias)
-            for correction, one in zip(fitted, others, strict=True)
-        ]
-        return FittedMethod(name, kind, parameters, tuple(fitted), tuple(_of_x(one) for one in maps), **about)
-
+    Maps are fitted in float64 and kept in `dtype`: with three earlier components of d_model dimensions, 40 matrices of
+    d_model x d_model for each fold.
+    """
+    fits = _Fits(moments, ridge, fit_bias, dtype)
     d_model = moments.width([ACTS])
-    methods = [FittedMethod(OWN, "encoder", 0, (Unchanged(),) * len(folds), None)]
+    methods = [fits.method(OWN, "encoder", 0, [Unchanged() for _ in fits.others], splits=False)]
     for name, per_dimension in (("shrinkage_scalar", False), ("shrinkage_diagonal", True)):
-        scales: list[Rescaled] = [fit_scale(moments, one, per_dimension=per_dimension) for one in others]
-        methods.append(with_linear(name, "shrinkage", d_model if per_dimension else 1, scales))
+        scales = [fit_scale(moments, folds, per_dimension=per_dimension) for folds in fits.others]
+        methods.append(fits.method(name, "shrinkage", d_model if per_dimension else 1, scales))
+    ranks = [fit_skips(moments, folds, own) for folds, own in zip(fits.others, fits.linear, strict=True)]
+    in_dtype = tuple(one.to(dtype) for one in ranks)
     for rank in ranks_shown(d_model):
-        skips = tuple(Skip(one, rank) for one in ranks)
-        methods.append(FittedMethod(f"skip_{rank}", "skip", skip_parameters(rank, d_model), skips, None, rank))
+        mean = mean_after(moments, [Skip(one, rank) for one in ranks])
+        skips = tuple(Skip(one, rank) for one in in_dtype)
+        parameters = skip_parameters(rank, d_model)
+        methods.append(FittedMethod(f"skip_{rank}", "skip", parameters, skips, None, mean, rank))
     regressions, left_out = [], []
     for names in subsets_of([name for name in moments.shifts if name != ACTS]):
-        width = moments.width(names) + int(fit_bias)
-        fewest = min(moments.n_tokens(one) for one in others)
-        if ridge == 0 and fewest < width:
-            left_out.append(f"{input_names(names)}: {width:,} weights a dimension, but {fewest:,.0f} training tokens.")
+        width = moments.width(names)
+        fewest = min(moments.n_tokens(folds) for folds in fits.others)
+        if ridge == 0 and fewest < width + int(fit_bias):
+            weights = f"{width + int(fit_bias):,} weights a dimension, but {fewest:,.0f} training tokens"
+            left_out.append(f"The regression on {input_names(names)} has {weights}: give more, or set ridge above 0.")
             continue
-        regression = _regression(moments, names, others, linear, ridge=ridge, fit_bias=fit_bias)
-        regressions.append(regression)
-        parameters = d_model * moments.width(names) + d_model
+        error, linear = fits.regression(names)
         name = f"earlier_{JOINED.join(names)}"
-        methods.append(with_linear(name, "earlier", parameters, regression.error, inputs=tuple(names)))
-    own = tuple(_of_x(one) for one in linear)
-    return Fitted(own, ranks, tuple(methods), tuple(regressions), tuple(left_out))
+        methods.append(fits.method(name, "earlier", d_model * width + d_model, error, inputs=names))
+        kept = methods[-1].corrections
+        regressions.append(FittedRegression(names, kept, tuple(one.to(dtype) for one in linear)))
+    own = [_of_x(one) for one in fits.linear]
+    return Fitted(
+        own=tuple(one.to(dtype) for one in own),
+        nonlinear_mean=mean_after(moments, own),
+        ranks=in_dtype,
+        methods=tuple(methods),
+        regressions=tuple(regressions),
+        left_out=tuple(left_out),
+    )
+
+
+class _Fits:
+    """What every fit shares: the map from x to the error, and the settings."""
+
+    def __init__(self, moments: JointMoments, ridge: float, fit_bias: bool, dtype: torch.dtype) -> None:
+        self.moments, self.ridge, self.fit_bias, self.dtype = moments, ridge, fit_bias, dtype
+        self.others = [moments.others(fold) for fold in range(moments.n_folds)]
+        self.linear = [linear_error(moments, folds, ridge=ridge, fit_bias=fit_bias) for folds in self.others]
+
+    def method(
+        self,
+        name: str,
+        kind: str,
+        parameters: int,
+        fitted: Sequence[Correction],
+        *,
+        splits: bool = True,
+        inputs: tuple[str, ...] = (),
+    ) -> FittedMethod:
+        """A method from its corrections in float64; `splits`: whether its nonlinear error is its own."""
+        linear = None
+        if splits:
+            linear = tuple(
+                _of_x(linear_after(self.moments, one, folds, ridge=self.ridge, fit_bias=self.fit_bias)).to(self.dtype)
+                for one, folds in zip(fitted, self.others, strict=True)
+            )
+        mean = mean_after(self.moments, fitted)
+        corrections = tuple(one.to(self.dtype) for one in fitted)
+        return FittedMethod(name, kind, parameters, corrections, linear, mean, None, inputs)
+
+    def regression(self, names: Sequence[str]) -> tuple[list[Added], list[Added]]:
+        """The error, and its linear part, from some inputs; one factorisation a fold serves both."""
+        both = []
+        for folds, own in zip(self.others, self.linear, strict=True):
+            targets = [self.moments.cross(names, folds, target, own) for target in ("error", "linear")]
+            fitted = fit_map(
+                self.moments.gram(names, folds),
+                torch.cat(targets, dim=1),
+                self.moments.shift(names),
+                ridge=self.ridge,
+                fit_bias=self.fit_bias,
+            )
+            width = targets[0].shape[1]
+            parts = (fitted.columns(0, width), fitted.columns(width, 2 * width))
+            both.append([Added(tuple(names), part.weight, part.offset) for part in parts])
+        return [error for error, _ in both], [linear for _, linear in both]
 
 
 def _of_x(fitted: AffineMap) -> Added:
     return Added((ACTS,), fitted.weight, fitted.offset)
-
-
-def _regression(
-    moments: JointMoments,
-    names: Sequence[str],
-    others: Sequence[Sequence[int]],
-    linear: Sequence[AffineMap],
-    *,
-    ridge: float,
-    fit_bias: bool,
-) -> FittedRegression:
-    error, of_linear = [], []
-    for folds, own in zip(others, linear, strict=True):
-        error.append(fit_added(moments, names, folds, ridge=ridge, fit_bias=fit_bias))
-        of_linear.append(fit_added(moments, names, folds, "linear", own, ridge=ridge, fit_bias=fit_bias))
-    return FittedRegression(tuple(names), tuple(error), tuple(of_linear))

@@ -25,7 +25,7 @@ from dmcore.analysis.encode import decoded
 from dmcore.analysis.partition import Partition
 from dmcore.analysis.reduction_methods import Fitted
 from dmcore.math.bootstrap import bootstrap_units
-from dmcore.math.corrections import Rows, mean_after
+from dmcore.math.corrections import Rows
 from dmcore.math.joint_moments import ACTS, TARGETS, JointMoments
 from dmcore.math.linear_map import fit_map
 from dmcore.math.moments import MomentAccumulator, TargetMoments
@@ -61,6 +61,11 @@ class TokenSources:
     partition: Partition
     skip_positions: int
     device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which tokens are worked on."""
+        return torch.float64 if self.own.acts.dtype == torch.float64 else torch.float32
 
     def tokens(self) -> Iterator[Tokens]:
         """The kept tokens, chunk by chunk, in order."""
@@ -152,8 +157,8 @@ class _Means:
     def __init__(self, moments: JointMoments, fitted: Fitted) -> None:
         gram = moments.gram([ACTS], range(moments.n_folds))
         self.act = gram[-1, :-1] / gram[-1, -1]
-        self.errors = torch.stack([mean_after(moments, method.corrections) for method in fitted.methods])
-        nonlinear = mean_after(moments, fitted.own)
+        self.errors = torch.stack([method.mean for method in fitted.methods])
+        nonlinear = fitted.nonlinear_mean
         self.targets = torch.stack([self.errors[0], self.errors[0] - nonlinear, nonlinear])
 
 
@@ -176,11 +181,9 @@ def sum_errors(
     norms = TargetMoments(moments.n_folds, d_model, n_methods, shift.device)
     accumulator = MomentAccumulator(None, norms, shift)
     written = NpyAppender(folder / NORMS, np.float64, (n_methods,))
-    in_dtype = None
     try:
         for tokens in sources.tokens():
-            in_dtype = in_dtype or fitted.to(tokens.error.dtype)
-            found = _token_sums(tokens, moments, in_dtype, means)
+            found = _token_sums(tokens, moments, fitted, means)
             for name, values in found.items():
                 sums[name].add(tokens.contexts, values)
             accumulator.add(tokens.inputs[ACTS], found["error_sq"], tokens.folds)

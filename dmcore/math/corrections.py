@@ -153,21 +153,6 @@ def fit_scale(moments: JointMoments, folds: Sequence[int], *, per_dimension: boo
     return Rescaled(scale, (sum_x - sum_e) / count)
 
 
-def fit_added(
-    moments: JointMoments,
-    names: Sequence[str],
-    folds: Sequence[int],
-    target: str = "error",
-    linear: AffineMap | None = None,
-    *,
-    ridge: float,
-    fit_bias: bool,
-) -> Added:
-    """The map from some inputs to the error of some folds, or to a part of it."""
-    fitted = moments.fit(names, folds, target, linear, ridge=ridge, fit_bias=fit_bias)
-    return Added(tuple(names), fitted.weight, fitted.offset)
-
-
 def linear_after(
     moments: JointMoments, correction: Correction, folds: Sequence[int], *, ridge: float, fit_bias: bool
 ) -> AffineMap:

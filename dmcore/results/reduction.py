@@ -73,7 +73,7 @@ REDUCTION_TABLES: dict[str, dict[str, Any]] = {
         **_ends("nonlinear_removed"),  # 1 - sum |n'|^2 / sum |n|^2
         **_ends("r2_error"),  # 1 - sum |n'|^2 / sum |e' - mean e'|^2
         **_ends("r2_error_norm_sq"),  # held-out R2 of |e'|^2 from x
-        "seconds_per_1000": pl.Float64,  # to make codes of 1,000 tokens here; of coding methods only
+        "seconds_per_1000": pl.Float64,  # to code 1,000 tokens, median over chunks; of coding methods only
     },
     # the affine skip at every rank, 0 (a bias) to d_model
     "ranks": {"rank": pl.Int32, "parameters_added": pl.Int64, **_ends("fvu"), **_ends("error_removed")},

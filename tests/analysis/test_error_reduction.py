@@ -376,7 +376,7 @@ def test_inputs_too_wide_for_the_tokens_are_left_out_with_a_sentence(tmp_path: P
     wide = random(2, 30)[:2, :20].float()
     found = found_of(given_for(own, [stored(tmp_path / "earlier", wide, wide)], few), tmp_path / "out")
     assert "earlier" not in found["methods"]["kind"].to_list()
-    assert "31 weights a dimension, but 20 training tokens" in found["remarks"]["text"][0]
+    assert "has 31 weights a dimension, but 20 training tokens" in found["remarks"]["text"][0]
     assert found.method("skip_16")["fvu"] > 0
     with pytest.raises(DataError, match="least squares has no single answer"):
         found_of(given_for(stored(tmp_path / "short", x[:, :8], x[:, :8]), settings=few), tmp_path / "out2")

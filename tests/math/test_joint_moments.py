@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dmcore.math.corrections import (
+    Added,
     Correction,
     Rows,
     Skip,
     Unchanged,
-    fit_added,
     fit_scale,
     fit_skips,
     linear_after,
@@ -122,6 +122,11 @@ def test_an_error_that_does_not_vary_has_no_r2() -> None:
     assert all(np.isnan(value) for value in found.values())
 
 
+def added(moments: JointMoments, names: tuple[str, ...], folds: list[int]) -> Added:
+    fitted = moments.fit(names, folds)
+    return Added(names, fitted.weight, fitted.offset)
+
+
 def all_corrections(moments: JointMoments, folds: list[int]) -> list[Correction]:
     linear = linear_error(moments, folds, ridge=0.0, fit_bias=True)
     skips = fit_skips(moments, folds, linear)
@@ -131,8 +136,8 @@ def all_corrections(moments: JointMoments, folds: list[int]) -> list[Correction]
         fit_scale(moments, folds, per_dimension=True),
         Skip(skips, 2),
         Skip(skips, 6),
-        fit_added(moments, ("previous",), folds, ridge=0.0, fit_bias=True),
-        fit_added(moments, ("mlp", ACTS), folds, ridge=0.0, fit_bias=True),
+        added(moments, ("previous",), folds),
+        added(moments, ("mlp", ACTS), folds),
     ]
 
 
