@@ -1,28 +1,35 @@
-"""The error that other codes of the same dictionary leave: each coding method run once over the tokens, then split.
+"""The error that other codes of the same dictionary leave: each coding method run once over some contexts, then split.
 
 1. Chunk by chunk the method makes codes, which are written to a folder for the time being; the moments of the new error are
    added up. How long the method itself takes is measured.
 2. A second pass by sparse decode: the split of the new error, out of fold, as of any SAE (`dmcore.math.split`).
+
+On a sample of contexts (`context_sample`) the maps are fitted on the sample too, and the encoder's own codes are judged there
+in the same way, so that what is relative to them is paired.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
+from dmcore.analysis.activations import Activations
 from dmcore.analysis.codes import Codes, CodesWriter
 from dmcore.analysis.coding_methods import CodingMethod, CodingProblem, DictionaryAtoms
-from dmcore.analysis.encode import ErrorChunk, decoded, error_moments
+from dmcore.analysis.context_sample import ContextSample
+from dmcore.analysis.encode import ErrorChunk, decoded, error_moments, site_moments
+from dmcore.analysis.partition import Partition
 from dmcore.analysis.reduction_passes import MethodSums, TokenSources
 from dmcore.analysis.split_pass import LatentUse
-from dmcore.math.bootstrap import bootstrap_units
 from dmcore.math.moments import InputMoments
+from dmcore.math.sparse_codes import SparseCodes
 from dmcore.math.split import Centres, SplitSums, fit_folds, split_tokens
 from dmcore.progress import Reporter
 from dmcore.specs import Settings
@@ -40,6 +47,56 @@ class CodedErrors:
     """Mean active latents per kept token."""
     seconds_per_1000: float
     """To code 1,000 tokens, reading and decoding left out: the median over chunks."""
+    n_tokens: np.ndarray
+    """(n_units,) that count."""
+    act_scatter: np.ndarray
+    """(n_units,) sum |x - mean x|^2 over those."""
+    kept: dict[int, SparseCodes]
+    """The codes of the contexts that were to be kept."""
+
+
+@dataclass(frozen=True)
+class CodingRuns:
+    """What every coding method is run on; made by `coding_runs`."""
+
+    sources: TokenSources
+    sample: ContextSample
+    acts: Activations
+    """Of the sample."""
+    partition: Partition
+    """Of the sample."""
+    inputs: InputMoments
+    """Gram matrices of the sample."""
+    atoms: DictionaryAtoms
+    settings: Settings
+    keep: frozenset[int]
+    """Contexts of which the codes are kept."""
+
+
+@torch.inference_mode()
+def coding_runs(
+    sources: TokenSources,
+    inputs: InputMoments,
+    settings: Settings,
+    sample: ContextSample,
+    keep: Sequence[int],
+    reporter: Reporter,
+) -> CodingRuns:
+    """Prepare a sample.
+
+    Args:
+        inputs: Gram matrices of the site, over all contexts.
+        keep: contexts of which the codes are kept.
+
+    Raises:
+        DataError: the SAE's reconstruction is no sum of decoder rows.
+    """
+    own = sources.own
+    acts, partition = sample.acts(own.acts), sample.partition(sources.partition)
+    atoms = DictionaryAtoms(own.sae, acts.read(next(iter(acts.chunks())), sources.device))
+    if not sample.is_whole:
+        inputs = site_moments(acts, partition, sources.device, reporter, "the sample")
+    return CodingRuns(sources, sample, acts, partition, inputs, atoms, settings, frozenset(keep))
 
 
 class Clock:
@@ -70,61 +127,66 @@ class Clock:
 
 @torch.inference_mode()
 def coded(
-    sources: TokenSources, method: CodingMethod, atoms: DictionaryAtoms, folder: Path, clock: Clock
+    given: CodingRuns, method: CodingMethod, folder: Path, clock: Clock, kept: dict[int, SparseCodes]
 ) -> Iterator[ErrorChunk]:
     """Code every chunk in order, with as many atoms as the encoder has active, and write the codes into `folder`."""
-    own = sources.own
+    own, device = given.sources.own, given.sources.device
     writer, stored = CodesWriter(folder, own.sae.d_sae), Codes(own.codes)
     try:
-        for chunk in own.acts.chunks():
-            x = own.acts.read(chunk, sources.device)
-            codes = stored.read(chunk, sources.device)
-            problem = CodingProblem(x, atoms, codes.l0, codes)
+        for chunk in given.acts.chunks():
+            x = given.acts.read(chunk, device)
+            codes = given.sample.codes(stored, chunk, device)
+            problem = CodingProblem(x, given.atoms, codes.l0, codes)
             found = clock.time(lambda problem=problem: method.code(problem), x.shape[0])
             writer.append(found, chunk)
+            for place in range(chunk.n_contexts):
+                context = given.sample.contexts[chunk.first_context + place]
+                if context in given.keep:
+                    kept[context] = found.tokens(place * chunk.length, (place + 1) * chunk.length)
             yield ErrorChunk(chunk, x, x - own.sae.decode(found, x), found)
     finally:
         writer.close()
 
 
 @torch.inference_mode()
-def coded_errors(
-    sources: TokenSources,
-    method: CodingMethod,
-    atoms: DictionaryAtoms,
-    inputs: InputMoments,
-    settings: Settings,
-    folder: Path,
-    reporter: Reporter,
-) -> CodedErrors:
+def coded_errors(given: CodingRuns, method: CodingMethod, folder: Path, reporter: Reporter) -> CodedErrors:
     """Run a method.
 
     Args:
-        atoms: of the SAE's decoder.
-        inputs: Gram matrices of the site.
+        given: the tokens, and the SAE.
+        method: that makes codes.
         folder: empty, for codes that are not needed afterwards.
+        reporter: is told of progress.
 
     Raises:
         DataError: the method gave NaN or infinity, or codes that are none.
     """
-    own, partition = sources.own, sources.partition
-    n_tokens, clock = own.acts.n_tokens, Clock(sources.device)
-    errors = coded(sources, method, atoms, folder, clock)
-    targets = error_moments(errors, inputs, partition, reporter, f"by {method.name}", n_tokens)
+    own, partition, settings = given.sources.own, given.partition, given.settings
+    device, n_tokens = given.sources.device, given.acts.n_tokens
+    clock, kept_codes = Clock(device), {}
+    errors = coded(given, method, folder, clock, kept_codes)
+    targets = error_moments(errors, given.inputs, partition, reporter, f"by {method.name}", n_tokens)
     cells_of_fold = partition.cells_of_fold(settings.skip_positions)
-    fit = fit_folds(inputs, targets, cells_of_fold, ridge=settings.ridge, fit_bias=settings.fit_bias, full=False)
-    centres = Centres.from_moments(inputs, targets, [cell for cells in cells_of_fold for cell in cells])
-    units = torch.from_numpy(bootstrap_units(len(partition.folds))).to(sources.device)
-    sums = SplitSums(int(units.max()) + 1, own.acts.d_model, centres)
-    use = LatentUse(own.sae.d_sae, sources.device)
+    fit = fit_folds(given.inputs, targets, cells_of_fold, ridge=settings.ridge, fit_bias=settings.fit_bias, full=False)
+    centres = Centres.from_moments(given.inputs, targets, [cell for cells in cells_of_fold for cell in cells])
+    units = torch.from_numpy(given.sample.units).to(device)
+    sums = SplitSums(given.sample.n_units, own.acts.d_model, centres)
+    use = LatentUse(own.sae.d_sae, device)
     with reporter.stage(f"split by {method.name}", n_tokens, "tokens") as stage:
-        for part in decoded(own.acts, own.sae, folder, sources.device):
-            parts = split_tokens(fit, part.x, part.error, partition.token_folds(part.chunk, sources.device))
-            kept = part.chunk.positions(sources.device) >= settings.skip_positions
-            sums.add(units[part.chunk.contexts(sources.device)], kept, part.x, part.error, parts)
+        for part in decoded(given.acts, own.sae, folder, device):
+            parts = split_tokens(fit, part.x, part.error, partition.token_folds(part.chunk, device))
+            kept = part.chunk.positions(device) >= settings.skip_positions
+            sums.add(units[part.chunk.contexts(device)], kept, part.x, part.error, parts)
             use.add(part.codes, kept)
             stage.advance(part.x.shape[0])
     names = ("error_sq", "nonlinear_sq", "norm_residual", "norm_scatter")
     columns = {name: sums.scalar(name)[:, None] for name in names}
     scatter = sums.error_scatter_dims.sum(1)[:, None]
-    return CodedErrors(MethodSums(error_scatter=scatter, **columns), use.l0, clock.seconds_per_1000)
+    return CodedErrors(
+        MethodSums(error_scatter=scatter, **columns),
+        use.l0,
+        clock.seconds_per_1000,
+        sums.scalar("n_tokens"),
+        sums.scalar("act_scatter"),
+        kept_codes,
+    )

@@ -5,7 +5,9 @@ A method takes a `CodingProblem` (activations, dictionary, target L0 per token, 
     def halved(problem: CodingProblem) -> SparseCodes:
         return SparseCodes(problem.own.offsets, problem.own.latents, problem.own.values / 2)
 
-    register_method("halved", "Half of the encoder's", "our lab", halved)
+    register_method("halved", "Half of the encoder's", "our lab", halved, version="1")
+
+Results are kept under a method's name and version: give another version when its code changes, or the old ones are shown.
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ class CodingProblem:
 
 @runtime_checkable
 class CodingMethod(Protocol):
-    """A way to make codes."""
+    """A way to make codes; one with an attribute `version` is made again where that is another."""
 
     @property
     def name(self) -> str:
@@ -126,6 +128,8 @@ class Method:
     title: str
     source: str
     function: Callable[[CodingProblem], SparseCodes]
+    version: str = ""
+    """Of its code; results are kept under it."""
 
     def code(self, problem: CodingProblem) -> SparseCodes:
         """The codes of all tokens of the problem.
@@ -154,16 +158,30 @@ _METHODS: dict[str, CodingMethod] = {}
 
 
 def register_method(
-    name: str, title: str, source: str, function: Callable[[CodingProblem], SparseCodes], *, replace: bool = False
+    name: str,
+    title: str,
+    source: str,
+    function: Callable[[CodingProblem], SparseCodes],
+    *,
+    version: str = "",
+    replace: bool = False,
 ) -> CodingMethod:
     """Make a function a coding method.
+
+    Args:
+        name: by which a study asks for it.
+        title: what a page calls it.
+        source: whose it is, as a citation.
+        function: gives the codes of all tokens of a problem.
+        version: of the function; results of another version are not shown for this one.
+        replace: whether it may take the place of one of that name.
 
     Raises:
         SpecError: the name is taken.
     """
     if name in _METHODS and not replace:
         raise SpecError(f"There is a coding method {name!r} already: choose another name, or say replace=True.")
-    _METHODS[name] = Method(name, title, source, function)
+    _METHODS[name] = Method(name, title, source, function, version)
     return _METHODS[name]
 
 
@@ -181,6 +199,11 @@ def coding_method(name: str) -> CodingMethod:
     if name not in _METHODS:
         raise SpecError(f"There is no coding method {name!r}: choose one of {', '.join(_METHODS)}, or register it.")
     return _METHODS[name]
+
+
+def version_of(method: CodingMethod) -> str:
+    """The version of a method; empty where it has none."""
+    return str(getattr(method, "version", ""))
 
 
 def _gradient(problem: CodingProblem, *, again: bool, refill: bool) -> SparseCodes:

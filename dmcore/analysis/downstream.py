@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dmcore.analysis.activations import Chunk
 from dmcore.analysis.codes import Codes
+from dmcore.analysis.context_sample import at_steps
 from dmcore.analysis.downstream_sums import ContextRuns, DownstreamSums, Scores
 from dmcore.analysis.downstream_tables import downstream_tables, token_table
 from dmcore.analysis.encode import error_chunks
@@ -122,12 +123,6 @@ def downstream(
     }
     write_downstream(folder, about, tables)
     DownstreamSums.forget(folder)
-
-
-def at_steps(of: Sequence[int], n: int) -> list[int]:
-    """`n` of some numbers, at equal steps; all where there are no more."""
-    where = np.unique(np.linspace(0, len(of) - 1, min(n, len(of))).round().astype(int)) if n else []
-    return [int(of[i]) for i in where]
 
 
 def _listed(wanted: Sequence[int], chosen: Sequence[int]) -> list[int]:

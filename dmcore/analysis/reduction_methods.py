@@ -60,11 +60,9 @@ class FittedMethod:
 
 @dataclass(frozen=True)
 class FittedRegression:
-    """The error and its linear part from some inputs; the nonlinear part from the difference. One map a fold."""
+    """The linear error from some inputs, one map a fold; the error by the method of these inputs, the rest by difference."""
 
     inputs: tuple[str, ...]
-    error: tuple[Correction, ...]
-    """Those of the method that adds it."""
     linear: tuple[Added, ...]
 
 
@@ -122,8 +120,7 @@ def fit_methods(moments: JointMoments, *, ridge: float, fit_bias: bool, dtype: t
         error, linear = fits.regression(names)
         name = f"earlier_{JOINED.join(names)}"
         methods.append(fits.method(name, "earlier", d_model * width + d_model, error, inputs=names))
-        kept = methods[-1].corrections
-        regressions.append(FittedRegression(names, kept, tuple(one.to(dtype) for one in linear)))
+        regressions.append(FittedRegression(names, tuple(one.to(dtype) for one in linear)))
     own = [_of_x(one) for one in fits.linear]
     return Fitted(
         own=tuple(one.to(dtype) for one in own),

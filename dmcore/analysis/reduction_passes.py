@@ -229,8 +229,11 @@ def _fold_sums(rows: Rows, fitted: Fitted, fold: int, means: _Means) -> dict[str
     """The same of tokens of one fold."""
     nonlinear = fitted.own[fold].after(rows)
     columns: dict[str, list[Tensor]] = {name: [] for name in ("error_sq", "nonlinear_sq", "error_scatter")}
+    after_inputs: dict[tuple[str, ...], Tensor] = {}
     for method, mean in zip(fitted.methods, means.errors, strict=True):
         left = method.corrections[fold].after(rows)
+        if method.inputs:
+            after_inputs[method.inputs] = left
         after = nonlinear if method.linear is None else method.linear[fold].after(Rows(rows.inputs, left, rows.count))
         centred = left - mean.to(left.dtype)
         for name, vectors in (("error_sq", left), ("nonlinear_sq", after), ("error_scatter", centred)):
@@ -240,7 +243,7 @@ def _fold_sums(rows: Rows, fitted: Fitted, fold: int, means: _Means) -> dict[str
     columns["scatters"] = [row_norm_sq(v - m.to(v.dtype)) for v, m in zip(parts, means.targets, strict=True)]
     columns["residuals"] = []
     for regression in fitted.regressions:
-        of_error = regression.error[fold].after(rows)
+        of_error = after_inputs[regression.inputs]
         of_linear = linear - regression.linear[fold].value(rows)
         columns["residuals"] += [row_norm_sq(v) for v in (of_error, of_linear, of_error - of_linear)]
     return {name: torch.stack(values, dim=1) for name, values in columns.items() if values}

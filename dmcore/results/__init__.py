@@ -6,7 +6,14 @@ from dmcore.results.downstream import DOWNSTREAM, Downstream, DownstreamSettings
 from dmcore.results.features import FEATURES, Features, features_spec, read_features, widest_of
 from dmcore.results.learned import LEARNED, Learned, dictionaries_of, learned_spec, read_learned
 from dmcore.results.parts import PARTS_STAGE, Parts, read_parts
-from dmcore.results.reduction import REDUCTION, Reduction, read_reduction, reduction_spec, wider_rows
+from dmcore.results.reduction import (
+    REDUCTION,
+    Reduction,
+    ReductionSettings,
+    read_reduction,
+    reduction_spec,
+    wider_rows,
+)
 from dmcore.results.sae import METRICS, RECORD, TABLES, Summary, read_record, read_summary, write_summary
 from dmcore.results.scaling import SCALING, Scaling, read_scaling, scaling_spec, write_scaling
 from dmcore.results.structure import STRUCTURE, Structure, read_structure, structure_spec
@@ -30,6 +37,7 @@ __all__ = [
     "Learned",
     "Parts",
     "Reduction",
+    "ReductionSettings",
     "Scaling",
     "Structure",
     "Summary",

@@ -2,7 +2,8 @@
 
 Every method is judged in the same way: the error that it leaves, x - y with y the new reconstruction, is split anew into the
 part that is linear in x and the rest. All held out by context, with 95 % intervals from the bootstrap over contexts; what is
-relative to the SAE's own error is paired, replicate by replicate. What cannot be had is null, and `remarks` says why.
+relative to the SAE's own error is paired, replicate by replicate. Coding methods run on a sample of contexts, and are compared
+to the SAE's own codes there. What cannot be had is null, and `remarks` says why.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from dmcore.errors import StoreError
+from dmcore.errors import SpecError, StoreError
 from dmcore.results.compare import over_widths
 
 REDUCTION = "reduction"
 """Stage of the entries."""
-VERSION = 1
+VERSION = 2
 """Raised when what is computed changes."""
 
 KINDS = ("encoder", "shrinkage", "skip", "earlier", "coding", "wider")
@@ -67,6 +68,10 @@ REDUCTION_TABLES: dict[str, dict[str, Any]] = {
         "l0": pl.Float64,  # active latents of the code that the reconstruction is made of
         "extra_l0": pl.Float64,  # active latents of other SAEs that it needs
         "parameters_added": pl.Int64,  # to the SAE; those of other SAEs are not counted
+        "n_tokens": pl.Int64,  # of which the next numbers are: all kept ones, or those of the sample of the coding methods
+        "n_contexts": pl.Int64,
+        "own_fvu": pl.Float64,  # of the SAE's own codes, on the same tokens
+        "own_fvu_nonlinear": pl.Float64,
         **_ends("fvu"),  # sum |e'|^2 / sum |x - mean x|^2
         **_ends("fvu_nonlinear"),  # sum |n'|^2 / sum |x - mean x|^2
         **_ends("error_removed"),  # 1 - sum |e'|^2 / sum |e|^2
@@ -74,6 +79,13 @@ REDUCTION_TABLES: dict[str, dict[str, Any]] = {
         **_ends("r2_error"),  # 1 - sum |n'|^2 / sum |e' - mean e'|^2
         **_ends("r2_error_norm_sq"),  # held-out R2 of |e'|^2 from x
         "seconds_per_1000": pl.Float64,  # to code 1,000 tokens, median over chunks; of coding methods only
+        # the model's loss with the method's reconstruction at the site, on some contexts; null for methods that were not run
+        "loss_tokens": pl.Int64,  # scored
+        "loss_contexts": pl.Int64,
+        **_ends("ce"),  # mean cross-entropy, nats a token
+        **_ends("delta"),  # ce less that of the clean model
+        **_ends("recovered_sae"),  # 1 - delta / delta of the encoder
+        **_ends("recovered_zero"),  # (CE_zero - ce) / (CE_zero - CE_clean), the site holding 0
     },
     # the affine skip at every rank, 0 (a bias) to d_model
     "ranks": {"rank": pl.Int32, "parameters_added": pl.Int64, **_ends("fvu"), **_ends("error_removed")},
@@ -92,7 +104,25 @@ REDUCTION_TABLES: dict[str, dict[str, Any]] = {
     "remarks": {"topic": pl.String, "text": pl.String},
 }
 METRICS = ("fvu", "fvu_nonlinear", "error_removed", "nonlinear_removed", "r2_error", "r2_error_norm_sq")
-"""Columns of `methods` with an interval."""
+"""Columns of `methods` with an interval, about errors."""
+LOSS_METRICS = ("ce", "delta", "recovered_sae", "recovered_zero")
+"""Columns of `methods` with an interval, about the model's loss."""
+
+
+@dataclass(frozen=True)
+class ReductionSettings:
+    """On how many contexts what is slow is run."""
+
+    coding_contexts: int = 48
+    """Contexts, at equal steps, that coding methods run on; 0 for all. More where those are too few for the map from x."""
+    loss_contexts: int = 32
+    """How many of those the model's loss is computed on; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name in ("coding_contexts", "loss_contexts"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise SpecError(f"{name} is {value!r}: give a whole number, 0 or above.")
 
 
 @dataclass(frozen=True)
@@ -100,7 +130,8 @@ class Reduction:
     """How one SAE's error can be reduced; tables are read when they are first asked for."""
 
     about: Mapping[str, Any]
-    """d_model, d_sae, n_tokens (kept), n_contexts, n_folds, skip_positions, seed, ridge, fit_bias."""
+    """d_model, d_sae, n_tokens (kept), n_contexts, n_folds, skip_positions, seed, ridge, fit_bias; coding_contexts and
+    loss_contexts: how many were run."""
     folder: Path
     """The entry."""
     _tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
@@ -161,7 +192,11 @@ def method_title(name: str, kind: str, rank: int | None, inputs: Sequence[str], 
 
 
 def reduction_spec(
-    summary: str, earlier: Sequence[tuple[str, str]] = (), methods: Sequence[str] = CODING
+    summary: str,
+    earlier: Sequence[tuple[str, str]] = (),
+    methods: Sequence[str] = CODING,
+    asked: ReductionSettings | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The spec of an entry, from what pages know.
 
@@ -169,6 +204,8 @@ def reduction_spec(
         summary: key of the SAE's summary.
         earlier: role and key of the summary of each SAE of an earlier component.
         methods: names of the coding methods.
+        asked: how much is run; None for the usual.
+        versions: of the methods that have one.
     """
     return {
         "stage": REDUCTION,
@@ -176,6 +213,8 @@ def reduction_spec(
         "summary": summary,
         "earlier": [list(one) for one in earlier],
         "methods": list(methods),
+        "method_versions": dict(versions or {}),
+        **asdict(asked or ReductionSettings()),
     }
 
 

@@ -19,6 +19,7 @@ from dmcore.results import (
     Learned,
     Parts,
     Reduction,
+    ReductionSettings,
     Structure,
     read_downstream,
     read_features,
@@ -36,6 +37,7 @@ from dmcore.run.parts import PartPlan, base_plan, part_plans, parts_of, untraine
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.reduction import asked_for, find_reduction, make_reduction, wider_of
+from dmcore.run.sae_stages import AnyDictionary, SaeStages
 from dmcore.run.structure import find_structure, make_structure
 from dmcore.sources.models import LanguageModel, load_model
 from dmcore.specs import Study
@@ -132,7 +134,12 @@ class Inspector:
         return read_structure(make_structure(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae)).path)
 
     def reduction(
-        self, name: str, *, earlier: Sequence[str] | None = None, methods: Sequence[str] | None = None
+        self,
+        name: str,
+        *,
+        earlier: Sequence[str] | None = None,
+        methods: Sequence[str] | None = None,
+        settings: ReductionSettings | None = None,
     ) -> Reduction:
         """What reduces an SAE's error, and by how much, made where it is not there.
 
@@ -140,20 +147,22 @@ class Inspector:
             name: the SAE's, or the end of it.
             earlier: SAEs of earlier components; None for those of the layer before, the layer's MLP and its attention.
             methods: names of coding methods (`dmcore.analysis.coding_methods`); None for the usual ones.
+            settings: on how many contexts what is slow is run; None for the usual.
 
         Raises:
             SpecError: the study has no such SAE, one is of no earlier site, or there is no such method.
             StoreError: an SAE has no result yet.
         """
         before = None if earlier is None else [self.sae(one) for one in earlier]
-        asked = asked_for(self.plan, self.store, self.sae(name), before, methods)
+        asked = asked_for(self.plan, self.store, self.sae(name), before, methods, settings)
         if (found := find_reduction(self.store, asked)) is not None:
             return read_reduction(found.path)
         stages = partial(self.pipeline.stages, self.plan)
-        entry = make_reduction(
-            asked, self.plan, stages, lambda sae, of_site: self.pipeline.loader(self.plan, of_site.site)(sae)
-        )
-        return read_reduction(entry.path)
+
+        def load(sae: SaePlan, of_site: SaeStages) -> AnyDictionary:
+            return self.pipeline.loader(self.plan, of_site.site)(sae)
+
+        return read_reduction(make_reduction(asked, self.plan, stages, load, lambda: self._model).path)
 
     def wider(self, name: str) -> list[dict[str, Any]]:
         """Rows of `Reduction`'s table of methods for the wider SAEs of the study at the same L0; nothing is computed."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from dmcore.analysis.coding_methods import OWN, coding_method
-from dmcore.analysis.error_reduction import ReductionInputs, error_reduction
+from dmcore.analysis.coding_methods import OWN, coding_method, version_of
+from dmcore.analysis.error_reduction import ReductionInputs, Spliced, error_reduction
 from dmcore.analysis.reduction_passes import Coded, TokenSources
 from dmcore.errors import SpecError
 from dmcore.results import RECORD, REDUCTION, read_record, reduction_spec, wider_rows
 from dmcore.results.earlier import check_before, earlier_saes, role_of
-from dmcore.results.reduction import CODING
+from dmcore.results.reduction import CODING, ReductionSettings
 from dmcore.run.plan import Plan, SaePlan
 from dmcore.run.sae_stages import AnyDictionary, SaeStages
+from dmcore.sources.models import LanguageModel
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import SUMMARY
 from dmcore.store.store import Entry, Store
@@ -34,12 +35,15 @@ class Asked:
     """Names of coding methods."""
     missing: tuple[str, ...] = ()
     """Sentences about roles that have no SAE."""
+    settings: ReductionSettings = field(default_factory=ReductionSettings)
+    """On how many contexts what is slow is run."""
 
     @property
     def spec(self) -> dict[str, Any]:
         """The spec of the entry."""
         keys = [(role, one.summary_key) for role, one in self.earlier.items()]
-        return reduction_spec(self.sae.summary_key, keys, self.methods)
+        versions = {name: version for name in self.methods if (version := version_of(coding_method(name)))}
+        return reduction_spec(self.sae.summary_key, keys, self.methods, self.settings, versions)
 
 
 def finished_saes(plan: Plan, store: Store) -> dict[str, tuple[SaePlan, dict[str, Any]]]:
@@ -54,6 +58,7 @@ def asked_for(
     sae: SaePlan,
     earlier: Sequence[SaePlan] | None = None,
     methods: Sequence[str] | None = None,
+    settings: ReductionSettings | None = None,
 ) -> Asked:
     """What is to be made.
 
@@ -62,10 +67,12 @@ def asked_for(
         earlier: SAEs of earlier components, with results; None for those that the study has of the layer before, the
             layer's MLP and its attention.
         methods: names of coding methods; None for the usual ones.
+        settings: on how many contexts what is slow is run; None for the usual.
 
     Raises:
         SpecError: an SAE that was chosen is of no earlier site, or there is no such method.
     """
+    settings = settings or ReductionSettings()
     names = CODING if methods is None else tuple(dict.fromkeys(methods))
     for name in names:
         coding_method(name)
@@ -74,7 +81,7 @@ def asked_for(
         finished = finished_saes(plan, store)
         records = pl.DataFrame([record for _, record in finished.values()], schema=RECORD)
         found, missing = earlier_saes(records, sae.summary_key)
-        return Asked(sae, {role: finished[key][0] for role, key in found.items()}, names, tuple(missing))
+        return Asked(sae, {role: finished[key][0] for role, key in found.items()}, names, tuple(missing), settings)
     chosen: dict[str, SaePlan] = {}
     for one in earlier:
         check_before(one.sae.name, one.sae.hook, sae.sae.name, sae.sae.hook)
@@ -84,7 +91,7 @@ def asked_for(
                 f"{one.sae.name} and {chosen[role].sae.name} are both the {role} component: choose one of them."
             )
         chosen[role] = one
-    return Asked(sae, chosen, names)
+    return Asked(sae, chosen, names, settings=settings)
 
 
 def find_reduction(store: Store, asked: Asked) -> Entry | None:
@@ -97,6 +104,7 @@ def make_reduction(
     plan: Plan,
     stages_of: Callable[[SaePlan], SaeStages],
     load: Callable[[SaePlan, SaeStages], AnyDictionary],
+    model: Callable[[], LanguageModel],
 ) -> Entry:
     """Compare what reduces the error.
 
@@ -105,6 +113,7 @@ def make_reduction(
         plan: of the study.
         stages_of: the stages of an SAE's site.
         load: opens an SAE.
+        model: loads the model.
 
     Raises:
         DataError: too few tokens for a linear map, or a method gave NaN.
@@ -131,6 +140,8 @@ def make_reduction(
             components=components,
             l0=finished[asked.sae.summary_key][1]["l0"],
             remarks=asked.missing,
+            asked=asked.settings,
+            spliced=Spliced(plan.contexts, model, asked.sae.sae.hook),
         )
         error_reduction(given, folder, stages.reporter, asked.sae.sae.name)
 

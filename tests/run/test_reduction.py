@@ -214,7 +214,6 @@ def test_the_command_prints_a_league_table_and_records(
     assert any("held-out R2 from" in line for line in lines)
     for arguments, said in (
         (["topk_9_9"], "no SAE called topk_9_9"),
-        ([], "Say which SAE"),
         ([NAME, "--methods", "magic"], "no coding method 'magic'"),
         ([f"{BEFORE}/topk_48_3", "--earlier", NAME], "does not come before"),
     ):

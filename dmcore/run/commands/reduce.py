@@ -5,22 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from typing import Any
 
-from dmcore.errors import StoreError
+from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Reporter, terminal_sink
-from dmcore.results import Reduction
-from dmcore.run.commands.shared import device_named, resolve_study, say, some_saes
+from dmcore.results import Reduction, ReductionSettings
+from dmcore.run.commands.shared import device_named, resolve_study, say
 from dmcore.store.store import Store
 
-SHOWN = ("fvu", "fvu_nonlinear", "error_removed", "nonlinear_removed")
+SHOWN = ("fvu", "fvu_nonlinear", "error_removed", "nonlinear_removed", "recovered_sae")
 
 
 def register(commands: Any) -> None:
     """Add the command."""
     reduce = commands.add_parser("reduce", help="methods that reduce an SAE's error, on equal terms")
     reduce.add_argument("study", help="a study file, or: demo")
-    reduce.add_argument("sae", nargs="*", help="SAEs of the study, or the ends of their names")
+    reduce.add_argument("sae", nargs="*", help="SAEs of the study, or the ends of their names (all that have results)")
     reduce.add_argument(
         "--earlier",
         action="append",
@@ -31,6 +32,19 @@ def register(commands: Any) -> None:
     reduce.add_argument(
         "--methods", default=None, help="coding methods, with commas between them; none for no method (the usual ones)"
     )
+    usual = ReductionSettings()
+    reduce.add_argument(
+        "--coding-contexts",
+        type=int,
+        default=usual.coding_contexts,
+        help=f"contexts that coding methods run on, at equal steps; 0: all ({usual.coding_contexts})",
+    )
+    reduce.add_argument(
+        "--loss-contexts",
+        type=int,
+        default=usual.loss_contexts,
+        help=f"of those, contexts that the model's loss is computed on; 0: none ({usual.loss_contexts})",
+    )
     reduce.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     reduce.add_argument("--json", action="store_true", help="print JSON: a record for each SAE and method")
     reduce.set_defaults(run=_reduce)
@@ -38,28 +52,38 @@ def register(commands: Any) -> None:
 
 def _reduce(arguments: argparse.Namespace) -> int:
     from dmcore.run.inspect import Inspector
-    from dmcore.run.pipeline import Pipeline
+    from dmcore.run.pipeline import Pipeline, finished_records
 
     study = resolve_study(arguments.study)
-    if not arguments.sae:
-        raise StoreError(f"Say which SAE: {some_saes(study)}.")
-    pipeline = Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink()))
-    inspector = Inspector(pipeline, study)
-    saes = [inspector.sae(name) for name in arguments.sae]
+    settings = ReductionSettings(arguments.coding_contexts, arguments.loss_contexts)
+    inspector = Inspector(Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink())), study)
+    finished = {record["sae"] for record in finished_records(inspector.plan, inspector.store)}
+    specs = [study.sae_called(name) for name in arguments.sae] or [sae for sae in study.saes if sae.name in finished]
+    if not specs:
+        raise StoreError(f"Nothing has been computed for {arguments.study}: sweep it first.")
     methods = arguments.methods
     chosen = None if methods is None else [one for one in methods.split(",") if one and one != "none"]
     records: list[dict[str, Any]] = []
-    for sae in saes:
-        found = inspector.reduction(sae.sae.name, earlier=arguments.earlier, methods=chosen)
-        wider = inspector.wider(sae.sae.name)
-        about = {"site": sae.sae.hook, "sae": sae.sae.name, "d_sae": found.about["d_sae"]}
+    failures = []
+    for number, sae in enumerate(specs := list(dict.fromkeys(specs)), start=1):
+        try:
+            found = inspector.reduction(sae.name, earlier=arguments.earlier, methods=chosen, settings=settings)
+            wider = inspector.wider(sae.name)
+        except DarkMatterError as error:
+            if len(specs) == 1:
+                raise
+            failures.append(f"{sae.name}: {error}")
+            continue
         if arguments.json:
-            records += league_records(found, wider, about)
+            records += league_records(found, wider, {"site": sae.hook, "sae": sae.name, "d_sae": found.about["d_sae"]})
         else:
-            say("\n".join([f"{sae.sae.name}: {_sample(found)}", *league_lines(found, wider)]))
+            head = f"{sae.name}: {_sample(found)}" + (f" ({number} of {len(specs)})" if len(specs) > 1 else "")
+            say("\n".join([head, *league_lines(found, wider)]))
     if arguments.json:
         say(json.dumps(records, indent=1))
-    return 0
+    for failure in failures:
+        sys.stderr.write(f"error: {failure}\n")
+    return 1 if failures else 0
 
 
 def league_records(found: Reduction, wider: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -94,7 +118,9 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 def _sample(found: Reduction) -> str:
     about = found.about
-    return f"{about['n_tokens']:,} tokens in {about['n_contexts']:,} contexts, held out by context"
+    some = about["coding_contexts"]
+    coding = f"; coding methods on {some:,} contexts" if 0 < some < about["n_contexts"] else ""
+    return f"{about['n_tokens']:,} tokens in {about['n_contexts']:,} contexts, held out by context{coding}"
 
 
 def _estimate(row: dict[str, Any], name: str) -> str:
