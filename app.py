@@ -15,6 +15,8 @@ st.navigation(
         st.Page(PAGES / "regression.py", title="Regression", icon=":material/timeline:", url_path="regression"),
         st.Page(PAGES / "scaling.py", title="Scaling", icon=":material/trending_down:", url_path="scaling"),
         st.Page(PAGES / "nonlinear.py", title="Nonlinear error", icon=":material/blur_on:", url_path="nonlinear"),
+        st.Page(PAGES / "reduction.py", title="Error reduction", icon=":material/compress:", url_path="reduction"),
+        st.Page(PAGES / "downstream.py", title="Downstream", icon=":material/water_drop:", url_path="downstream"),
         st.Page(PAGES / "catalogue.py", title="Catalogue", icon=":material/library_books:", url_path="catalogue"),
         st.Page(PAGES / "runs.py", title="Runs", icon=":material/play_circle:", url_path="runs"),
     ]

@@ -45,11 +45,14 @@ def sparsity_table(records: pl.DataFrame, metric: str = "fvu_nonlinear") -> pl.D
     )
 
 
-def sparsity_chart(records: pl.DataFrame, metric: str = "fvu_nonlinear", selected: str | None = None) -> alt.LayerChart:
+def sparsity_chart(
+    records: pl.DataFrame, metric: str = "fvu_nonlinear", selected: str | None = None, label: str = "architecture"
+) -> alt.LayerChart:
     """A line an architecture on log axes (a linear y axis where a value is not positive), named at its end.
 
     Args:
         selected: id of the chosen SAE, which is ringed.
+        label: what the column `label` names.
     """
     table = with_text(sparsity_table(records, metric), "value", "low", "high")
     log = bool((table["value"] > 0).all()) and metric.startswith("fvu")
@@ -62,7 +65,7 @@ def sparsity_chart(records: pl.DataFrame, metric: str = "fvu_nonlinear", selecte
     drawn = clipped(as_part(table, METRICS[metric].part), low, high, "low", "high")
     labels = table["label"].unique(maintain_order=True).to_list()
     scale = alt.Scale(domain=labels, range=[SHAPES[k % len(SHAPES)] for k in range(len(labels))])
-    tooltip = [alt.Tooltip("label:N", title="architecture"), alt.Tooltip("sae:N", title="SAE"),
+    tooltip = [alt.Tooltip("label:N", title=label), alt.Tooltip("sae:N", title="SAE"),
                alt.Tooltip("d_sae:Q", title="width", format=",d"), alt.Tooltip("l0:Q", title="L0", format=".1f"),
                alt.Tooltip("text:N", title=METRICS[metric].name)]  # fmt: skip
     base = alt.Chart(drawn).encode(x=x, color=part_colour())

@@ -39,6 +39,13 @@ TERMS: dict[str, str] = {
     "probe": "A linear map with one output, fitted to tell one number of a vector.",
     "encoder error": "What a better encoder would recover with the same dictionary and the same L0.",
     "ridge": "A penalty on the size of the linear map. 0 is plain least squares.",
+    "loss increase": "How much worse the model predicts the next token: its cross-entropy, in nats a token, with "
+    "something else in "
+    "the place of an activation, less that of the model as it is.",
+    "loss recovered": "1 − the loss increase, over that of putting 0 (or the mean of $x$, or $\\mathrm{Sae}(x)$) there: "
+    "100 % is the model as it is.",
+    "KL": "Kullback-Leibler divergence: how far the predictions are from the model's own, in nats a token. It sees changes "
+    "that leave the loss as it is.",
     "attention sink": "A position, usually the first, to which attention heads go when they have nothing to look at. Its "
     "activations are very unlike the others.",
 }

@@ -8,7 +8,7 @@ objects over immutable polars tables, so they are shared between sessions and ne
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import streamlit as st
@@ -17,7 +17,17 @@ from dmcore.errors import DarkMatterError, StoreError
 from dmcore.ui.streams import told_apart
 
 if TYPE_CHECKING:
-    from dmcore.results import Detection, Features, Learned, Parts, Scaling, Structure, Summary
+    from dmcore.results import (
+        Detection,
+        Downstream,
+        Features,
+        Learned,
+        Parts,
+        Reduction,
+        Scaling,
+        Structure,
+        Summary,
+    )
     from dmcore.run.job_disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
@@ -108,6 +118,34 @@ def detections(study_id: str, summary_key: str) -> list[Detection]:
     return published(study_id).detections(summary_key)
 
 
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner="Reading what makes this SAE's error smaller")
+def reduction(study_id: str, summary_key: str) -> Reduction | None:
+    """What makes an SAE's error smaller; None if it has not been made."""
+    return published(study_id).reduction(summary_key)
+
+
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner="Reading what this SAE's error costs")
+def downstream(study_id: str, summary_key: str) -> Downstream | None:
+    """What an SAE's error costs the model; None if it has not been made."""
+    return published(study_id).downstream(summary_key)
+
+
+@st.cache_resource(max_entries=16, ttl=FRESH_SECONDS, show_spinner="Looking which SAEs have results")
+def looked(study_id: str, stage: str) -> list[str]:
+    """Keys of the summaries of the study's SAEs with an entry of a stage, in the study's order."""
+    from dmcore.store.looked import summaries_with
+
+    found = published(study_id)
+    made = summaries_with(found.store, stage)
+    return [key for key in found.records["summary_key"] if key in made]
+
+
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner=False)
+def wider(study_id: str, summary_key: str) -> list[dict[str, Any]]:
+    """Rows of a reduction's table of methods for the wider SAEs at the same L0."""
+    return published(study_id).wider(summary_key)
+
+
 @st.cache_resource(ttl=300, show_spinner="Reading the catalogue of SAEs")
 def catalogue() -> pl.DataFrame:
     """Every SAE of the catalogue; raises `SpecError` with the remedy where the registry is not installed."""
@@ -147,6 +185,10 @@ def forget() -> None:
         learned,
         structure,
         detections,
+        reduction,
+        downstream,
+        looked,
+        wider,
         catalogue,
         disk,
     ):

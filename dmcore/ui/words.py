@@ -36,6 +36,15 @@ FIELD_NAMES = {
     "token": "token",
     "clusters": "part of the error",
     "cluster": "cluster",
+    "reduce": "view",
+    "method": "method",
+    "left": "error",
+    "cost": "view",
+    "against": "measure of size",
+    "gained": "measure of cost",
+    "spliced": "variant",
+    "read": "context",
+    "at": "token",
 }
 """Controls and link parameters, as a sentence says them."""
 
