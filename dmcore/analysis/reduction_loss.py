@@ -129,7 +129,7 @@ def _run(work: _Work, stage: Stage, first: int, last: int) -> dict[str, np.ndarr
     found = {CLEAN: clean.prediction.loss}
     for name, vectors in _vectors(work, numbers):
         shaped = vectors.reshape(len(numbers), work.sources.own.acts.length, -1)
-        found[name] = clean.spliced(shaped.to(clean.acts.device)).loss
+        found[name] = clean.losses(shaped.to(clean.acts.device))
         stage.advance(0)
     stage.advance(len(numbers))
     return {name: loss.double().sum(1).cpu().numpy() for name, loss in found.items()}

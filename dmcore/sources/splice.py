@@ -204,6 +204,15 @@ class CleanRun:
         return self._compared(self.logits(vectors), clean=False)
 
     @torch.no_grad()
+    def losses(self, vectors: Float[Tensor, "n_contexts length d_site"]) -> Float[Tensor, "n_contexts n_scored"]:
+        """The losses of `spliced` alone, without the comparison over the vocabulary.
+
+        Raises:
+            As `spliced`.
+        """
+        return self._finite(self._apply(self.logits(vectors), self._loss), clean=False).float()
+
+    @torch.no_grad()
     def logits(self, vectors: Float[Tensor, "n_contexts length d_site"]) -> Float[Tensor, "n_contexts length vocab"]:
         """The logits of all positions with `vectors` at the kept ones.
 
@@ -230,10 +239,16 @@ class CleanRun:
 
         columns = self._apply(logits, compare)
         loss, kl, top = columns.unbind(1)
+        return Prediction(self._finite(loss, clean=clean).float(), top.long(), kl.float())
+
+    def _loss(self, some: Tensor, context: int, where: slice) -> Tensor:
+        return some.logsumexp(-1) - some.gather(-1, self._targets[context, where, None]).squeeze(-1)
+
+    def _finite(self, loss: Tensor, *, clean: bool) -> Tensor:
         if not bool(torch.isfinite(loss).all()):
             what = "has a loss that is" if clean else f"with vectors put in at {self._splicer.hook} has a loss that is"
             raise DataError(f"The model {what} not finite: use dtype float32 or bfloat16, and check its weights.")
-        return Prediction(loss.float(), top.long(), kl.float())
+        return loss
 
     def _kl(self, some: Tensor, norm: Tensor, context: int, where: slice) -> Tensor:
         clean = self._logits[context, self._scored][where].float()
