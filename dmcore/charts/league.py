@@ -71,8 +71,9 @@ def featured(methods: pl.DataFrame) -> pl.DataFrame:
 
 
 def league_table(methods: pl.DataFrame) -> pl.DataFrame:
-    """A row a method and measure: `method`, `title`, `kind`, `l0`, `extra_l0`, `parameters_added`, `measure`, `part`, `value`,
-    `low`, `high`, `removed` (share of the SAE's own that is gone), `removed_low`, `removed_high`, in the order of methods.
+    """A row a method and measure: `method`, `title`, `kind`, `l0`, `extra_l0`, `parameters_added`, `n_tokens`,
+    `measure`, `part`, `value`, `low`, `high`, `own` (of the SAE on the same tokens),
+    `removed` (share of the SAE's own that is gone), `removed_low`, `removed_high`, in the order of methods.
 
     Args:
         methods: `REDUCTION_TABLES["methods"]`.
@@ -82,8 +83,10 @@ def league_table(methods: pl.DataFrame) -> pl.DataFrame:
     removed = {"fvu": "error_removed", "fvu_nonlinear": "nonlinear_removed"}
     tables = [
         rows.select(
-            "row", "method", "title", "kind", "l0", "extra_l0", "parameters_added", measure=pl.lit(measure),
-            part=pl.lit(part), value=measure, low=f"{measure}_low", high=f"{measure}_high", removed=removed[measure],
+            "row", "method", "title", "kind", "l0", "extra_l0", "parameters_added", "n_tokens",
+            measure=pl.lit(measure),
+            part=pl.lit(part), value=measure, low=f"{measure}_low", high=f"{measure}_high", own=f"own_{measure}",
+            removed=removed[measure],
             removed_low=f"{removed[measure]}_low", removed_high=f"{removed[measure]}_high",
         )
         for measure, part in MEASURES.items()
@@ -99,7 +102,7 @@ def league_chart(methods: pl.DataFrame) -> alt.LayerChart:
     """
     table = league_table(methods)
     places, labels, height = _places(table)
-    low, high = linear_ends([*table["value"], *table["low"], *table["high"]])
+    low, high = linear_ends([*table["value"], *table["low"], *table["high"], *table["own"]])
     end = high + 0.34 * (high - low)  # room for the numbers at the right
     drawn = with_text(clipped(table, low, high, "low", "high"), "value", "low", "high")
     drawn = drawn.join(places, on="method").with_columns(
@@ -114,10 +117,12 @@ def league_chart(methods: pl.DataFrame) -> alt.LayerChart:
     tooltip = [alt.Tooltip("title:N", title="method"), alt.Tooltip("part:N"), alt.Tooltip("text:N", title="FVU"),
                alt.Tooltip("removed_words:N", title="removed of the SAE's own"), alt.Tooltip("l0:Q", title="L0", format=".2f"),
                alt.Tooltip("extra_l0:Q", title="active latents of other SAEs", format=".1f"),
-               alt.Tooltip("parameters_added:Q", title="parameters added", format=",d")]  # fmt: skip
+               alt.Tooltip("parameters_added:Q", title="parameters added", format=",d"),
+               alt.Tooltip("n_tokens:Q", title="tokens", format=",d")]  # fmt: skip
     base = alt.Chart(drawn).encode(y=y, color=part_colour())
     return alt.layer(
         *_own(drawn),
+        *_sampled(drawn),
         base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q")),
         base.mark_point(filled=True, size=55, opacity=1).encode(x=x, tooltip=tooltip),
         *_removed(drawn, places, high, end),
@@ -185,6 +190,22 @@ def _own(drawn: pl.DataFrame) -> list[alt.Chart]:
         )  # type: ignore[arg-type]
         layers.append(text.encode(x=alt.X("value:Q"), y=alt.value(-10), text=alt.Text("words:N"), color=part_colour()))
     return layers
+
+
+def _sampled(drawn: pl.DataFrame) -> list[alt.Chart]:
+    """A tick at the SAE's own error on the tokens of a row, where those are other tokens than its own row has."""
+    tokens = drawn.filter(pl.col("method") == OWN)["n_tokens"].drop_nulls()
+    rows = drawn.filter(known("own") & (pl.col("n_tokens") != (tokens[0] if len(tokens) else -1)))
+    if not len(tokens) or rows.is_empty():
+        return []
+    tick = alt.Chart(rows.with_columns(top=pl.col("at") - 0.2, bottom=pl.col("at") + 0.2))
+    tooltip = [alt.Tooltip("own:Q", title="the SAE on these tokens", format=".4f"),
+               alt.Tooltip("n_tokens:Q", title="tokens", format=",d")]  # fmt: skip
+    return [
+        tick.mark_rule(color=NEUTRAL, strokeWidth=2).encode(
+            x=alt.X("own:Q"), y=alt.Y("top:Q"), y2=alt.Y2("bottom:Q"), tooltip=tooltip
+        )
+    ]
 
 
 def _removed(drawn: pl.DataFrame, places: pl.DataFrame, high: float, end: float) -> list[alt.Chart]:

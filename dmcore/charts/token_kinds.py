@@ -20,7 +20,7 @@ ROW = 54
 LEAST = 30
 """Tokens that a kind needs to be drawn."""
 RIGHT, LOST = "accuracy", "accuracy lost"
-TITLES = {RIGHT: "next tokens predicted rightly", LOST: "less than the clean model (percentage points)"}
+TITLES = {RIGHT: "next tokens predicted rightly", LOST: "percentage points below clean"}
 CLEAN = "clean"
 
 
@@ -86,11 +86,14 @@ def kinds_chart(kinds: pl.DataFrame) -> alt.LayerChart:
 
 
 def _legend(drawn: pl.DataFrame, variants: list[str], panels: Panels) -> list[alt.Chart]:
-    """The variants by name and colour, in a line above the heads."""
-    step = panels.total / max(len(variants), 1)
+    """The variants by name and colour, two a line above the heads."""
     rows = drawn.unique("variant", keep="first", maintain_order=True).select("variant", "part", "name")
-    rows = rows.with_columns(x=pl.col("variant").replace_strict(
-        {v: k * step for k, v in enumerate(variants)}, return_dtype=pl.Float64))  # fmt: skip
-    text = alt.Chart(rows).mark_text(align="left", fontSize=12, fontWeight="bold")
-    return [text.encode(x=alt.X("x:Q"), y=alt.value(-34), text=alt.Text("name:N"),
-                        color=part_colour_if(f"datum.part !== '{CLEAN}'"))]  # fmt: skip
+    texts = []
+    for k, variant in enumerate(variants):
+        one = rows.filter(pl.col("variant") == variant).with_columns(x=pl.lit(0.5 * panels.total * (k % 2)))
+        text = alt.Chart(one).mark_text(align="left", fontSize=12, fontWeight="bold")
+        colour = part_colour_if(f"datum.part !== '{CLEAN}'")
+        texts.append(
+            text.encode(x=alt.X("x:Q"), y=alt.value(-51 + 17 * (k // 2)), text=alt.Text("name:N"), color=colour)
+        )
+    return texts

@@ -36,7 +36,7 @@ INTERVALS = (
     "r2_error_norm_sq",
     "loss_recovered",
 )
-PERCENT = ("nonlinear_removed", "error_removed", "loss_recovered")
+PERCENT = ("nonlinear_removed", "error_removed", "loss_recovered", "recovered_sae")
 LOOKS = {
     "sae": ("SAE", "", "large"),
     "layer": ("Layer", "%d", "small"),
@@ -50,6 +50,7 @@ LOOKS = {
     "r2_error": ("R² of error", "%.3f", 90),
     "r2_error_norm_sq": ("R² of |error|²", "%.3f", 105),
     "loss_recovered": ("Loss recovered", "%.1f %%", 115),
+    "recovered_sae": ("Of Sae(x)'s cost", "%.1f %%", 120),
     "parameters_added": ("Parameters added", "localized", 130),
     "seconds_per_1000": ("s per 1,000 tokens", "%.3f", 140),
     "extra_l0": ("Other latents", "%.1f", 100),
@@ -61,8 +62,9 @@ HELPS = {
     "error_removed": "1 − Σ|error after|² / Σ|error before|².",
     "r2_error": "Held-out R² of the error that is left, from x: its linear share.",
     "r2_error_norm_sq": "Held-out R² of the squared norm of the error that is left, from x.",
-    "loss_recovered": "Of what zero ablation costs the model. Only for what the page Downstream has measured: the SAE as it is, "
-    "the full affine skip (Sae(x) + linear error) and wider SAEs.",
+    "loss_recovered": "Of what zero ablation costs the model, with the method's reconstruction at the site, on some contexts; of "
+    "wider SAEs, and where it was not run, as the page Downstream has it.",
+    "recovered_sae": "Of the loss that Sae(x) costs, what the method gives back: 1 − its loss increase / that of Sae(x).",
     "parameters_added": "Numbers added to the SAE; those of other SAEs are not counted.",
     "seconds_per_1000": "To make the codes of 1,000 tokens, on the machine that computed this.",
     "extra_l0": "Active latents of other SAEs that it needs, beyond the L0.",
@@ -86,7 +88,9 @@ def league_of(
             variant = "sae_linear"
         if row["kind"] == "wider":
             key, variant = keys.get(row["source"], ""), "sae"
-        if variant and key in spliced and (costs := reads.downstream(selection.study_id, key)) is not None:
+        if row.get("recovered_zero") is not None:
+            loss = {name: row[name.replace("loss_recovered", "recovered_zero")] for name in LOSS}
+        elif variant and key in spliced and (costs := reads.downstream(selection.study_id, key)) is not None:
             loss = loss_recovered(costs, variant)
         made.append(own | row | loss)
     return pl.DataFrame([{column: row.get(column) for column in LEAGUE} for row in made], schema=LEAGUE, strict=False)

@@ -132,12 +132,14 @@ def downstream(study_id: str, summary_key: str) -> Downstream | None:
 
 @st.cache_resource(max_entries=16, ttl=FRESH_SECONDS, show_spinner="Looking which SAEs have results")
 def looked(study_id: str, stage: str) -> list[str]:
-    """Keys of the summaries of the study's SAEs with an entry of a stage, in the study's order."""
+    """Keys of the summaries of the study's SAEs that have what `reduction` or `downstream` reads, in the study's order."""
+    from dmcore.results import DOWNSTREAM, REDUCTION
     from dmcore.store.looked import summaries_with
 
+    read = {REDUCTION: reduction, DOWNSTREAM: downstream}[stage]
     found = published(study_id)
-    made = summaries_with(found.store, stage)
-    return [key for key in found.records["summary_key"] if key in made]
+    made = summaries_with(found.store, stage)  # those of other settings or versions are among them
+    return [key for key in found.records["summary_key"] if key in made and read(study_id, key) is not None]
 
 
 @st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner=False)

@@ -57,7 +57,8 @@ def methods_view(selection: Selection, found: Reduction | None, top: DeltaGenera
             "contexts. Earlier "
             "components come with active latents of their own SAEs, so they are not at this L0; wider dictionaries are "
             "the study's "
-            f"own at the nearest L0. All ranks and sets of inputs are in the table below. {sample_of(found)}",
+            "own at the nearest L0. Grey ticks: the SAE on the tokens of a sample, where a method ran on one. All ranks "
+            f"and sets of inputs are in the table below. {sample_of(found)}",
             chart=lambda: league_chart(rows),
             data=lambda: league_table(rows),
         )

@@ -71,7 +71,7 @@ TITLES: dict[str, list[str]] = {
     "doses": ["dose λ: Sae(x) + λ · part", "loss above the clean model's (nats a token)", "the clean model", "1.5"],
     "shares, norm_sq_share": ["share of the error's squared norm", "in proportion", "share recovered of the loss"],
     "shares of KL": ["share recovered of the KL that Sae(x) costs"],
-    "kinds": ["next tokens predicted rightly", "percentage points", "word start (17,000)", "the clean model"],
+    "kinds": ["next tokens predicted rightly", "percentage points below clean", "word start (17,000)", "the clean model"],
 }  # fmt: skip
 
 
@@ -104,6 +104,12 @@ def test_the_league_draws_each_method_with_both_its_errors() -> None:
         assert set(own["part"]) == {part}
     assert table.filter(measure="fvu_nonlinear")["removed"].to_list() == methods["nonlinear_removed"].to_list()
     assert set(KIND_NAMES) == set(KINDS)
+
+
+def test_methods_that_ran_on_a_sample_are_beside_the_sae_on_that_sample() -> None:
+    (ticks,) = drawn(league_chart(featured(fake.methods())), "own", "top", "bottom")
+    assert set(ticks["method"]) == set(CODING)
+    assert ticks.filter(measure="fvu")["own"].to_list() == pytest.approx([fake.FVU * 1.01] * len(CODING))
 
 
 def test_a_league_chart_leaves_out_ranks_and_pairs_but_no_method() -> None:

@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dmcore.charts.token_text import visible
-from dmcore.results import Downstream, read_downstream, read_reduction
+from dmcore.results import Downstream, read_downstream, read_reduction, reduction_spec
 from dmcore.results.downstream import DOWNSTREAM_TABLES, write_downstream
 from dmcore.results.reduction import REDUCTION_TABLES, write_reduction
 from dmcore.store.published import open_published
@@ -21,9 +21,10 @@ from dmcore.ui import model_kind, reads
 from dmcore.ui.downstream_tokens import worst_rows, worst_tokens
 from dmcore.ui.downstream_views import recovered_rows
 from dmcore.ui.downstream_words import NO_LOSS, both_sentence, control_sentence, downstream_finding
-from dmcore.ui.league_rows import LEAGUE, shown
+from dmcore.ui.league_rows import LEAGUE, league_of, shown
 from dmcore.ui.link import write_params
 from dmcore.ui.reduction_words import coding_sentence, earlier_sentence, reduction_finding, skip_sentence
+from dmcore.ui.selection import Selection
 from tests.charts import reduction_tables as fake
 from tests.pages.conftest import serve
 from tests.pages.fake_reduction import (
@@ -141,6 +142,16 @@ def test_an_sae_without_results_names_the_command_and_leads_to_one_that_has(cach
         assert n_charts(at) == 1
     assert n_charts(opened(cache, REDUCE, other, reduce="all")) == 0
     assert len(opened(cache, REDUCE, other, reduce="all").dataframe) == 1
+
+
+def test_results_of_other_settings_are_not_led_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMCORE_CACHE", str(tmp_path))
+    reads.forget()
+    write_fake_study(tmp_path, n_saes=2)
+    spec = reduction_spec(open_published("demo").records["summary_key"][0], (), ("another_method",))
+    Store(tmp_path).replace("reduction", spec, lambda folder: write_reduction(folder, ABOUT, reduction_tables()))
+    assert reads.looked("demo", "reduction") == []
+    reads.forget()
 
 
 @pytest.mark.parametrize("wrong", ["-1", "7.999", "x", "<script>alert(1)</script>", "1e9"])
@@ -268,6 +279,21 @@ def test_a_league_without_some_columns_does_not_show_them() -> None:
     assert rows["method"][1] == "Rescaled by one number"
     assert next(m for m in rows["method"] if m.startswith("+ ")) == "+ stream before"
     assert rows["nonlinear_removed"].to_list() == pytest.approx([100 * v for v in fake.methods()["nonlinear_removed"]])
+
+
+def test_the_loss_of_a_method_is_its_own_where_it_was_run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = open_published("demo", Store(cache))
+    record, found = record_of(cache, HAS), published.reduction(record_of(cache, HAS)["summary_key"])
+    assert found is not None
+    own = pl.when(pl.col("method") == "gradient_pursuit").then(0.99)
+    found._tables["methods"] = found["methods"].with_columns(recovered_zero=own, recovered_sae=own - 0.5)
+    table = league_of(Selection("demo", published, record), record, found)
+    rows = {row["method"]: row for row in table.to_dicts()}
+    assert (rows["gradient_pursuit"]["loss_recovered"], rows["gradient_pursuit"]["recovered_sae"]) == (
+        0.99,
+        pytest.approx(0.49),
+    )
+    assert rows["encoder"]["loss_recovered"] == pytest.approx(1 - 0.2 / 6.4)
 
 
 @pytest.fixture(scope="module")
