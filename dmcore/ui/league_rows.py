@@ -38,7 +38,6 @@ INTERVALS = (
 )
 PERCENT = ("nonlinear_removed", "error_removed", "loss_recovered", "recovered_sae")
 LOOKS = {
-    "sae": ("SAE", "", "large"),
     "layer": ("Layer", "%d", "small"),
     "d_sae": ("Width", "localized", "small"),
     "method": ("Method", "", 260),
@@ -54,6 +53,7 @@ LOOKS = {
     "parameters_added": ("Parameters added", "localized", 130),
     "seconds_per_1000": ("s per 1,000 tokens", "%.3f", 140),
     "extra_l0": ("Other latents", "%.1f", 100),
+    "sae": ("SAE", "", "large"),
     "source": ("Source", "", "medium"),
 }
 """Columns as shown: name, format and width."""
