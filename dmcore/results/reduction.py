@@ -113,9 +113,9 @@ LOSS_METRICS = ("ce", "delta", "recovered_sae", "recovered_zero")
 class ReductionSettings:
     """On how many contexts what is slow is run."""
 
-    coding_contexts: int = 48
+    coding_contexts: int = 24
     """Contexts, at equal steps, that coding methods run on; 0 for all. More where those are too few for the map from x."""
-    loss_contexts: int = 32
+    loss_contexts: int = 16
     """How many of those the model's loss is computed on; 0 for none."""
 
     def __post_init__(self) -> None:
