@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
-from dmcore.errors import DataError, SpecError, StoreError
+from dmcore.errors import DarkMatterError, SpecError, StoreError
 from dmcore.results import (
     Detection,
     Features,
@@ -182,7 +182,7 @@ class Inspector:
         for look in looks:
             try:
                 look()
-            except DataError as error:
+            except DarkMatterError as error:
                 failures.append(str(error))
         return failures[0] if failures else ""
 
