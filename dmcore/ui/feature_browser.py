@@ -12,8 +12,10 @@ from dmcore.charts.example_windows import example_tokens, windows_chart, windows
 from dmcore.charts.histogram import histogram_chart, histogram_table
 from dmcore.charts.latent_scatter import scatter_chart, scatter_table
 from dmcore.charts.numbers import number
+from dmcore.charts.part_names import NAMES
 from dmcore.charts.token_text import visible
 from dmcore.results import Detection, Features
+from dmcore.results.scaling import PARTS
 from dmcore.ui.detection_panel import draw_explanations
 from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import option, own_value, set_option
@@ -47,7 +49,10 @@ def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detec
         sort = option("sort", "Order", list(SORTS), list(SORTS.values()), "frequency", kind=st.selectbox)
     table = rows_of(features, text, sort)
     if not len(table):
-        st.info("No latent fires mostly on, or promotes, a token with that text.", icon=":material/search_off:")
+        said = "No latent fires mostly on, or promotes, a token with that text."
+        if not features.about["n_alive"]:
+            said = "No latent of this SAE fires on the study's tokens, so there is none to show."
+        st.info(said, icon=":material/search_off:")
         return
     latent = chosen_latent(features, table)
     draw_table(features, table, latent)
@@ -65,7 +70,7 @@ def features_finding(features: Features) -> str:
     high = len(known.filter(known > 0.2)) / len(known)
     return (
         f"{fire}; {100 * high:.0f} % of them have more than 20 % of their activation on the tenth of the tokens with the largest "
-        "nonlinear error (10 % by chance)."
+        "nonlinear error, where a latent that fires regardless of it has 10 %."
     )
 
 
@@ -208,6 +213,7 @@ def draw_card(features: Features, latent: int, key: tuple[str, ...], told: Seque
         )
     with right:
         draw_logits(features, row)
+    draw_with_parts(row)
 
 
 def card_sentence(features: Features, row: dict[str, Any]) -> str:
@@ -230,6 +236,35 @@ def card_sentence(features: Features, row: dict[str, Any]) -> str:
     code = token.replace(chr(96), chr(39))
     most = f", most often on `{code}` ({100 * row['token_share']:.0f} % of them)." if token else "."
     return fires + most + error + near
+
+
+def parts_of_latent(row: dict[str, Any]) -> pl.DataFrame:
+    """Its share on high tokens and its correlation with the norm, for each part of the error that has them."""
+    rows = [(NAMES[part], row[f"{part}_share"], row[f"{part}_r"]) for part in PARTS if row[f"{part}_share"] is not None]
+    schema = {"part": pl.String, "share": pl.Float64, "r": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.col("share") * 100)
+
+
+def draw_with_parts(row: dict[str, Any]) -> None:
+    """Whether it is active where the error, or a part of it, is large."""
+    table = parts_of_latent(row)
+    if not len(table):
+        return
+    st.markdown("#### Does it fire where the error is large?")
+    column = st.column_config.NumberColumn
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config={
+            "part": "Part",
+            "share": column("On high error", format="%.1f %%"),
+            "r": column("Correlation", format="%.3f"),
+        },
+    )
+    st.caption(
+        "On high error: share of its activation on the tenth of tokens where the norm of that part is largest; 10 % by "
+        "chance. Correlation: of its activation, 0 where it is silent, with that norm over all tokens that count."
+    )
 
 
 def draw_logits(features: Features, row: dict[str, Any]) -> None:
