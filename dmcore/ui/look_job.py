@@ -38,8 +38,9 @@ def draw_look_button(study_id: str, sae: str) -> None:
     if any(job.active for job in mine):
         _watch(mine[0].id)
         return
-    if mine and mine[0].state == FAILED:
-        st.error(plain(mine[0].error), icon=":material/error:")
+    if mine and mine[0].error:  # one that is done may have left out what could not be had
+        box = st.error if mine[0].state == FAILED else st.warning
+        box(plain(mine[0].error), icon=":material/error:")
     st.button("Make it now", icon=":material/play_arrow:", key="look.start", on_click=_start, args=(path, sae))
     st.caption(
         "The worker makes features, structure and detection scores of this SAE; closing the page changes nothing."
