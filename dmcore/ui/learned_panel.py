@@ -18,25 +18,32 @@ from dmcore.ui.words import listed
 
 def names_of(learned: Learned) -> dict[str, str]:
     """What the dictionaries are called in pictures and sentences, by the name of the table."""
-    widths = learned.about["widths"]
-    base, *wider = learned.about["against"]
+    about = learned.about
     return {
-        base: f"base, {widths[base]:,} latents",
-        **{name: f"{widths[name]:,} latents" for name in wider},
+        name: f"{'base, ' * (name == about['base'])}{about['widths'][name]:,} latents" for name in about["against"]
+    } | {
         COMPONENTS: f"{learned.about['n_components']} components of x",
     }
 
 
 def learned_finding(learned: Learned) -> str:
     """Which share of the latents of each part the widest dictionary has."""
-    shares, widest = learned.shares(), learned.about["against"][-1]
-    told = {part: row_of(shares, part=part, against=widest) for part in ("nonlinear", "linear", "x")}
+    about = learned.about
+    if learned.latents["cosine"].null_count() == len(learned.latents):
+        return "None of the SAEs on the parts has a latent that fires and has a direction."
+    if not about["against"]:
+        return "No SAE of the study at this site has decoder rows that all tokens share: there is none to look in."
+    shares, widest = learned.shares(), about["against"][-1]
+    told = {part: row_of(shares, part=part, against=widest) for part in ("nonlinear", "linear", "x", "error")}
     known = {part: row for part, row in told.items() if row is not None}
-    if not known:
-        return "None of the SAEs on the parts has a latent that fires."
-    where = f"the {learned.about['widths'][widest]:,}-latent SAE"
-    if len(learned.about["against"]) == 1:
-        where = "the base SAE (the study has no wider one at this site)"
+    if len(known) > 1:
+        known.pop("error", None)
+    where = f"the {about['widths'][widest]:,}-latent SAE"
+    if widest == about["base"]:
+        why = "the study has no wider one at this site"
+        if len(about["widths"]) > 1:
+            why = "the wider ones have no decoder rows that all tokens share"
+        where = f"the base SAE ({why})"
     same = listed([f"{_share(row, 'same')} on {_on(part)}" for part, row in known.items()])
     random = listed([f"{_share(row, 'above_random')} on {_on(part)}" for part, row in known.items()])
     return (
@@ -47,6 +54,8 @@ def learned_finding(learned: Learned) -> str:
 
 def draw_learned(learned: Learned, key: tuple[str, ...]) -> None:
     """Draw the view; `key` names the entry."""
+    if learned.latents["cosine"].null_count() == len(learned.latents):
+        return
     names = names_of(learned)
     named = learned.latents.with_columns(pl.col("against").replace(names))
     seeds = learned.latents["seed"].n_unique()
@@ -111,10 +120,10 @@ def _share(row: dict[str, Any], name: str) -> str:
 
 
 def _on(part: str) -> str:
-    return "x" if part == "x" else f"the {part} error"
+    return "x" if part == "x" else f"the {NAMES[part]}"
 
 
 def _counts(learned: Learned) -> str:
-    first = learned.latents.filter(against=learned.about["against"][0])
+    first = learned.latents.filter(against=learned.latents["against"][0])
     counts = first.group_by("part", maintain_order=True).len()
     return ", ".join(f"{row['len']:,} ({NAMES[row['part']]})" for row in counts.to_dicts())
