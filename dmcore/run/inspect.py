@@ -25,7 +25,7 @@ from dmcore.results.detection import N_LATENTS
 from dmcore.results.parts import PART
 from dmcore.run.detection import Asked, Codes, Detector
 from dmcore.run.features import Whose, find_features, make_features, widest_plan
-from dmcore.run.parts import PartPlan, base_plan, part_plans, parts_of, untrained
+from dmcore.run.parts import PartPlan, base_plan, find_measured, part_plans, parts_of, untrained
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.structure import find_structure, make_structure
@@ -187,8 +187,7 @@ class Inspector:
         return failures[0] if failures else ""
 
     def _measured_parts(self) -> list[PartPlan]:
-        plans = part_plans(self.plan, self.store)
-        return [one for one in plans if self.store.find(PART, content_key(one.spec)) is not None]
+        return part_plans(self.plan, self.store) if find_measured(self.plan, self.store) is not None else []
 
     def whose(self, name: str, part: str, seed: int) -> Whose:
         """Whose latents are meant: of an SAE by its name, or of the SAE on a part.
@@ -202,12 +201,16 @@ class Inspector:
         return Whose(self._finished(base_plan(self.plan)), self._part_plan(part, seed))
 
     def part_codes(self, part: PartPlan) -> Path:
-        """Folder of the codes of an SAE on a part.
+        """Folder of the codes of an SAE on a part, made again where what was measured is there without them.
 
         Raises:
             StoreError: it has not been measured.
         """
-        entry = self.store.find(PART, content_key(part.spec))
+        key = content_key(part.spec)
+        entry = self.store.find(PART, key)
+        if entry is None and find_measured(self.plan, self.store) is not None:
+            self.pipeline.measure_parts(self.plan, codes=True)
+            entry = self.store.find(PART, key)
         if entry is None:
             raise StoreError("The SAEs on the parts have not been measured yet: sweep the study first.")
         return entry.path
