@@ -145,3 +145,14 @@ def test_what_a_job_left_out_is_said_beside_the_button(cache: Path, tmp_path: Pa
     assert not at.exception
     assert "The disk is odd" in "\n".join(one.value for one in at.warning)
     assert [one.key for one in at.button] == ["look.start"]
+
+
+def test_a_view_without_a_finding_has_no_empty_heading() -> None:
+    def page() -> None:
+        from dmcore.ui.sections import finding
+
+        finding("", "")
+        finding("One.", "")
+
+    at = AppTest.from_function(page, default_timeout=30).run()
+    assert [one.value for one in at.markdown] == ["### One."]
