@@ -18,8 +18,6 @@ from dmcore.results import (
     Structure,
     read_features,
     read_learned,
-    read_parts,
-    read_structure,
 )
 from dmcore.results.detection import N_LATENTS
 from dmcore.results.parts import PART
@@ -76,7 +74,7 @@ class Inspector:
         self._finished(base_plan(self.plan))
         if why := untrained(self.plan):
             raise StoreError(why)
-        return read_parts(self.pipeline.measure_parts(self.plan).path)
+        return Parts.read(self.pipeline.measure_parts(self.plan).path)
 
     def learned(self) -> Learned:
         """Which latents of the SAEs on the parts are in the base or a wider SAE already, computed where that is missing.
@@ -118,9 +116,9 @@ class Inspector:
         """
         sae = self.sae(name)
         if (found := find_structure(self.store, sae)) is not None:
-            return read_structure(found.path)
+            return Structure.read(found.path)
         stages = self.pipeline.stages(self.plan, sae)
-        return read_structure(make_structure(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae)).path)
+        return Structure.read(make_structure(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae)).path)
 
     def detection(
         self, name: str, part: str = "", seed: int = 0, *, asked: Asked | None = None, n_latents: int = N_LATENTS
