@@ -71,7 +71,7 @@ def features_view(selection: Selection, parts: Parts | None, top: DeltaGenerator
     with top:
         finding(features_finding(features))
     told = [one for one in reads.detections(selection.study_id, key) if one.about["part"] == entries[whose]]
-    draw_features(features, (features.folder.name,), told)
+    draw_features(features, (features.folder.name,), told, "x" if whose == "own" else whose.partition(".")[0])
 
 
 def structure_view(selection: Selection, parts: Parts | None, top: DeltaGenerator) -> None:

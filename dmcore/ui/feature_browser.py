@@ -34,8 +34,8 @@ ROWS = 500
 _TABLE, _FIND = "features.table", "features.find"
 
 
-def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detection] = ()) -> None:
-    """Draw the view; `key` names the entry, `told` are the SAE's detection scores."""
+def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detection] = (), part: str = "x") -> None:
+    """Draw the view; `key` names the entry, `told` are the SAE's detection scores, `part` is what it was trained on."""
     left, right = st.columns([2, 1], vertical_alignment="bottom")
     with left:
         text = st.text_input(
@@ -56,8 +56,8 @@ def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detec
         return
     latent = chosen_latent(features, table)
     draw_table(features, table, latent)
-    draw_all(features, latent, key)
-    draw_card(features, latent, key, told)
+    draw_all(features, latent, key, part)
+    draw_card(features, latent, key, told, part)
 
 
 def features_finding(features: Features) -> str:
@@ -151,7 +151,7 @@ def draw_table(features: Features, table: pl.DataFrame, latent: int) -> None:
     )
 
 
-def draw_all(features: Features, latent: int, key: tuple[str, ...]) -> None:
+def draw_all(features: Features, latent: int, key: tuple[str, ...], part: str = "x") -> None:
     """Every latent at once, where somebody asks to see it."""
     place = st.expander("All latents at once", key="features.all", type="compact", on_change="rerun")
     if not place.open:
@@ -165,7 +165,7 @@ def draw_all(features: Features, latent: int, key: tuple[str, ...]) -> None:
                 question="How often and how strongly?",
                 caption="Each latent that fires: share of the tokens on which it is active, and its mean activation there. "
                 "Click on one to see its card; ringed: the one below.",
-                chart=lambda: scatter_chart(latents.collect(), latent),
+                chart=lambda: scatter_chart(latents.collect(), latent, part=NAMES[part]),
                 data=lambda: scatter_table(latents.collect()),
             ),
             level=4,
@@ -173,7 +173,9 @@ def draw_all(features: Features, latent: int, key: tuple[str, ...]) -> None:
         )
 
 
-def draw_card(features: Features, latent: int, key: tuple[str, ...], told: Sequence[Detection] = ()) -> None:
+def draw_card(
+    features: Features, latent: int, key: tuple[str, ...], told: Sequence[Detection] = (), part: str = "x"
+) -> None:
     """What is known of one latent."""
     row = features.latent(latent)
     st.subheader(f"Latent {latent:,}", anchor=False)
@@ -205,8 +207,9 @@ def draw_card(features: Features, latent: int, key: tuple[str, ...], told: Seque
                 name="feature_histogram",
                 key=(*key, str(latent)),
                 question="How strongly?",
-                caption=f"Activations of the {row['n_active']:,} tokens on which it is active, in 20 equal bins.",
-                chart=lambda: histogram_chart(histogram.edges.tolist(), histogram.counts.tolist()),
+                caption=f"Activations of the {row['n_active']:,} tokens on which it is active, in 20 equal bins. "
+                "Ticks at the top: a tenth of them lies between two.",
+                chart=lambda: histogram_chart(histogram.edges.tolist(), histogram.counts.tolist(), NAMES[part]),
                 data=lambda: histogram_table(histogram.edges.tolist(), histogram.counts.tolist()),
             ),
             level=4,
