@@ -66,7 +66,8 @@ def draw_learned(learned: Learned, key: tuple[str, ...]) -> None:
             question="Does a wider SAE have these features already?",
             caption="Each latent of the SAEs on the parts: the largest cosine of its decoder row with a row of the base, of "
             "wider SAEs of the site, and with principal components of x (without sign). A curve that falls further to the right: "
-            "more is known already. Dashed: what 95 % of random directions stay below; 5 % would be above it by chance. "
+            "more is known already. Dashed: what 95 % of random directions stay below; above each panel, the share of latents "
+            "beyond it, 5 % by chance. "
             f"n = {_counts(learned)}, of {seeds} seed{'s' if seeds > 1 else ''}; latents that never fire are left out.",
             chart=lambda: learned_chart(named),
             data=lambda: learned_table(named),
