@@ -260,8 +260,8 @@ def _draw_table(one: Detection, whose: str) -> None:
             "latent": column("Latent", format="%d", width="small"),
             "explanation": st.column_config.TextColumn("Best single pattern" if by_patterns else "Explanation", width="large"),
             "balanced_accuracy": column("Balanced acc.", format="%.0f %%", help="Mean of active and silent windows told."),
-            "balanced_accuracy_low": column("from", format="%.0f %%", help="95 % interval over the latent's windows."),
-            "balanced_accuracy_high": column("to", format="%.0f %%", help="95 % interval over the latent's windows."),
+            "balanced_accuracy_low": column("95 % from", format="%.0f %%", help="95 % interval over the latent's windows."),
+            "balanced_accuracy_high": column("95 % to", format="%.0f %%", help="95 % interval over the latent's windows."),
             "auc": column("AUC", format="%.2f"),
             "pattern_balanced_accuracy": column("Pattern alone", format="%.0f %%", help="Of the best single pattern alone."),
         },
@@ -291,7 +291,8 @@ def draw_explanations(found: Sequence[Detection], latent: int) -> None:
             alone = percent(*triple(row, "pattern_balanced_accuracy"))
             best = f" The best single one has {alone}:" if scorer == PATTERNS else ""
             st.markdown(
-                f"It is told from {scorer_words(scorer)} with a balanced accuracy of {score} (guessing: 50 %).{best}"
+                f"It is told from {scorer_words(scorer)} with a balanced accuracy of {score}, in "
+                f"{row['n_active']:,} active and {row['n'] - row['n_active']:,} silent windows (guessing: 50 %).{best}"
             )
             # Code: in it no Markdown or HTML of an explanation means anything.
             st.code(legible(row["explanation"] or ""), language=None, wrap_lines=True)

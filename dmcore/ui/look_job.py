@@ -43,7 +43,8 @@ def draw_look_button(study_id: str, sae: str) -> None:
         box(plain(mine[0].error), icon=":material/error:")
     st.button("Make it now", icon=":material/play_arrow:", key="look.start", on_click=_start, args=(path, sae))
     st.caption(
-        "The worker makes features, structure and detection scores of this SAE; closing the page changes nothing."
+        "The worker makes features, structure and detection scores of this SAE, for a small one in a minute or two. It goes "
+        "on when the page is closed; *Runs* lists it."
     )
 
 

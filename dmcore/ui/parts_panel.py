@@ -80,7 +80,8 @@ def draw_parts(selection: Selection, parts: Parts) -> None:
                 name="parts_training",
                 key=key,
                 question="Was the budget enough?",
-                caption=f"FVU on held-out training texts, a line for each seed. {budget}.",
+                caption="FVU on held-out training texts, a line for each seed. Where a line still falls at its end, more tokens "
+                f"would lower it; compare parts by that too. {budget}.",
                 chart=lambda: training_chart(parts["curves"]),
                 data=lambda: training_table(parts["curves"]),
             )
