@@ -66,7 +66,8 @@ def features_view(selection: Selection, parts: Parts | None, top: DeltaGenerator
         named = quote(selection.record["sae"]) if whose == "own" else f"--part {part} --seed {seed}"
         draw_missing("The features of this SAE have", f"features {selection.published.file} {named}")
         if whose == "own" or seed == str(parts.about["seeds"][0] if parts else ""):
-            draw_look_button(selection.study_id, selection.record["sae"])
+            sae = selection.record["sae"]
+            draw_look_button(selection.study_id, sae, lambda found: found.features(key, entries[whose]) is not None)
         return
     with top:
         finding(features_finding(features))
@@ -82,7 +83,7 @@ def structure_view(selection: Selection, parts: Parts | None, top: DeltaGenerato
     if structure is None:
         command = f"structure {selection.published.file} {quote(selection.record['sae'])}"
         draw_missing("The directions and clusters of this SAE's error have", command)
-        draw_look_button(selection.study_id, selection.record["sae"])
+        draw_look_button(selection.study_id, selection.record["sae"], lambda found: found.structure(key) is not None)
         return
     with top:
         finding(structure_finding(structure))

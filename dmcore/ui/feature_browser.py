@@ -275,7 +275,8 @@ def draw_logits(features: Features, row: dict[str, Any]) -> None:
     st.markdown("#### Which tokens does it promote?")
     if not row["promoted"]:
         st.info(
-            "This site does not write to the residual stream, or the model has no unembedding.", icon=":material/inbox:"
+            "This site does not write to the residual stream, or the model predicts no next token from it.",
+            icon=":material/inbox:",
         )
         return
     texts = features.texts

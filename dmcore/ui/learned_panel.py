@@ -44,11 +44,14 @@ def learned_finding(learned: Learned) -> str:
         if len(about["widths"]) > 1:
             why = "the wider ones have no decoder rows that all tokens share"
         where = f"the base SAE ({why})"
-    same = listed([f"{_share(row, 'same')} on {_on(part)}" for part, row in known.items()])
-    random = listed([f"{_share(row, 'above_random')} on {_on(part)}" for part, row in known.items()])
+    first, *others = ((_on(part), _share(row, "same"), _share(row, "above_random")) for part, row in known.items())
+    same = listed(
+        [f"{first[1]} of the latents of SAEs on {first[0]}", *(f"{share} on {on}" for on, share, _ in others)]
+    )
+    random = listed([share for _, _, share in (first, *others)])
     return (
-        f"Latents with one of the same direction (cosine ≥ {SAME}) in {where}: {same}. Nearer to one of its latents than 95 % of "
-        f"random directions: {random}."
+        f"In {where} there is a latent of the same direction (cosine ≥ {SAME}) for {same}. Nearer to one of its latents than "
+        f"95 % of random directions are {random}."
     )
 
 
@@ -73,9 +76,11 @@ def draw_learned(learned: Learned, key: tuple[str, ...]) -> None:
             data=lambda: learned_table(named),
         )
     )
+    shown = shares_shown(learned)
     st.dataframe(
-        shares_shown(learned),
+        shown,
         hide_index=True,
+        height=36 * (len(shown) + 1),
         column_config={
             "same": st.column_config.TextColumn(
                 f"Same direction (cosine ≥ {SAME})", help="Mean of the seeds, and the least and the most of them."

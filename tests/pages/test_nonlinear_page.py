@@ -83,7 +83,7 @@ def test_what_a_wider_sae_has_is_said_and_tabled(cache: Path) -> None:
     at = opened(cache, look="learned")
     assert n_charts(at) == 1
     said = words(at).replace("\xa0", " ")
-    assert "3.0 % on the nonlinear error, 20 % on the linear error and 50 % on x" in said
+    assert "3.0 % of the latents of SAEs on the nonlinear error, 20 % on the linear error and 50 % on x" in said
     (entry,) = (cache / "learned").iterdir()
     learned = read_learned(entry)
     table = shares_shown(learned)

@@ -66,7 +66,7 @@ def test_dictionaries_without_decoder_rows_are_not_taken_for_others() -> None:
     assert len(drawn(none).dataframe) == 1
     no_base = learned(["w"], {"b": 100, "w": 200})
     assert names_of(no_base)["w"] == "200 latents", "it is not the base"
-    assert "in the 200-latent SAE:" in learned_finding(no_base)
+    assert "In the 200-latent SAE there is" in learned_finding(no_base)
     no_wider = learned(["b"], {"b": 100, "w": 200})
     assert names_of(no_wider)["b"] == "base, 100 latents"
     assert "the wider ones have no decoder rows" in learned_finding(no_wider)
@@ -139,7 +139,7 @@ def test_what_a_job_left_out_is_said_beside_the_button(cache: Path, tmp_path: Pa
     def page(name: str) -> None:
         from dmcore.ui.look_job import draw_look_button
 
-        draw_look_button(name, "s")
+        draw_look_button(name, "s", lambda found: False)
 
     at = AppTest.from_function(page, args=(job.study,), default_timeout=30).run()
     assert not at.exception
