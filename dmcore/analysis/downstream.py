@@ -36,7 +36,7 @@ from dmcore.math.bootstrap import bootstrap_units
 from dmcore.math.split import FoldedFit, row_norm_sq, split_tokens
 from dmcore.memory import halve_when_out_of_memory
 from dmcore.progress import Reporter, Stage
-from dmcore.results.downstream import DownstreamSettings, write_downstream
+from dmcore.results.downstream import Downstream, DownstreamSettings
 from dmcore.sources.contexts import Contexts
 from dmcore.sources.models import LanguageModel
 from dmcore.sources.splice import CleanRun, Prediction, Splicer
@@ -81,7 +81,7 @@ class _Work:
 def downstream(
     given: DownstreamInputs, folder: Path, reporter: Reporter, name: str, known: Mapping[str, Any] | None = None
 ) -> None:
-    """Write what the parts of one SAE's error cost into `folder`; `read_downstream` opens it.
+    """Write what the parts of one SAE's error cost into `folder`; `Downstream` opens it.
 
     Goes on from what an earlier call, that was cut off, has left in the folder. `known` of the SAE is told in `about` too.
 
@@ -121,7 +121,7 @@ def downstream(
         "n_folds": given.partition.n_folds,
         "seed": given.seed,
     }
-    write_downstream(folder, about, tables)
+    Downstream.write(folder, about, tables)
     DownstreamSums.forget(folder)
 
 

@@ -28,7 +28,7 @@ from dmcore.errors import DataError, SpecError
 from dmcore.math.moments import InputMoments
 from dmcore.math.split import check_determined
 from dmcore.progress import Reporter
-from dmcore.results.reduction import REDUCTION_TABLES, ReductionSettings, reduction_table, write_reduction
+from dmcore.results.reduction import REDUCTION_TABLES, Reduction, ReductionSettings, reduction_table
 from dmcore.sources.contexts import Contexts
 from dmcore.sources.models import LanguageModel
 from dmcore.specs import Settings
@@ -80,7 +80,7 @@ class _Coding:
 
 @torch.inference_mode()
 def error_reduction(given: ReductionInputs, folder: Path, reporter: Reporter, name: str) -> None:
-    """Write what reduces an SAE's error into `folder`; `read_reduction` opens it.
+    """Write what reduces an SAE's error into `folder`; `Reduction` opens it.
 
     The maps of every method have a bias and the study's ridge if the study's have. Numbers are null, with a sentence in
     `remarks`, where there is nothing to reduce: an error, or a nonlinear error, of 0 up to rounding; losses where the model
@@ -132,7 +132,7 @@ def error_reduction(given: ReductionInputs, folder: Path, reporter: Reporter, na
         "coding_contexts": len(sample.contexts) if given.methods else 0,
         "loss_contexts": len(spliced) if losses is not None else 0,
     }
-    write_reduction(folder, about, {table: reduction_table(table, tables[table]) for table in REDUCTION_TABLES})
+    Reduction.write(folder, about, {table: reduction_table(table, tables[table]) for table in REDUCTION_TABLES})
 
 
 def _linear(

@@ -33,8 +33,8 @@ from dmcore.progress import Reporter, Stage
 from dmcore.results.structure import (
     CLUSTERED_PARTS,
     SPECTRUM_PARTS,
+    Structure,
     structure_table,
-    write_structure,
 )
 from dmcore.sources.contexts import Contexts
 
@@ -62,7 +62,7 @@ class _Pass:
 
 @torch.inference_mode()
 def structure(given: StructureInputs, folder: Path, reporter: Reporter, name: str) -> None:
-    """Write the structure of one SAE's error into `folder`; `read_structure` opens it.
+    """Write the structure of one SAE's error into `folder`; `Structure` opens it.
 
     Intervals of spectra and alignment: a jackknife over about 20 groups of contexts; of lifts: clustered by context; both
     with the maps of the split held fixed. What cannot be had (an error that is 0 or does not vary, halves without variance,
@@ -94,7 +94,7 @@ def structure(given: StructureInputs, folder: Path, reporter: Reporter, name: st
         "n_groups": len(groups.folds),
         "clustered": {part: len(high.tokens) for part, high in filled.high.items()},
     }
-    write_structure(folder, _about(given) | about, tables)
+    Structure.write(folder, _about(given) | about, tables)
 
 
 def _filled(

@@ -23,7 +23,7 @@ from dmcore.errors import DataError
 from dmcore.math.bootstrap import bootstrap_units
 from dmcore.math.token_pairs import PairEstimates, PairMoments, PairSums, pair_estimates
 from dmcore.progress import Reporter, Stage
-from dmcore.results.scaling import NORMS, PARTS, TABLES, TOKENS, in_schema
+from dmcore.results.scaling import NORMS, PARTS, TABLES, TOKENS, Scaling
 from dmcore.sources.contexts import Contexts
 
 MOST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -113,7 +113,7 @@ def token_tables(sources: TokenSources, folder: Path, reporter: Reporter) -> tup
         "slices": pl.concat(slice_rows),
         "vocabulary": words.filter(pl.col("token").is_in(sorted(shown))),
     }
-    return {name: in_schema(name, table) for name, table in tables.items()}, browsed
+    return {name: Scaling.in_schema(name, table) for name, table in tables.items()}, browsed
 
 
 def _ids(tokens: np.ndarray, sources: TokenSources) -> set[int]:

@@ -8,7 +8,8 @@ import altair as alt
 import polars as pl
 
 from dmcore.charts.axes import FIT_WIDTH, finite, linear_ends, log_y
-from dmcore.charts.theme import NEUTRAL, NONLINEAR, as_part, part_colour
+from dmcore.charts.part_names import X, colour
+from dmcore.charts.theme import NEUTRAL, as_part
 
 HEIGHT = 220
 
@@ -46,11 +47,11 @@ def deciles_table(histogram: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"decile": pl.Int32, "activation": pl.Float64}, orient="row")
 
 
-def histogram_chart(edges: Sequence[float], counts: Sequence[int], part: str = NONLINEAR) -> alt.LayerChart:
+def histogram_chart(edges: Sequence[float], counts: Sequence[int], part: str = X) -> alt.LayerChart:
     """Bars of tokens, on a log axis, over the activation; the deciles as ticks under them.
 
     Args:
-        part: in whose colour the bars are.
+        part: in whose colour the bars are; an SAE of a study is one on x.
     """
     table = histogram_table(edges, counts)
     bars = as_part(table.filter(pl.col("tokens") > 0).with_columns(foot=pl.lit(_FLOOR)), part)
@@ -69,7 +70,7 @@ def histogram_chart(edges: Sequence[float], counts: Sequence[int], part: str = N
     ]
     return alt.layer(
         alt.Chart(bars).mark_rect(opacity=0.85, stroke=None).encode(
-            x=x, x2=alt.X2("high:Q"), y=y, y2=alt.Y2("foot:Q"), color=part_colour(), tooltip=tooltip
+            x=x, x2=alt.X2("high:Q"), y=y, y2=alt.Y2("foot:Q"), color=colour(), tooltip=tooltip
         ),
         ticks.mark_rule(color=NEUTRAL, strokeWidth=1.5, strokeDash=[2, 2]).encode(
             y=alt.value(0), y2=alt.value(8), tooltip=decile_tip

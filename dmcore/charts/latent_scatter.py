@@ -9,6 +9,7 @@ import polars as pl
 
 from dmcore.charts.axes import FIT_WIDTH, finite, known, log_ends, log_x, log_y
 from dmcore.charts.labels import decade_ticks
+from dmcore.charts.part_names import X, colour
 from dmcore.charts.theme import NONLINEAR, TOTAL, as_part, part_colour
 
 HEIGHT = 340
@@ -60,11 +61,12 @@ def _steps(values: pl.Series, n: int) -> tuple[float, float]:
     return low, (high - low) / n or 1.0
 
 
-def scatter_chart(latents: pl.DataFrame, chosen: int | None = None, most: int = MOST) -> alt.LayerChart:
+def scatter_chart(latents: pl.DataFrame, chosen: int | None = None, most: int = MOST, part: str = X) -> alt.LayerChart:
     """A dot a latent, or cells coloured by how many latents are in them; a click picks (`pick`, by `latent`).
 
     Args:
         chosen: latent that is ringed and named.
+        part: in whose colour the dots are; an SAE of a study is one on x.
     """
     table = scatter_table(latents, most)
     binned = table["left"].is_not_null().any()
@@ -84,9 +86,9 @@ def scatter_chart(latents: pl.DataFrame, chosen: int | None = None, most: int = 
         drawn = cells.encode(**place, color=_count_colour(table), tooltip=[*tooltip, count])
     else:
         size, opacity = (20, 0.6) if len(table) > 400 else (45, 0.8)
-        dots = alt.Chart(as_part(table.select(_KEPT[:4]), NONLINEAR))
+        dots = alt.Chart(as_part(table.select(_KEPT[:4]), part))
         dots = dots.mark_circle(size=size, opacity=opacity, cursor="pointer", aria=False)
-        drawn = dots.encode(x=x, y=y, color=part_colour(), tooltip=tooltip)
+        drawn = dots.encode(x=x, y=y, color=colour(), tooltip=tooltip)
     layers = [drawn.add_params(pick), *_ring(latents, chosen, NONLINEAR if binned else TOTAL, ends[0][0])]
     return alt.layer(*layers).resolve_scale(color="independent").properties(height=HEIGHT, autosize=FIT_WIDTH)
 

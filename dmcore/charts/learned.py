@@ -112,22 +112,23 @@ def _rules(marks: pl.DataFrame, panels: Panels) -> list[alt.Chart]:
 def _share(share: float) -> str:
     """A share in percent, with a decimal where it is near neither half."""
     shown = 100 * share
-    return f"{shown:.1f} %" if 0 < shown < 9.95 or 99 < shown < 100 else f"{shown:.0f} %"
+    return f"{shown:.1f} %" if 0 < shown < 9.95 or 99 < shown < 99.95 else f"{shown:.0f} %"
 
 
 def _heads(marks: pl.DataFrame, panels: Panels, parts: list[str]) -> list[alt.Chart]:
     """Above each panel its dictionary, and for each part the share of latents above the baseline."""
+    short = pl.col("name").str.replace(r"^(base, .*) latents$", "$1")  # all have to fit side by side on a narrow page
     spans = panels.spans().with_columns(
-        text=pl.col("name").map_elements(lambda n: n if len(n) <= LONGEST else f"…{n[1 - LONGEST :]}", pl.String)
+        text=short.map_elements(lambda n: n if len(n) <= LONGEST else f"…{n[1 - LONGEST :]}", pl.String)
     )
     top = 28 + 17 * len(parts)
-    words = alt.Chart(spans).mark_text(align="left", color=NEUTRAL, fontSize=13, fontWeight="bold")
+    words = alt.Chart(spans).mark_text(align="left", color=NEUTRAL, fontSize=12, fontWeight="bold")
     layers = [words.encode(x=alt.X("start:Q"), y=alt.value(-top), text=alt.Text("text:N"))]
     for k, part in enumerate(parts):
         rows = marks.filter(pl.col("part") == part).join(
             panels.spans().select(against="name", start="start"), on="against"
         )
-        said = [f"{part}: {_share(share)} above" for share in rows["share"]]
+        said = [f"{part.removeprefix('activation ').removesuffix(' error')} {_share(share)}" for share in rows["share"]]
         text = alt.Chart(rows.with_columns(pl.Series("text", said, dtype=pl.String)))
         text = text.mark_text(align="left", fontSize=12, fontWeight="bold")
         layers.append(

@@ -21,7 +21,7 @@ HEIGHT = 340
 FVU, DEAD = "FVU", "dead share"
 """The panels, `measure` in the table."""
 
-_TITLES = {FVU: "FVU (share of the part's variance that is left)", DEAD: "dead latents (share of the dictionary)"}
+_TITLES = {FVU: "FVU (share of the part's variance that is left)", DEAD: "dead latents (share)"}
 _ROWS_APART = 0.62
 """Share of a row over which the seeds of a part are spread."""
 

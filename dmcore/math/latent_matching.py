@@ -25,6 +25,8 @@ MOST_ASSIGNED = 8192
 """Latents (of the larger dictionary) up to which the best assignment is found; it takes cubic time."""
 ROWS_AT_ONCE = 4096
 """Rows of each dictionary whose cosines are made together."""
+DRAWN_AT_ONCE = 1024
+"""Random rows that are drawn together; the draw does not depend on it as long as 16 divides it."""
 ASSIGNED, MUTUAL = "assignment", "mutual neighbours"
 """How latents were matched."""
 
@@ -100,13 +102,20 @@ def random_rows(n: int, d_in: int, seed: int) -> Float[Tensor, "n d_in"]:
     return _unit(torch.randn(n, d_in, generator=torch.Generator().manual_seed(seed)))
 
 
-def shaped_rows(like: Float[Tensor, "n d_in"], seed: int) -> Float[Tensor, "n d_in"]:
+def shaped_rows(
+    like: Float[Tensor, "n d_in"], seed: int, *, rows_at_once: int = DRAWN_AT_ONCE
+) -> Float[Tensor, "n d_in"]:
     """Gaussian rows with the second moments of some unit rows, as many of them, brought to unit norm.
 
     Where a dictionary lies in few of its dimensions, chance gives larger cosines than rows from the whole sphere say.
     """
-    mixed = torch.randn(len(like), len(like), generator=torch.Generator().manual_seed(seed))
-    return _unit(mixed.to(like.device) @ _unit(like))
+    rows, generator = _unit(like), torch.Generator().manual_seed(seed)
+    mixed = torch.empty_like(rows)
+    # A few at a time: those of all rows would be a square matrix, 5 GB at 36,864 latents.
+    for first in range(0, len(rows), rows_at_once):
+        weights = torch.randn(min(rows_at_once, len(rows) - first), len(rows), generator=generator)
+        mixed[first : first + rows_at_once] = weights.to(rows.device) @ rows
+    return _unit(mixed)
 
 
 def stable_latents(matchings: Sequence[Matching], cosine: float) -> np.ndarray:

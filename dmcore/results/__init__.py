@@ -1,22 +1,15 @@
 """What a study's computation leaves behind for pages and people. Nothing here imports torch: pages read these."""
 
 from dmcore.results.compare import comparable_label, log_distance, nearest_l0_each, over_layers, over_widths
-from dmcore.results.detection import DETECTION, Detection, detection_spec, read_detection
-from dmcore.results.downstream import DOWNSTREAM, Downstream, DownstreamSettings, downstream_spec, read_downstream
+from dmcore.results.detection import DETECTION, Detection, detection_spec
+from dmcore.results.downstream import DOWNSTREAM, Downstream, DownstreamSettings, downstream_spec
 from dmcore.results.features import FEATURES, Features, features_spec, read_features, widest_of
 from dmcore.results.learned import LEARNED, Learned, dictionaries_of, learned_spec, read_learned
-from dmcore.results.parts import PARTS_STAGE, Parts, read_parts
-from dmcore.results.reduction import (
-    REDUCTION,
-    Reduction,
-    ReductionSettings,
-    read_reduction,
-    reduction_spec,
-    wider_rows,
-)
+from dmcore.results.parts import PARTS_STAGE, Parts
+from dmcore.results.reduction import REDUCTION, Reduction, ReductionSettings, reduction_spec, wider_rows
 from dmcore.results.sae import METRICS, RECORD, TABLES, Summary, read_record, read_summary, write_summary
-from dmcore.results.scaling import SCALING, Scaling, read_scaling, scaling_spec, write_scaling
-from dmcore.results.structure import STRUCTURE, Structure, read_structure, structure_spec
+from dmcore.results.scaling import SCALING, Scaling, scaling_spec
+from dmcore.results.structure import STRUCTURE, Structure, structure_spec
 
 __all__ = [
     "DETECTION",
@@ -51,21 +44,14 @@ __all__ = [
     "nearest_l0_each",
     "over_layers",
     "over_widths",
-    "read_detection",
-    "read_downstream",
     "read_features",
     "read_learned",
-    "read_parts",
     "read_record",
-    "read_reduction",
-    "read_scaling",
-    "read_structure",
     "read_summary",
     "reduction_spec",
     "scaling_spec",
     "structure_spec",
     "wider_rows",
     "widest_of",
-    "write_scaling",
     "write_summary",
 ]

@@ -6,16 +6,13 @@ A page finds the entries of an SAE by the key of its summary, which their specs 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from dmcore.errors import StoreError
+from dmcore.results.table_folder import TableFolder
 
 DETECTION = "detection"
 """Stage of the entries."""
@@ -76,28 +73,19 @@ DETECTION_TABLES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(TableFolder):
     """Detection scores of random latents of one SAE; tables are read when they are first asked for."""
+
+    SCHEMAS = DETECTION_TABLES
+    UNREADABLE = (
+        "The detection scores of this SAE cannot be read: delete the entry and run `python -m dmcore detect` again."
+    )
 
     about: Mapping[str, Any]
     """sae (name), site, summary (key of the SAE's summary; of the base's, for an SAE on a part), part (key of its entry) and
     part_name and train_seed (all three null for an SAE of the study), scorer (`PATTERNS`, or the model's name), identity
     (all that the scores depend on), d_sae, n_asked, n_scored, n_failed, n_unanswered (of those, latents that another run
     may get an answer for), windows (`dmcore.explain.draw.DrawSettings`), seed, n_contexts, protocol (in words)."""
-    folder: Path
-    """The entry."""
-    _tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
-
-    def __getitem__(self, table: str) -> pl.DataFrame:
-        """A table, with the columns of `DETECTION_TABLES`.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-        if table not in self._tables:
-            with _sentence():
-                self._tables[table] = pl.read_parquet(self.folder / f"{table}.parquet")
-        return self._tables[table]
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -112,21 +100,6 @@ class Detection:
         """The row of a latent; None if it is not among those that were drawn."""
         rows = self["scores"].filter(pl.col("latent") == latent)
         return None if rows.is_empty() else rows.row(0, named=True)
-
-    def record(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
-        return {"about": dict(self.about), **{name: self[name].to_dicts() for name in DETECTION_TABLES}}
-
-
-@contextmanager
-def _sentence() -> Iterator[None]:
-    """A file that has gone or is no table, as a sentence."""
-    try:
-        yield
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StoreError(
-            "The detection scores of this SAE cannot be read: delete the entry and run `python -m dmcore detect` again."
-        ) from error
 
 
 def detection_spec(
@@ -150,25 +123,6 @@ def detection_spec(
         "n_latents": n_latents,
         "windows": dict(windows),
     }
-
-
-def write_detection(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:
-    """Write `about.json` and one parquet a table, in exactly the schemas of `DETECTION_TABLES`."""
-    (folder / "about.json").write_text(json.dumps(dict(about), indent=1), encoding="utf-8")
-    for name, schema in DETECTION_TABLES.items():
-        content = tables[name].select(pl.col(column).cast(dtype) for column, dtype in schema.items())
-        content.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=12)
-
-
-def read_detection(folder: Path) -> Detection:
-    """Open what `write_detection` wrote.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    with _sentence():
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return Detection(about, folder)
 
 
 def scorers_of(found: Sequence[Detection]) -> list[str]:

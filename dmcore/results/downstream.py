@@ -6,18 +6,16 @@ of `VARIANTS`, and the predictions at those positions are compared with the clea
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from dmcore.errors import SpecError, StoreError
+from dmcore.errors import SpecError
 from dmcore.results.scaling import TABLES as SCALING_TABLES
+from dmcore.results.table_folder import TableFolder
 
 DOWNSTREAM = "downstream"
 """Stage of the entries."""
@@ -142,27 +140,16 @@ DOWNSTREAM_TABLES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Downstream:
+class Downstream(TableFolder):
     """What the parts of one SAE's error cost; tables are read when they are first asked for."""
+
+    SCHEMAS = DOWNSTREAM_TABLES
+    UNREADABLE = "What this SAE's error costs cannot be read: `python -m dmcore downstream` makes it anew."
 
     about: Mapping[str, Any]
     """sae (name), hook, d_sae, l0, n_tokens (scored), n_contexts (run), dose_contexts (run), context_numbers (of the table of
     tokens), skip_positions, n_folds, seed, exact_gap (largest change of a token's loss, in nats, by Sae(x) + the whole error;
     null if it was not run), and the metrics of the SAE's own record (fvu, r2_error, ..., with _low and _high)."""
-    folder: Path
-    """The entry."""
-    _tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
-
-    def __getitem__(self, table: str) -> pl.DataFrame:
-        """A table, with the columns of `DOWNSTREAM_TABLES`.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-        if table not in self._tables:
-            with _sentence():
-                self._tables[table] = pl.read_parquet(self.folder / f"{table}.parquet")
-        return self._tables[table]
 
     def variant(self, name: str) -> dict[str, Any]:
         """The row of one of `VARIANTS`."""
@@ -207,17 +194,6 @@ def _named(row: Mapping[str, Any], name: str, left_out: tuple[str, ...]) -> dict
     return found
 
 
-@contextmanager
-def _sentence() -> Iterator[None]:
-    """A file that has gone or is no table, as a sentence."""
-    try:
-        yield
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StoreError(
-            "What this SAE's error costs cannot be read: `python -m dmcore downstream` makes it anew."
-        ) from error
-
-
 def downstream_spec(summary: str, settings: DownstreamSettings) -> dict[str, Any]:
     """The spec of an entry, from what pages know; `summary`: key of the SAE's summary."""
     made = {"doses": list(DOSES), **asdict(settings)}
@@ -230,22 +206,3 @@ def downstream_table(name: str, rows: list[dict[str, Any]] | Mapping[str, Any]) 
     table = pl.DataFrame(rows, schema=schema, strict=False)
     floats = [column for column, dtype in schema.items() if dtype == pl.Float64]
     return table.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)).alias(c) for c in floats)
-
-
-def write_downstream(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:
-    """Write `about.json` and one parquet a table, in exactly the schemas of `DOWNSTREAM_TABLES`."""
-    (folder / "about.json").write_text(json.dumps(dict(about), indent=1), encoding="utf-8")
-    for name, schema in DOWNSTREAM_TABLES.items():
-        content = tables[name].select(pl.col(column).cast(dtype) for column, dtype in schema.items())
-        content.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=12)
-
-
-def read_downstream(folder: Path) -> Downstream:
-    """Open what `write_downstream` wrote.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    with _sentence():
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return Downstream(about, folder)

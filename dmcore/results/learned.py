@@ -76,7 +76,7 @@ class Learned:
     """Which latents are in a dictionary already."""
 
     about: Mapping[str, Any]
-    """base, against (names, in their order), widths (by name), seeds, n_components, d_model."""
+    """base, against (names of those with decoder rows, by width), widths (of all, by name), n_components, d_model."""
     latents: pl.DataFrame
     """With the columns of `LEARNED_LATENTS`."""
     key: str

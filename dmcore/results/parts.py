@@ -6,15 +6,13 @@ A part is x, or the base's error, or the linear or nonlinear part of it; parts a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from dmcore.errors import StoreError
+from dmcore.results.table_folder import TableFolder
 
 PART, PARTS_STAGE = "part", "parts"
 """Stages of the entries."""
@@ -101,55 +99,17 @@ def parts_spec(summary: str, parts: Mapping[str, Any], entries: Sequence[str]) -
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(TableFolder):
     """SAEs on the parts of one SAE's error; tables are read when they are first asked for."""
+
+    SCHEMAS = PARTS_TABLES
+    UNREADABLE = "The SAEs on the parts cannot be read: sweep the study again to measure them anew."
 
     about: Mapping[str, Any]
     """base, site, summary (key), parts (names), seeds, width, l0, architecture, engine, tokens, batch_tokens, n_tokens,
     n_contexts, skip_positions, n_folds, seed, d_model, note (how training's parts differ from the measured ones)."""
-    folder: Path
-    """The entry."""
-    _tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
-
-    def __getitem__(self, table: str) -> pl.DataFrame:
-        """A table, with the columns of `PARTS_TABLES`.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-        if table not in self._tables:
-            try:
-                self._tables[table] = pl.read_parquet(self.folder / f"{table}.parquet")
-            except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-                raise _unreadable() from error
-        return self._tables[table]
 
     def record(self) -> dict[str, Any]:
         """All tables but the replicates, as JSON has them."""
         tables = {name: self[name].to_dicts() for name in PARTS_TABLES if name != "replicates"}
         return {"about": dict(self.about), **tables}
-
-
-def write_parts(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:
-    """Write `about.json` and one parquet a table, in exactly the schemas of `PARTS_TABLES`."""
-    (folder / "about.json").write_text(json.dumps(dict(about), indent=1), encoding="utf-8")
-    for name, schema in PARTS_TABLES.items():
-        content = tables[name].select(pl.col(column).cast(dtype) for column, dtype in schema.items())
-        content.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=12)
-
-
-def read_parts(folder: Path) -> Parts:
-    """Open what `write_parts` wrote.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _unreadable() from error
-    return Parts(about, folder)
-
-
-def _unreadable() -> StoreError:
-    return StoreError("The SAEs on the parts cannot be read: sweep the study again to measure them anew.")

@@ -8,11 +8,8 @@ to the SAE's own codes there. What cannot be had is null, and `remarks` says why
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +17,7 @@ import polars as pl
 
 from dmcore.errors import SpecError, StoreError
 from dmcore.results.compare import over_widths
+from dmcore.results.table_folder import TableFolder
 
 REDUCTION = "reduction"
 """Stage of the entries."""
@@ -126,26 +124,15 @@ class ReductionSettings:
 
 
 @dataclass(frozen=True)
-class Reduction:
+class Reduction(TableFolder):
     """How one SAE's error can be reduced; tables are read when they are first asked for."""
+
+    SCHEMAS = REDUCTION_TABLES
+    UNREADABLE = "What reduces this SAE's error cannot be read: `python -m dmcore reduce STUDY SAE` makes it again."
 
     about: Mapping[str, Any]
     """d_model, d_sae, n_tokens (kept), n_contexts, n_folds, skip_positions, seed, ridge, fit_bias; coding_contexts and
     loss_contexts: how many were run."""
-    folder: Path
-    """The entry."""
-    _tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
-
-    def __getitem__(self, table: str) -> pl.DataFrame:
-        """A table, with the columns of `REDUCTION_TABLES`.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-        if table not in self._tables:
-            with _sentence():
-                self._tables[table] = pl.read_parquet(self.folder / f"{table}.parquet")
-        return self._tables[table]
 
     def method(self, name: str) -> dict[str, Any]:
         """The row of a method.
@@ -162,17 +149,6 @@ class Reduction:
         """The row of a regression; None where it was not made."""
         rows = self["regressions"].filter((pl.col("inputs") == inputs) & (pl.col("target") == target))
         return None if rows.is_empty() else rows.row(0, named=True)
-
-
-@contextmanager
-def _sentence() -> Iterator[None]:
-    """A file that has gone or is no table, as a sentence."""
-    try:
-        yield
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StoreError(
-            "What reduces this SAE's error cannot be read: `python -m dmcore reduce STUDY SAE` makes it again."
-        ) from error
 
 
 def input_names(names: Sequence[str]) -> str:
@@ -224,25 +200,6 @@ def reduction_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFram
     table = pl.DataFrame([{column: row.get(column) for column in schema} for row in rows], schema=schema, strict=False)
     floats = [column for column, dtype in schema.items() if dtype == pl.Float64]
     return table.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)).alias(c) for c in floats)
-
-
-def write_reduction(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:
-    """Write `about.json` and one parquet a table, in exactly the schemas of `REDUCTION_TABLES`."""
-    (folder / "about.json").write_text(json.dumps(dict(about), indent=1), encoding="utf-8")
-    for name, schema in REDUCTION_TABLES.items():
-        content = tables[name].select(pl.col(column).cast(dtype) for column, dtype in schema.items())
-        content.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=12)
-
-
-def read_reduction(folder: Path) -> Reduction:
-    """Open what `write_reduction` wrote.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    with _sentence():
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return Reduction(about, folder)
 
 
 def wider_rows(records: pl.DataFrame, summary: str, replicates: Callable[[str], pl.DataFrame]) -> list[dict[str, Any]]:

@@ -7,18 +7,15 @@ SAE of the site, taken as the chosen one, has a set, and many share one.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from dmcore.errors import StoreError
+from dmcore.results.table_folder import TableFolder
 
 SCALING = "scaling"
 """Stage of the entries."""
@@ -213,22 +210,15 @@ def scaling_spec(site: str, records: pl.DataFrame) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(TableFolder):
     """The scaling analysis of one site; tables and arrays are read when they are first asked for."""
+
+    SCHEMAS = TABLES
+    UNREADABLE = "The comparison of this site cannot be read: sweep the study again to make it anew."
 
     about: Mapping[str, Any]
     """site, saes (names, by number), summaries (keys, by number), n_tokens, n_contexts, length, skip_positions, n_folds,
     seed, act_scale (the root mean square of |x - mean x|), browsed (numbers of the contexts whose tokens are kept)."""
-    folder: Path
-    """The entry."""
-    _tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
-
-    def __getitem__(self, table: str) -> pl.DataFrame:
-        """A table, with the columns of `TABLES`."""
-        if table not in self._tables:
-            with _sentence():
-                self._tables[table] = pl.read_parquet(self.folder / f"{table}.parquet")
-        return self._tables[table]
 
     @cached_property
     def number(self) -> dict[str, int]:
@@ -253,7 +243,7 @@ class Scaling:
 
     def _of_context(self, name: str, context: int) -> np.ndarray:
         row = list(self.about["browsed"]).index(context)
-        with _sentence():
+        with self.readable():
             return np.array(np.load(self.folder / name, mmap_mode="r", allow_pickle=False)[row])
 
     @cached_property
@@ -261,39 +251,3 @@ class Scaling:
         """Text of each token id that can be met here; raw: escape it before it is shown."""
         table = self["vocabulary"]
         return dict(zip(table["token"].to_list(), table["text"].to_list(), strict=True))
-
-
-@contextmanager
-def _sentence() -> Iterator[None]:
-    """A file that has gone or is no table, as a sentence."""
-    try:
-        yield
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StoreError(
-            "The comparison of this site cannot be read: sweep the study again to make it anew."
-        ) from error
-
-
-def in_schema(name: str, table: pl.DataFrame) -> pl.DataFrame:
-    """The table with exactly the columns of `TABLES`."""
-    return table.select(pl.col(column).cast(dtype) for column, dtype in TABLES[name].items())
-
-
-def write_scaling(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:
-    """Write `about.json` and one parquet a table; the arrays are written by who makes them."""
-    (folder / "about.json").write_text(json.dumps(dict(about), indent=1), encoding="utf-8")
-    for name in TABLES:
-        in_schema(name, tables[name]).write_parquet(
-            folder / f"{name}.parquet", compression="zstd", compression_level=12
-        )
-
-
-def read_scaling(folder: Path) -> Scaling:
-    """Open what `write_scaling` wrote.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    with _sentence():
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return Scaling(about, folder)

@@ -8,19 +8,16 @@ of the squared error is nonlinear. What cannot be had is null, and `remarks` say
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from dmcore.errors import StoreError
 from dmcore.results.scaling import PARTS
 from dmcore.results.scaling import TABLES as SCALING_TABLES
+from dmcore.results.table_folder import TableFolder
 
 STRUCTURE = "structure"
 """Stage of the entries."""
@@ -143,27 +140,18 @@ STRUCTURE_TABLES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Structure:
+class Structure(TableFolder):
     """The structure of one SAE's error; tables are read when they are first asked for."""
+
+    SCHEMAS = STRUCTURE_TABLES
+    UNREADABLE = (
+        "The structure of this SAE's error cannot be read: run `python -m dmcore structure` again to make it anew."
+    )
 
     about: Mapping[str, Any]
     """d_model, d_sae, n_tokens (kept), n_contexts, n_groups (of the jackknife), n_folds, skip_positions, seed,
     n_shared (tokens whose error is not 0), n_high, least_share (of a high token; null for none), n_tested, n_significant
     (latents), least_active (of a tested latent), clustered (tokens of each part)."""
-    folder: Path
-    """The entry."""
-    _tables: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
-
-    def __getitem__(self, table: str) -> pl.DataFrame:
-        """A table, with the columns of `STRUCTURE_TABLES`.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-        if table not in self._tables:
-            with _sentence():
-                self._tables[table] = pl.read_parquet(self.folder / f"{table}.parquet")
-        return self._tables[table]
 
     def part(self, name: str) -> dict[str, Any]:
         """The row of one of `SPECTRUM_PARTS` in `parts`."""
@@ -198,17 +186,6 @@ class Structure:
         return dict(zip(table["token"].to_list(), table["text"].to_list(), strict=True))
 
 
-@contextmanager
-def _sentence() -> Iterator[None]:
-    """A file that has gone or is no table, as a sentence."""
-    try:
-        yield
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StoreError(
-            "The structure of this SAE's error cannot be read: sweep the study again to make it anew."
-        ) from error
-
-
 def structure_spec(summary: str) -> dict[str, Any]:
     """The spec of an entry, from what pages know; `summary`: key of the SAE's summary."""
     return {"stage": STRUCTURE, "version": VERSION, "summary": summary}
@@ -220,22 +197,3 @@ def structure_table(name: str, rows: list[dict[str, Any]] | Mapping[str, Any]) -
     table = pl.DataFrame(rows, schema=schema, strict=False)
     floats = [column for column, dtype in schema.items() if dtype == pl.Float64]
     return table.with_columns(pl.when(pl.col(c).is_finite()).then(pl.col(c)).alias(c) for c in floats)
-
-
-def write_structure(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:
-    """Write `about.json` and one parquet a table, in exactly the schemas of `STRUCTURE_TABLES`."""
-    (folder / "about.json").write_text(json.dumps(dict(about), indent=1), encoding="utf-8")
-    for name, schema in STRUCTURE_TABLES.items():
-        content = tables[name].select(pl.col(column).cast(dtype) for column, dtype in schema.items())
-        content.write_parquet(folder / f"{name}.parquet", compression="zstd", compression_level=12)
-
-
-def read_structure(folder: Path) -> Structure:
-    """Open what `write_structure` wrote.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    with _sentence():
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return Structure(about, folder)

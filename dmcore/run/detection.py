@@ -37,8 +37,6 @@ from dmcore.results.detection import (
     PATTERNS,
     Detection,
     detection_spec,
-    read_detection,
-    write_detection,
 )
 from dmcore.run.features import Whose
 from dmcore.run.plan import Plan
@@ -116,7 +114,7 @@ class Detector:
     def find(self) -> Detection | None:
         """The result, if it is there and no answers are owed to it."""
         entry = self.store.find(DETECTION, content_key(self.spec))
-        found = None if entry is None else read_detection(entry.path)
+        found = None if entry is None else Detection.read(entry.path)
         return None if found is None or found.about["n_unanswered"] else found
 
     def calls(self, prices: Prices | None = None) -> CallPlan:
@@ -145,7 +143,7 @@ class Detector:
             def make(folder: Path) -> None:
                 self._write(folder, score_offline(self._examples(folder), self.reporter), 0)
 
-            return read_detection(self.store.get_or_make(DETECTION, self.spec, make).path)
+            return Detection.read(self.store.get_or_make(DETECTION, self.spec, make).path)
         return self._make_by_asking(self.asked)
 
     def _make_by_asking(self, asked: Asked) -> Detection:
@@ -163,7 +161,7 @@ class Detector:
         empty = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in OFFLINE.items() if name not in scores.columns]
         table = scores.with_columns(empty)
         entry = self.store.replace(DETECTION, self.spec, lambda draft: self._write(draft, table, owed))
-        return read_detection(entry.path)
+        return Detection.read(entry.path)
 
     def _examples(self, folder: Path | None = None) -> list[FeatureExamples]:
         """The windows; `folder`: for a temporary file."""
@@ -186,7 +184,7 @@ class Detector:
 
     def _write(self, folder: Path, scores: pl.DataFrame, owed: int) -> None:
         summary = summary_table(scores, self.windows.seed)
-        write_detection(folder, self._about(scores, owed), {"scores": scores, "summary": summary})
+        Detection.write(folder, self._about(scores, owed), {"scores": scores, "summary": summary})
 
     def _about(self, scores: pl.DataFrame, owed: int) -> dict[str, Any]:
         base, part, windows = self.whose.sae, self.whose.part, self.windows

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from dmcore.errors import DataError, SpecError, StoreError
+from dmcore.errors import DarkMatterError, SpecError, StoreError
 from dmcore.results import (
     Detection,
     Downstream,
@@ -21,19 +21,15 @@ from dmcore.results import (
     Reduction,
     ReductionSettings,
     Structure,
-    read_downstream,
     read_features,
     read_learned,
-    read_parts,
-    read_reduction,
-    read_structure,
 )
 from dmcore.results.detection import N_LATENTS
 from dmcore.results.parts import PART
 from dmcore.run.detection import Asked, Codes, Detector
 from dmcore.run.downstream import find_downstream, make_downstream
 from dmcore.run.features import Whose, find_features, make_features, widest_plan
-from dmcore.run.parts import PartPlan, base_plan, part_plans, parts_of, untrained
+from dmcore.run.parts import PartPlan, base_plan, find_measured, part_plans, parts_of, untrained
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.reduction import asked_for, find_reduction, make_reduction, wider_of
@@ -87,7 +83,7 @@ class Inspector:
         self._finished(base_plan(self.plan))
         if why := untrained(self.plan):
             raise StoreError(why)
-        return read_parts(self.pipeline.measure_parts(self.plan).path)
+        return Parts.read(self.pipeline.measure_parts(self.plan).path)
 
     def learned(self) -> Learned:
         """Which latents of the SAEs on the parts are in the base or a wider SAE already, computed where that is missing.
@@ -129,9 +125,9 @@ class Inspector:
         """
         sae = self.sae(name)
         if (found := find_structure(self.store, sae)) is not None:
-            return read_structure(found.path)
+            return Structure.read(found.path)
         stages = self.pipeline.stages(self.plan, sae)
-        return read_structure(make_structure(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae)).path)
+        return Structure.read(make_structure(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae)).path)
 
     def reduction(
         self,
@@ -156,13 +152,13 @@ class Inspector:
         before = None if earlier is None else [self.sae(one) for one in earlier]
         asked = asked_for(self.plan, self.store, self.sae(name), before, methods, settings)
         if (found := find_reduction(self.store, asked)) is not None:
-            return read_reduction(found.path)
+            return Reduction.read(found.path)
         stages = partial(self.pipeline.stages, self.plan)
 
         def load(sae: SaePlan, of_site: SaeStages) -> AnyDictionary:
             return self.pipeline.loader(self.plan, of_site.site)(sae)
 
-        return read_reduction(make_reduction(asked, self.plan, stages, load, lambda: self._model).path)
+        return Reduction.read(make_reduction(asked, self.plan, stages, load, lambda: self._model).path)
 
     def wider(self, name: str) -> list[dict[str, Any]]:
         """Rows of `Reduction`'s table of methods for the wider SAEs of the study at the same L0; nothing is computed."""
@@ -185,7 +181,7 @@ class Inspector:
             stages = self.pipeline.stages(self.plan, sae)
             dictionary = self.pipeline.loader(self.plan, stages.site)(sae)
             found = make_downstream(stages, sae, dictionary, lambda: self._model, asked)
-        return read_downstream(found.path)
+        return Downstream.read(found.path)
 
     @cached_property
     def _model(self) -> LanguageModel:
@@ -251,13 +247,12 @@ class Inspector:
         for look in looks:
             try:
                 look()
-            except DataError as error:
+            except DarkMatterError as error:
                 failures.append(str(error))
         return failures[0] if failures else ""
 
     def _measured_parts(self) -> list[PartPlan]:
-        plans = part_plans(self.plan, self.store)
-        return [one for one in plans if self.store.find(PART, content_key(one.spec)) is not None]
+        return part_plans(self.plan, self.store) if find_measured(self.plan, self.store) is not None else []
 
     def whose(self, name: str, part: str, seed: int) -> Whose:
         """Whose latents are meant: of an SAE by its name, or of the SAE on a part.
@@ -271,12 +266,16 @@ class Inspector:
         return Whose(self._finished(base_plan(self.plan)), self._part_plan(part, seed))
 
     def part_codes(self, part: PartPlan) -> Path:
-        """Folder of the codes of an SAE on a part.
+        """Folder of the codes of an SAE on a part, made again where what was measured is there without them.
 
         Raises:
             StoreError: it has not been measured.
         """
-        entry = self.store.find(PART, content_key(part.spec))
+        key = content_key(part.spec)
+        entry = self.store.find(PART, key)
+        if entry is None and find_measured(self.plan, self.store) is not None:
+            self.pipeline.measure_parts(self.plan, codes=True)
+            entry = self.store.find(PART, key)
         if entry is None:
             raise StoreError("The SAEs on the parts have not been measured yet: sweep the study first.")
         return entry.path

@@ -19,7 +19,7 @@ from dmcore.analysis.part_saes import MeasuredPart, PartInputs, measure_part, pa
 from dmcore.analysis.summarise import load_full_map
 from dmcore.errors import SpecError, StoreError
 from dmcore.progress import Reporter
-from dmcore.results.parts import PART, PARTS_STAGE, part_spec, parts_spec, write_parts
+from dmcore.results.parts import PART, PARTS_STAGE, Parts, part_spec, parts_spec
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.sae_stages import AnyDictionary, SaeStages
 from dmcore.sources.saes import load_dictionary, sae_fingerprint
@@ -194,7 +194,7 @@ def measure_parts(stages: SaeStages, dictionary: AnyDictionary) -> Entry:
     def make_whole(folder: Path) -> None:
         sums = pl.read_parquet(split.path / "contexts.parquet", columns=["act_scatter"]).sum()
         tables = parts_tables(measured, float(sums["act_scatter"][0]), study.seed, stages.reporter)
-        write_parts(folder, _about(plan, measured, site.acts.d_model), tables)
+        Parts.write(folder, _about(plan, measured, site.acts.d_model), tables)
 
     return store.get_or_make(PARTS_STAGE, _whole_spec(plan, each), make_whole)
 

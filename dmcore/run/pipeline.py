@@ -23,8 +23,9 @@ from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
 from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Reporter
 from dmcore.results import LEARNED, read_record
+from dmcore.results.parts import PART
 from dmcore.run.learned import learned_of, make_learned
-from dmcore.run.parts import PartPlan, as_sae, base_plan, find_measured, measure_parts, untrained
+from dmcore.run.parts import PartPlan, as_sae, base_plan, find_measured, measure_parts, part_plans, untrained
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.preflight import preflight
 from dmcore.run.sae_stages import AnyDictionary, SaeStages, Site
@@ -143,10 +144,15 @@ class Pipeline:
             return str(error)
         return ""
 
-    def measure_parts(self, plan: Plan) -> Entry:
-        """Measure the SAEs on the parts, which must have been trained, where that has not been done."""
+    def measure_parts(self, plan: Plan, *, codes: bool = False) -> Entry:
+        """Measure the SAEs on the parts, which must have been trained, where that has not been done.
+
+        Args:
+            plan: of the study.
+            codes: whether those of each SAE are needed too; what has been measured may be there without them.
+        """
         found = find_measured(plan, self.store)
-        if found is not None:
+        if found is not None and not (codes and self._lacks_part(plan)):
             return found
         base = base_plan(plan)
         stages = self.stages(plan, base)
@@ -159,9 +165,13 @@ class Pipeline:
         found = None if spec is None else self.store.find(LEARNED, content_key(spec))
         if found is not None:
             return found
+        if spec is not None:
+            self.measure_parts(plan, codes=True)
         site = self.stages(plan, base_plan(plan)).site
-
         return make_learned(plan, self.store, site, self.loader(plan, site), self.reporter)
+
+    def _lacks_part(self, plan: Plan) -> bool:
+        return any(self.store.find(PART, content_key(one.spec)) is None for one in part_plans(plan, self.store))
 
     def loader(self, plan: Plan, site: Site) -> Callable[[SaePlan | PartPlan], AnyDictionary]:
         """What opens the weights of an SAE of a site, whether of the study or on a part."""

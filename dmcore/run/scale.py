@@ -22,7 +22,7 @@ from dmcore.analysis.token_kinds import unnamed_vocabulary, vocabulary
 from dmcore.analysis.token_scaling import TokenSources, token_tables
 from dmcore.errors import SpecError, StoreError
 from dmcore.progress import Reporter
-from dmcore.results import RECORD, SCALING, Scaling, read_record, read_scaling, scaling_spec, write_scaling
+from dmcore.results import RECORD, SCALING, Scaling, read_record, scaling_spec
 from dmcore.run.plan import Plan, SaePlan
 from dmcore.sources.models import load_tokenizer
 from dmcore.specs import Study
@@ -73,7 +73,7 @@ def scale_site(plan: Plan, hook: str, store: Store, reporter: Reporter) -> Entry
             vocabulary=vocabulary_of(plan.study),
         )
         of_tokens, browsed = token_tables(sources, folder, reporter)
-        write_scaling(folder, about | {"browsed": browsed}, tables | of_tokens)
+        Scaling.write(folder, about | {"browsed": browsed}, tables | of_tokens)
 
     return store.get_or_make(SCALING, scaling_spec(hook, records), make)
 
@@ -124,4 +124,4 @@ def open_sites(store: Store, records: list[dict[str, Any]], hooks: Iterable[str]
     """The comparisons of some sites, those that are there."""
     table = pl.DataFrame(records, schema=RECORD)
     entries = {hook: store.find(SCALING, content_key(scaling_spec(hook, table))) for hook in hooks}
-    return {hook: read_scaling(entry.path) for hook, entry in entries.items() if entry is not None}
+    return {hook: Scaling.read(entry.path) for hook, entry in entries.items() if entry is not None}

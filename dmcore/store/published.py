@@ -38,14 +38,8 @@ from dmcore.results import (
     dictionaries_of,
     features_spec,
     learned_spec,
-    read_detection,
-    read_downstream,
     read_features,
     read_learned,
-    read_parts,
-    read_reduction,
-    read_scaling,
-    read_structure,
     read_summary,
     reduction_spec,
     scaling_spec,
@@ -105,12 +99,12 @@ class Published:
                 f"The SAEs at {site} have not been compared yet: run `python -m dmcore scaling {self.file}`, or start the "
                 "study on Runs, which does it at the end."
             )
-        return read_scaling(entry.path)
+        return Scaling.read(entry.path)
 
     def parts(self, summary_key: str) -> Parts | None:
         """The SAEs that were trained on the parts of one SAE's error, as last measured; None if there are none."""
         entry = find_parts(self.store, summary_key)
-        return None if entry is None else read_parts(entry.path)
+        return None if entry is None else Parts.read(entry.path)
 
     def bases(self) -> list[str]:
         """Keys of the summaries of this study's SAEs with measured SAEs on the parts of their error, in the study's order."""
@@ -137,13 +131,13 @@ class Published:
     def structure(self, summary_key: str) -> Structure | None:
         """The structure of an SAE's error; None if it has not been made."""
         entry = self.store.find(STRUCTURE, content_key(structure_spec(summary_key)))
-        return None if entry is None else read_structure(entry.path)
+        return None if entry is None else Structure.read(entry.path)
 
     def reduction(self, summary_key: str) -> Reduction | None:
         """What reduces an SAE's error, by the usual methods; None if it has not been made."""
         earlier, _ = earlier_saes(self.records, summary_key)
         entry = self.store.find(REDUCTION, content_key(reduction_spec(summary_key, list(earlier.items()))))
-        return None if entry is None else read_reduction(entry.path)
+        return None if entry is None else Reduction.read(entry.path)
 
     def wider(self, summary_key: str) -> list[dict[str, Any]]:
         """Rows of `Reduction`'s table of methods for the wider SAEs at the same L0."""
@@ -152,11 +146,11 @@ class Published:
     def downstream(self, summary_key: str) -> Downstream | None:
         """What the parts of an SAE's error cost the model's own loss, on the most contexts; None if it has not been made."""
         entry = find_downstream(self.store, summary_key)
-        return None if entry is None else read_downstream(entry.path)
+        return None if entry is None else Downstream.read(entry.path)
 
     def detections(self, summary_key: str) -> list[Detection]:
         """Detection scores of an SAE and of those on the parts of its error, by each scorer: those of the most latents."""
-        return [read_detection(entry.path) for entry in find_detections(self.store, summary_key)]
+        return [Detection.read(entry.path) for entry in find_detections(self.store, summary_key)]
 
     @property
     def file(self) -> str:

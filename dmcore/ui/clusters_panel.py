@@ -28,7 +28,7 @@ def draw_clusters(structure: Structure, key: tuple[str, ...]) -> None:
                 key=key,
                 question="",
                 caption=f"k-means of the unit vectors of the tokens with the largest norm: {n}. Silhouette: how much nearer a "
-                "token is to its own cluster than to the next, by cosine; 0 is no nearer. Grey: Gaussian vectors with the "
+                "token is to its own cluster than to the next, by distance; 0 is no nearer. Grey: Gaussian vectors with the "
                 "part's mean and covariance, chosen and clustered in the same way. Ringed: the k that stands out most.",
                 chart=lambda: silhouettes_chart(structure["silhouettes"]),
                 data=lambda: silhouettes_table(structure["silhouettes"]),

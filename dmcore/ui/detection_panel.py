@@ -26,6 +26,8 @@ from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, set_option
 from dmcore.ui.words import listed, plain
 
+FEW = 10
+"""Silent windows of a latent below which its score says little; captions count such latents."""
 MOST = 300
 """Characters of an explanation that are shown."""
 _TABLE = "detection.table"
@@ -117,7 +119,8 @@ def draw_told(selection: Selection, parts: Parts | None, top: DeltaGenerator) ->
     if not found:
         which = "--parts" if parts is not None else quote(selection.record["sae"])
         draw_missing("Detection scores of these latents have", f"detect {selection.published.file} {which}")
-        draw_look_button(selection.study_id, selection.record["sae"])
+        key = selection.record["summary_key"]
+        draw_look_button(selection.study_id, selection.record["sae"], lambda found: bool(found.detections(key)))
         return
     scorer = choose_scorer(found)
     with top:
@@ -181,7 +184,9 @@ def _sample(found: Sequence[Detection]) -> str:
     failed = sum(one.about["n_failed"] for one in found)
     without = f", {failed:,} without a score in all" if failed else ""
     which = " of each SAE" if len(found) > 1 else ""
-    return f"n = {each} random latents{which}{without}; {plain(found[0].about['protocol'])}."
+    few = sum(int((one["scores"]["n"] - one["scores"]["n_active"] < FEW).sum()) for one in found) - failed
+    thin = f", {few:,} with fewer than {FEW} silent windows" if few else ""
+    return f"n = {each} random latents{which}{without}{thin}; {plain(found[0].about['protocol'])}."
 
 
 def _draw_latents(found: Sequence[Detection], parts: Parts | None, scorer: str) -> None:
@@ -260,8 +265,8 @@ def _draw_table(one: Detection, whose: str) -> None:
             "latent": column("Latent", format="%d", width="small"),
             "explanation": st.column_config.TextColumn("Best single pattern" if by_patterns else "Explanation", width="large"),
             "balanced_accuracy": column("Balanced acc.", format="%.0f %%", help="Mean of active and silent windows told."),
-            "balanced_accuracy_low": column("from", format="%.0f %%", help="95 % interval over the latent's windows."),
-            "balanced_accuracy_high": column("to", format="%.0f %%", help="95 % interval over the latent's windows."),
+            "balanced_accuracy_low": column("95 % from", format="%.0f %%", help="95 % interval over the latent's windows."),
+            "balanced_accuracy_high": column("95 % to", format="%.0f %%", help="95 % interval over the latent's windows."),
             "auc": column("AUC", format="%.2f"),
             "pattern_balanced_accuracy": column("Pattern alone", format="%.0f %%", help="Of the best single pattern alone."),
         },
@@ -291,7 +296,8 @@ def draw_explanations(found: Sequence[Detection], latent: int) -> None:
             alone = percent(*triple(row, "pattern_balanced_accuracy"))
             best = f" The best single one has {alone}:" if scorer == PATTERNS else ""
             st.markdown(
-                f"It is told from {scorer_words(scorer)} with a balanced accuracy of {score} (guessing: 50 %).{best}"
+                f"It is told from {scorer_words(scorer)} with a balanced accuracy of {score}, in "
+                f"{row['n_active']:,} active and {row['n'] - row['n_active']:,} silent windows (guessing: 50 %).{best}"
             )
             # Code: in it no Markdown or HTML of an explanation means anything.
             st.code(legible(row["explanation"] or ""), language=None, wrap_lines=True)

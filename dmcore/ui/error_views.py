@@ -66,12 +66,13 @@ def features_view(selection: Selection, parts: Parts | None, top: DeltaGenerator
         named = quote(selection.record["sae"]) if whose == "own" else f"--part {part} --seed {seed}"
         draw_missing("The features of this SAE have", f"features {selection.published.file} {named}")
         if whose == "own" or seed == str(parts.about["seeds"][0] if parts else ""):
-            draw_look_button(selection.study_id, selection.record["sae"])
+            sae = selection.record["sae"]
+            draw_look_button(selection.study_id, sae, lambda found: found.features(key, entries[whose]) is not None)
         return
     with top:
         finding(features_finding(features))
     told = [one for one in reads.detections(selection.study_id, key) if one.about["part"] == entries[whose]]
-    draw_features(features, (features.folder.name,), told)
+    draw_features(features, (features.folder.name,), told, "x" if whose == "own" else whose.partition(".")[0])
 
 
 def structure_view(selection: Selection, parts: Parts | None, top: DeltaGenerator) -> None:
@@ -82,7 +83,7 @@ def structure_view(selection: Selection, parts: Parts | None, top: DeltaGenerato
     if structure is None:
         command = f"structure {selection.published.file} {quote(selection.record['sae'])}"
         draw_missing("The directions and clusters of this SAE's error have", command)
-        draw_look_button(selection.study_id, selection.record["sae"])
+        draw_look_button(selection.study_id, selection.record["sae"], lambda found: found.structure(key) is not None)
         return
     with top:
         finding(structure_finding(structure))

@@ -12,8 +12,10 @@ from dmcore.charts.example_windows import example_tokens, windows_chart, windows
 from dmcore.charts.histogram import histogram_chart, histogram_table
 from dmcore.charts.latent_scatter import scatter_chart, scatter_table
 from dmcore.charts.numbers import number
+from dmcore.charts.part_names import NAMES
 from dmcore.charts.token_text import visible
 from dmcore.results import Detection, Features
+from dmcore.results.scaling import PARTS
 from dmcore.ui.detection_panel import draw_explanations
 from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import option, own_value, set_option
@@ -32,8 +34,8 @@ ROWS = 500
 _TABLE, _FIND = "features.table", "features.find"
 
 
-def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detection] = ()) -> None:
-    """Draw the view; `key` names the entry, `told` are the SAE's detection scores."""
+def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detection] = (), part: str = "x") -> None:
+    """Draw the view; `key` names the entry, `told` are the SAE's detection scores, `part` is what it was trained on."""
     left, right = st.columns([2, 1], vertical_alignment="bottom")
     with left:
         text = st.text_input(
@@ -47,12 +49,15 @@ def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detec
         sort = option("sort", "Order", list(SORTS), list(SORTS.values()), "frequency", kind=st.selectbox)
     table = rows_of(features, text, sort)
     if not len(table):
-        st.info("No latent fires mostly on, or promotes, a token with that text.", icon=":material/search_off:")
+        said = "No latent fires mostly on, or promotes, a token with that text."
+        if not features.about["n_alive"]:
+            said = "No latent of this SAE fires on the study's tokens, so there is none to show."
+        st.info(said, icon=":material/search_off:")
         return
     latent = chosen_latent(features, table)
     draw_table(features, table, latent)
-    draw_all(features, latent, key)
-    draw_card(features, latent, key, told)
+    draw_all(features, latent, key, part)
+    draw_card(features, latent, key, told, part)
 
 
 def features_finding(features: Features) -> str:
@@ -65,7 +70,7 @@ def features_finding(features: Features) -> str:
     high = len(known.filter(known > 0.2)) / len(known)
     return (
         f"{fire}; {100 * high:.0f} % of them have more than 20 % of their activation on the tenth of the tokens with the largest "
-        "nonlinear error (10 % by chance)."
+        "nonlinear error, where a latent that fires regardless of it has 10 %."
     )
 
 
@@ -146,7 +151,7 @@ def draw_table(features: Features, table: pl.DataFrame, latent: int) -> None:
     )
 
 
-def draw_all(features: Features, latent: int, key: tuple[str, ...]) -> None:
+def draw_all(features: Features, latent: int, key: tuple[str, ...], part: str = "x") -> None:
     """Every latent at once, where somebody asks to see it."""
     place = st.expander("All latents at once", key="features.all", type="compact", on_change="rerun")
     if not place.open:
@@ -160,7 +165,7 @@ def draw_all(features: Features, latent: int, key: tuple[str, ...]) -> None:
                 question="How often and how strongly?",
                 caption="Each latent that fires: share of the tokens on which it is active, and its mean activation there. "
                 "Click on one to see its card; ringed: the one below.",
-                chart=lambda: scatter_chart(latents.collect(), latent),
+                chart=lambda: scatter_chart(latents.collect(), latent, part=NAMES[part]),
                 data=lambda: scatter_table(latents.collect()),
             ),
             level=4,
@@ -168,7 +173,9 @@ def draw_all(features: Features, latent: int, key: tuple[str, ...]) -> None:
         )
 
 
-def draw_card(features: Features, latent: int, key: tuple[str, ...], told: Sequence[Detection] = ()) -> None:
+def draw_card(
+    features: Features, latent: int, key: tuple[str, ...], told: Sequence[Detection] = (), part: str = "x"
+) -> None:
     """What is known of one latent."""
     row = features.latent(latent)
     st.subheader(f"Latent {latent:,}", anchor=False)
@@ -200,14 +207,16 @@ def draw_card(features: Features, latent: int, key: tuple[str, ...], told: Seque
                 name="feature_histogram",
                 key=(*key, str(latent)),
                 question="How strongly?",
-                caption=f"Activations of the {row['n_active']:,} tokens on which it is active, in 20 equal bins.",
-                chart=lambda: histogram_chart(histogram.edges.tolist(), histogram.counts.tolist()),
+                caption=f"Activations of the {row['n_active']:,} tokens on which it is active, in 20 equal bins. "
+                "Ticks at the top: a tenth of them lies between two.",
+                chart=lambda: histogram_chart(histogram.edges.tolist(), histogram.counts.tolist(), NAMES[part]),
                 data=lambda: histogram_table(histogram.edges.tolist(), histogram.counts.tolist()),
             ),
             level=4,
         )
     with right:
         draw_logits(features, row)
+    draw_with_parts(row)
 
 
 def card_sentence(features: Features, row: dict[str, Any]) -> str:
@@ -232,12 +241,42 @@ def card_sentence(features: Features, row: dict[str, Any]) -> str:
     return fires + most + error + near
 
 
+def parts_of_latent(row: dict[str, Any]) -> pl.DataFrame:
+    """Its share on high tokens and its correlation with the norm, for each part of the error that has them."""
+    rows = [(NAMES[part], row[f"{part}_share"], row[f"{part}_r"]) for part in PARTS if row[f"{part}_share"] is not None]
+    schema = {"part": pl.String, "share": pl.Float64, "r": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.col("share") * 100)
+
+
+def draw_with_parts(row: dict[str, Any]) -> None:
+    """Whether it is active where the error, or a part of it, is large."""
+    table = parts_of_latent(row)
+    if not len(table):
+        return
+    st.markdown("#### Does it fire where the error is large?")
+    column = st.column_config.NumberColumn
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config={
+            "part": "Part",
+            "share": column("On high error", format="%.1f %%"),
+            "r": column("Correlation", format="%.3f"),
+        },
+    )
+    st.caption(
+        "On high error: share of its activation on the tenth of tokens where the norm of that part is largest; 10 % by "
+        "chance. Correlation: of its activation, 0 where it is silent, with that norm over all tokens that count."
+    )
+
+
 def draw_logits(features: Features, row: dict[str, Any]) -> None:
     """The tokens whose logits it raises and lowers."""
     st.markdown("#### Which tokens does it promote?")
     if not row["promoted"]:
         st.info(
-            "This site does not write to the residual stream, or the model has no unembedding.", icon=":material/inbox:"
+            "This site does not write to the residual stream, or the model predicts no next token from it.",
+            icon=":material/inbox:",
         )
         return
     texts = features.texts

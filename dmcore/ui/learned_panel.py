@@ -18,35 +18,47 @@ from dmcore.ui.words import listed
 
 def names_of(learned: Learned) -> dict[str, str]:
     """What the dictionaries are called in pictures and sentences, by the name of the table."""
-    widths = learned.about["widths"]
-    base, *wider = learned.about["against"]
+    about = learned.about
     return {
-        base: f"base, {widths[base]:,} latents",
-        **{name: f"{widths[name]:,} latents" for name in wider},
+        name: f"{'base, ' * (name == about['base'])}{about['widths'][name]:,} latents" for name in about["against"]
+    } | {
         COMPONENTS: f"{learned.about['n_components']} components of x",
     }
 
 
 def learned_finding(learned: Learned) -> str:
     """Which share of the latents of each part the widest dictionary has."""
-    shares, widest = learned.shares(), learned.about["against"][-1]
-    told = {part: row_of(shares, part=part, against=widest) for part in ("nonlinear", "linear", "x")}
+    about = learned.about
+    if learned.latents["cosine"].null_count() == len(learned.latents):
+        return "None of the SAEs on the parts has a latent that fires and has a direction."
+    if not about["against"]:
+        return "No SAE of the study at this site has decoder rows that all tokens share: there is none to look in."
+    shares, widest = learned.shares(), about["against"][-1]
+    told = {part: row_of(shares, part=part, against=widest) for part in ("nonlinear", "linear", "x", "error")}
     known = {part: row for part, row in told.items() if row is not None}
-    if not known:
-        return "None of the SAEs on the parts has a latent that fires."
-    where = f"the {learned.about['widths'][widest]:,}-latent SAE"
-    if len(learned.about["against"]) == 1:
-        where = "the base SAE (the study has no wider one at this site)"
-    same = listed([f"{_share(row, 'same')} on {_on(part)}" for part, row in known.items()])
-    random = listed([f"{_share(row, 'above_random')} on {_on(part)}" for part, row in known.items()])
+    if len(known) > 1:
+        known.pop("error", None)
+    where = f"the {about['widths'][widest]:,}-latent SAE"
+    if widest == about["base"]:
+        why = "the study has no wider one at this site"
+        if len(about["widths"]) > 1:
+            why = "the wider ones have no decoder rows that all tokens share"
+        where = f"the base SAE ({why})"
+    first, *others = ((_on(part), _share(row, "same"), _share(row, "above_random")) for part, row in known.items())
+    same = listed(
+        [f"{first[1]} of the latents of SAEs on {first[0]}", *(f"{share} on {on}" for on, share, _ in others)]
+    )
+    random = listed([share for _, _, share in (first, *others)])
     return (
-        f"Latents with one of the same direction (cosine ≥ {SAME}) in {where}: {same}. Nearer to one of its latents than 95 % of "
-        f"random directions: {random}."
+        f"In {where} there is a latent of the same direction (cosine ≥ {SAME}) for {same}. Nearer to one of its latents than "
+        f"95 % of random directions are {random}."
     )
 
 
 def draw_learned(learned: Learned, key: tuple[str, ...]) -> None:
     """Draw the view; `key` names the entry."""
+    if learned.latents["cosine"].null_count() == len(learned.latents):
+        return
     names = names_of(learned)
     named = learned.latents.with_columns(pl.col("against").replace(names))
     seeds = learned.latents["seed"].n_unique()
@@ -57,15 +69,18 @@ def draw_learned(learned: Learned, key: tuple[str, ...]) -> None:
             question="Does a wider SAE have these features already?",
             caption="Each latent of the SAEs on the parts: the largest cosine of its decoder row with a row of the base, of "
             "wider SAEs of the site, and with principal components of x (without sign). A curve that falls further to the right: "
-            "more is known already. Dashed: what 95 % of random directions stay below; 5 % would be above it by chance. "
+            "more is known already. Dashed: what 95 % of random directions stay below; above each panel, the share of latents "
+            "beyond it, 5 % by chance. "
             f"n = {_counts(learned)}, of {seeds} seed{'s' if seeds > 1 else ''}; latents that never fire are left out.",
             chart=lambda: learned_chart(named),
             data=lambda: learned_table(named),
         )
     )
+    shown = shares_shown(learned)
     st.dataframe(
-        shares_shown(learned),
+        shown,
         hide_index=True,
+        height=36 * (len(shown) + 1),
         column_config={
             "same": st.column_config.TextColumn(
                 f"Same direction (cosine ≥ {SAME})", help="Mean of the seeds, and the least and the most of them."
@@ -111,10 +126,10 @@ def _share(row: dict[str, Any], name: str) -> str:
 
 
 def _on(part: str) -> str:
-    return "x" if part == "x" else f"the {part} error"
+    return "x" if part == "x" else f"the {NAMES[part]}"
 
 
 def _counts(learned: Learned) -> str:
-    first = learned.latents.filter(against=learned.about["against"][0])
+    first = learned.latents.filter(against=learned.latents["against"][0])
     counts = first.group_by("part", maintain_order=True).len()
     return ", ".join(f"{row['len']:,} ({NAMES[row['part']]})" for row in counts.to_dicts())

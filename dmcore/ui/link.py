@@ -22,7 +22,7 @@ _LARGEST = 10**9
 
 def read_wish(params: Mapping[str, str]) -> tuple[Wish, tuple[str, ...]]:
     """The wish that some parameters express, and the fields that could not be read."""
-    kinds = {"stream": str, "layer": _whole, "width": _whole, "l0": _positive, "arch": str}
+    kinds = {"stream": str, "layer": _whole, "width": _whole, "l0": _not_negative, "arch": str}
     values = {field: kind(params[field]) for field, kind in kinds.items() if field in params}
     return Wish(**values), tuple(field for field, value in values.items() if value is None)
 
@@ -58,11 +58,11 @@ def _whole(text: str) -> int | None:
     return min(int(text), _LARGEST) if re.fullmatch(r"[0-9]{1,12}", text) else None
 
 
-def _positive(text: str) -> float | None:
+def _not_negative(text: str) -> float | None:
     if not re.fullmatch(r"[0-9.eE+-]{1,24}", text):
         return None
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and value > 0 else None
+    return value if math.isfinite(value) and value >= 0 else None

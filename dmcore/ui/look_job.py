@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -17,12 +19,21 @@ from dmcore.ui.job_panel import numbers_of
 from dmcore.ui.study_start import study_files
 from dmcore.ui.words import plain
 
+if TYPE_CHECKING:
+    from dmcore.store.published import Published
+
 POLL_SECONDS = 1.5
 _ERROR = "look.error"
 
 
-def draw_look_button(study_id: str, sae: str) -> None:
-    """Offer to make what is missing of an SAE; nothing where the study's file is not known here."""
+def draw_look_button(study_id: str, sae: str, is_there: Callable[[Published], bool]) -> None:
+    """Offer to make what is missing of an SAE; nothing where the study's file is not known here.
+
+    Args:
+        study_id: the study's name.
+        sae: the SAE's.
+        is_there: whether what the view shows has been made, which may be before the job ends.
+    """
     if error := st.session_state.pop(_ERROR, None):
         st.error(plain(error), icon=":material/error:")
     queue = Queue()
@@ -36,13 +47,15 @@ def draw_look_button(study_id: str, sae: str) -> None:
         return
     mine = [job for job in jobs if (job.kind, job.path, job.target) == ("inspect", str(path), sae)]
     if any(job.active for job in mine):
-        _watch(mine[0].id)
+        _watch(mine[0].id, study_id, is_there)
         return
-    if mine and mine[0].state == FAILED:
-        st.error(plain(mine[0].error), icon=":material/error:")
+    if mine and mine[0].error:  # one that is done may have left out what could not be had
+        box = st.error if mine[0].state == FAILED else st.warning
+        box(plain(mine[0].error), icon=":material/error:")
     st.button("Make it now", icon=":material/play_arrow:", key="look.start", on_click=_start, args=(path, sae))
     st.caption(
-        "The worker makes features, structure and detection scores of this SAE; closing the page changes nothing."
+        "The worker makes features, structure and detection scores of this SAE, for a small one in a minute or two. It goes "
+        "on when the page is closed; *Runs* lists it."
     )
 
 
@@ -67,14 +80,14 @@ def _start(path: Path, sae: str) -> None:
 
 
 @st.fragment(run_every=POLL_SECONDS)
-def _watch(job_id: str) -> None:
-    """How far a job is; the page is drawn again when it has ended."""
+def _watch(job_id: str, study_id: str, is_there: Callable[[Published], bool]) -> None:
+    """How far a job is; the page is drawn again when what it waits for is there, or the job has ended."""
     queue = Queue()
     try:
         job = queue.job(job_id)
     except DarkMatterError:
         st.rerun()
-    if not job.active:
+    if not job.active or is_there(reads.published(study_id)):
         reads.forget()
         st.rerun()
     share = min(job.done / job.total, 1.0) if job.total else 0.0

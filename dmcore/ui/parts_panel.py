@@ -22,7 +22,7 @@ def parts_finding(parts: Parts) -> str:
     rows = {row["part"]: row for row in parts["means"].to_dicts()}
     told = [
         f"{number(*triple(rows[part], 'fvu'))} of {NAMES[part]}"
-        for part in ("x", "linear", "nonlinear")
+        for part in (("x", "linear", "nonlinear") if set(rows) != {"error"} else ("error",))
         if part in rows
     ]
     n = len(parts.about["seeds"])
@@ -31,7 +31,7 @@ def parts_finding(parts: Parts) -> str:
 
 
 def harder_sentence(parts: Parts) -> str:
-    """Whether the nonlinear part is harder than the linear one."""
+    """Whether the nonlinear part is harder than the linear one, and what the interval covers."""
     row = row_of(parts["differences"], part="nonlinear", other="linear") or row_of(
         parts["differences"], part="linear", other="nonlinear"
     )
@@ -40,11 +40,15 @@ def harder_sentence(parts: Parts) -> str:
     sign = 1 if row["part"] == "nonlinear" else -1
     ends = sorted(sign * row[f"difference_{end}"] for end in ("low", "high"))
     value = sign * row["difference"]
-    if value > 0:
-        more = number(value, *ends)
-        return f"The nonlinear error is harder to rewrite sparsely than the linear one: its FVU is {more} higher."
-    less = number(-value, -ends[1], -ends[0])
-    return f"The nonlinear error is no harder to rewrite sparsely than the linear one: its FVU is {less} lower."
+    if ends[0] > 0:
+        said = f"is harder to rewrite sparsely than the linear one: its FVU is {number(value, *ends)} higher."
+    elif ends[1] < 0:
+        said = (
+            f"is easier to rewrite sparsely than the linear one: its FVU is {number(-value, -ends[1], -ends[0])} lower."
+        )
+    else:
+        said = f"may be as hard to rewrite sparsely as the linear one: its FVU less that of the other is {number(value, *ends)}."
+    return f"The nonlinear error {said} The interval covers the choice of texts, not the seed of training."
 
 
 def draw_parts(selection: Selection, parts: Parts) -> None:
@@ -76,7 +80,8 @@ def draw_parts(selection: Selection, parts: Parts) -> None:
                 name="parts_training",
                 key=key,
                 question="Was the budget enough?",
-                caption=f"FVU on held-out training texts, a line for each seed. {budget}.",
+                caption="FVU on held-out training texts, a line for each seed. Where a line still falls at its end, more tokens "
+                f"would lower it; compare parts by that too. {budget}.",
                 chart=lambda: training_chart(parts["curves"]),
                 data=lambda: training_table(parts["curves"]),
             )

@@ -12,9 +12,10 @@ from dmcore.ui.glossary import TERMS
 
 
 def finding(*sentences: str) -> None:
-    """The sentences a page opens with, larger than the rest."""
+    """The sentences a page opens with, larger than the rest; nothing where there are none."""
     text = " ".join(sentence for sentence in sentences if sentence)
-    st.markdown(f"### {text.replace(' %', chr(160) + '%')}")
+    if text:
+        st.markdown(f"### {text.replace(' %', chr(160) + '%')}")
 
 
 def cards(values: Mapping[str, Any], shown: Sequence[tuple[str, str, str]]) -> None:

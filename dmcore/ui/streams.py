@@ -38,8 +38,13 @@ SITE_PHRASES = {
 WORDS = {"mlp": "MLP", "pre": "before", "mid": "middle", "post": "after", "out": "output"}
 
 
+AGAIN = " #"
+"""Between a label and its number, where controls and links could not tell SAEs apart otherwise."""
+
+
 def told_apart(records: pl.DataFrame) -> pl.DataFrame:
-    """Records whose `stream` names one site a layer: the site's name is added where a stream has several."""
+    """Records that links tell apart: `stream` names one site a layer (the site's name is added where a stream has several),
+    and `label` one SAE of a site, width and L0."""
     if not len(records):
         return records
     sites = [parse_hook(hook)[1] for hook in records["site"]]
@@ -51,7 +56,18 @@ def told_apart(records: pl.DataFrame) -> pl.DataFrame:
         f"{stream} {SITE_SUFFIXES[site]}" if len(kinds[stream]) > 1 else stream
         for stream, site in zip(streams, sites, strict=True)
     ]
-    return records.with_columns(pl.Series("stream", names, dtype=pl.String))
+    return _numbered(records.with_columns(pl.Series("stream", names, dtype=pl.String)))
+
+
+def _numbered(records: pl.DataFrame) -> pl.DataFrame:
+    """Labels of SAEs that agree in all that a link has (seeds of one TopK, say): the second is `topk #2`, and so on."""
+    seen: dict[tuple[object, ...], int] = {}
+    labels = []
+    for row in records.select("site", "d_sae", "label", "l0").iter_rows(named=True):
+        which = (row["site"], row["d_sae"], row["label"], f"{row['l0']:.4g}")
+        seen[which] = seen.get(which, 0) + 1
+        labels.append(row["label"] if seen[which] == 1 else f"{row['label']}{AGAIN}{seen[which]}")
+    return records.with_columns(pl.Series("label", labels, dtype=pl.String))
 
 
 def stream_name(stream: str) -> str:

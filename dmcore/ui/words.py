@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dmcore.charts.numbers import compact
+from dmcore.ui.streams import AGAIN
 
 FIELD_NAMES = {
     "study": "study",
@@ -65,7 +66,9 @@ def plain(text: str) -> str:
 
 
 def architecture_name(label: str) -> str:
-    return ARCHITECTURE_NAMES.get(label, label)
+    """`TopK`; `TopK (2)` for the second of several that controls and links could not tell apart otherwise."""
+    name, _, number = label.partition(AGAIN)
+    return ARCHITECTURE_NAMES.get(name, name) + (f" ({number})" if number else "")
 
 
 def sae_phrase(record: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from dmcore.errors import Cancelled, DataError
 from dmcore.math.bootstrap import poisson_weights
 from dmcore.math.sparse_codes import SparseCodes, codes_from_dense
 from dmcore.progress import Progress, Reporter
-from dmcore.results.reduction import METRICS, REDUCTION_TABLES, Reduction, read_reduction
+from dmcore.results.reduction import METRICS, REDUCTION_TABLES, Reduction
 from dmcore.sources.dictionary import Dictionary
 from dmcore.specs import Settings
 from tests.analysis.test_norm_tests import CPU, LENGTH, N_CONTEXTS, SEED, SETTINGS, SKIP, acts
@@ -86,7 +86,7 @@ def found_of(given: ReductionInputs, folder: Path) -> Reduction:
         warnings.simplefilter("error")
         error_reduction(given, folder, Reporter(), "sae")
     assert {path.name for path in folder.iterdir()} == {"about.json", *(f"{name}.parquet" for name in REDUCTION_TABLES)}
-    return read_reduction(folder)
+    return Reduction.read(folder)
 
 
 def random(seed: int, width: int = D_MODEL) -> torch.Tensor:

@@ -20,7 +20,7 @@ from dmcore.errors import StoreError
 from dmcore.math.bootstrap import poisson_weights
 from dmcore.math.latent_matching import match_latents, random_rows
 from dmcore.progress import Progress, Reporter
-from dmcore.results.parts import PARTS_TABLES, Parts, read_parts
+from dmcore.results.parts import PARTS_TABLES, Parts
 from dmcore.run.inspect import Inspector
 from dmcore.run.parts import train_all
 from dmcore.run.pipeline import Pipeline
@@ -290,11 +290,11 @@ def test_a_broken_sae_is_a_sentence_and_leaves_the_sweep_whole(measured: Measure
 def test_a_table_that_cannot_be_read_is_a_sentence(measured: Measured, tmp_path: Path) -> None:
     shutil.copytree(measured.parts.folder, tmp_path / "entry")
     (tmp_path / "entry" / "means.parquet").write_bytes(b"no table")
-    found = read_parts(tmp_path / "entry")
+    found = Parts.read(tmp_path / "entry")
     with pytest.raises(StoreError, match="sweep the study again"):
         found["means"]
     with pytest.raises(StoreError, match="sweep the study again"):
-        read_parts(tmp_path)
+        Parts.read(tmp_path)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])

@@ -21,7 +21,7 @@ from dmcore.analysis.structure import StructureInputs, structure
 from dmcore.analysis.token_kinds import unnamed_vocabulary
 from dmcore.errors import Cancelled, DataError, StoreError
 from dmcore.progress import Progress, Reporter
-from dmcore.results.structure import BASES, SPECTRUM_PARTS, STRUCTURE_TABLES, Structure, read_structure
+from dmcore.results.structure import BASES, SPECTRUM_PARTS, STRUCTURE_TABLES, Structure
 from dmcore.sources.contexts import Contexts
 from dmcore.sources.dictionary import Dictionary
 from dmcore.specs import Settings
@@ -53,7 +53,7 @@ def found_of(given: StructureInputs, folder: Path) -> Structure:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         structure(given, folder, Reporter(), "sae")
-    return read_structure(folder)
+    return Structure.read(folder)
 
 
 class Affine:
@@ -338,12 +338,12 @@ def test_the_stages_report_and_obey_a_cancel(made, tmp_path: Path) -> None:
 def test_reading_needs_no_torch_and_what_cannot_be_read_is_a_sentence(made, tmp_path: Path) -> None:
     folder = made[2].folder
     script = (
-        "import sys; from pathlib import Path; from dmcore.results.structure import read_structure;"
-        f"found = read_structure(Path({str(folder)!r})); found['parts']; found.texts; assert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; from dmcore.results.structure import Structure;"
+        f"found = Structure.read(Path({str(folder)!r})); found['parts']; found.texts; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
-    with pytest.raises(StoreError, match="sweep the study again"):
-        read_structure(tmp_path)
+    with pytest.raises(StoreError, match="make it anew"):
+        Structure.read(tmp_path)
     (tmp_path / "about.json").write_text("{}")
-    with pytest.raises(StoreError, match="sweep the study again"):
-        read_structure(tmp_path)["parts"]
+    with pytest.raises(StoreError, match="make it anew"):
+        Structure.read(tmp_path)["parts"]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from dmcore.results import RECORD
-from dmcore.results.scaling import TABLES, in_schema
+from dmcore.results.scaling import TABLES, Scaling
 
 WIDTHS = (16_384, 32_768, 65_536, 131_072, 262_144, 524_288, 1_048_576)
 L0S = (11.0, 20.0, 54.0, 110.0, 300.0)
@@ -66,7 +66,7 @@ SITE = records([record(w, l0) for w in WIDTHS for l0 in L0S])
 POINTS = records([record(w, L0S[STOPS]) for w in WIDTHS])
 """The SAEs of one set."""
 SELECTED = POINTS["sae"][2]
-MEMBERS = in_schema(
+MEMBERS = Scaling.in_schema(
     "members",
     pl.DataFrame([{"set": 0, "sae": len(L0S) * k + STOPS, "d_sae": w, "l0": 54.0} for k, w in enumerate(WIDTHS)]),
 )
@@ -96,7 +96,9 @@ def laws_table() -> pl.DataFrame:
 
 
 def _filled(name: str, rows: list[dict]) -> pl.DataFrame:
-    return in_schema(name, pl.DataFrame([dict.fromkeys(TABLES[name]) | row for row in rows], infer_schema_length=None))
+    return Scaling.in_schema(
+        name, pl.DataFrame([dict.fromkeys(TABLES[name]) | row for row in rows], infer_schema_length=None)
+    )
 
 
 def curves_table() -> pl.DataFrame:

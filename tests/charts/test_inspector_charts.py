@@ -65,7 +65,7 @@ CHARTS |= {
 
 
 TITLES: dict[str, list[str]] = {
-    "parts": ["FVU (share of the part's variance that is left)", "dead latents (share of the dictionary)", "50 %"],
+    "parts": ["FVU (share of the part's variance that is left)", "dead latents (share)", "50 %"],
     "training": ["training tokens (log scale)", "FVU on held-out texts (share of the part's variance, log scale)", "10M"],
     "seeds": ["mean cosine of matched latents", "latents matched above 0.9", "random directions", "second moments"],
     "histogram": ["activation of the latent", "tokens (log scale)", "a tenth is beyond"],
@@ -221,7 +221,7 @@ def test_the_lines_of_what_is_learned_are_shares_of_latents_at_least_so_near() -
     one = rows.filter(part="linear", against="base").drop_nulls("cosine")
     share = above.filter(part=LINEAR, against="base")["share"][0]
     assert share == (one["cosine"] > one["baseline_95"]).mean()
-    assert f"{LINEAR}: {100 * share:.0f} % above" in said(CHARTS["learned"]())
+    assert f"linear {100 * share:.0f} %" in said(CHARTS["learned"]())
 
 
 def test_many_latents_are_counted_in_cells_and_each_once() -> None:

@@ -100,3 +100,11 @@ def test_rows_of_few_dimensions_meet_more_often_by_chance() -> None:
     assert within > 0.9 > 0.6 > match_latents(random_rows(80, 30, 1), random_rows(80, 30, 2)).mean_cosine
     # As many rows drawn on the same three-dimensional sphere.
     assert within == pytest.approx(match_latents(random_rows(80, 3, 1), random_rows(80, 3, 2)).mean_cosine, abs=0.03)
+
+
+def test_random_rows_of_a_shape_do_not_depend_on_how_many_are_drawn_together() -> None:
+    like = random_rows(333, 12, 0)
+    at_once = torch.randn(333, 333, generator=torch.Generator().manual_seed(4)) @ like
+    expected = at_once / at_once.norm(dim=1, keepdim=True)
+    for rows_at_once in (16, 128, 1024):
+        torch.testing.assert_close(shaped_rows(like, 4, rows_at_once=rows_at_once), expected)

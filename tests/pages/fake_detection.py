@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 
 from dmcore.explain.score_table import Outcome, failed, score_table
-from dmcore.results.detection import DETECTION, OFFLINE, PATTERNS, Detection, detection_spec, write_detection
-from dmcore.results.detection import read_detection as read
+from dmcore.results.detection import DETECTION, OFFLINE, PATTERNS, Detection, detection_spec
 from dmcore.run.detection import summary_table
 from dmcore.store.store import Store
 
@@ -62,8 +61,8 @@ def detection_of(
         "n_unanswered": 0,
         "protocol": "5 test windows of each decile and 50 silent ones",
     }
-    write_detection(folder, about, {"scores": found, "summary": summary_table(found, 0)})
-    return read(folder)
+    Detection.write(folder, about, {"scores": found, "summary": summary_table(found, 0)})
+    return Detection.read(folder)
 
 
 def parts_detections(root: Path, seeds: tuple[int, ...] = SEEDS) -> list[Detection]:

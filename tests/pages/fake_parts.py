@@ -20,7 +20,7 @@ from dmcore.results import (
     widest_of,
 )
 from dmcore.results.learned import COMPONENTS, LEARNED_LATENTS, write_learned
-from dmcore.results.parts import PARTS_TABLES, parts_spec, write_parts
+from dmcore.results.parts import PARTS_TABLES, Parts, parts_spec
 from dmcore.store.published import open_published
 from dmcore.store.store import Store
 from tests.analysis.test_feature_index import build_sources
@@ -49,7 +49,7 @@ def write_fake_parts(root: Path) -> None:
         "stability": fake.stability(), "replicates": pl.DataFrame(schema=PARTS_TABLES["replicates"]),
     }  # fmt: skip
     parts = store.replace(
-        PARTS_STAGE, parts_spec(key, {}, ENTRIES), lambda folder: write_parts(folder, ABOUT | {"summary": key}, tables)
+        PARTS_STAGE, parts_spec(key, {}, ENTRIES), lambda folder: Parts.write(folder, ABOUT | {"summary": key}, tables)
     )
     records = open_published("demo", store).records
     write_fake_learned(store, parts.key, dictionaries_of(records, key), records)

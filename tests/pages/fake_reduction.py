@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from dmcore.results import DOWNSTREAM, REDUCTION, DownstreamSettings, downstream_spec, reduction_spec
-from dmcore.results.downstream import DOWNSTREAM_TABLES, write_downstream
+from dmcore.results.downstream import DOWNSTREAM_TABLES, Downstream
 from dmcore.results.earlier import earlier_saes
-from dmcore.results.reduction import REDUCTION_TABLES, write_reduction
+from dmcore.results.reduction import REDUCTION_TABLES, Reduction
 from dmcore.store.published import open_published
 from dmcore.store.store import Store
 from tests.charts import reduction_tables as fake
@@ -53,7 +53,7 @@ def write_fake_reduction(root: Path, summary_key: str, **tables: pl.DataFrame) -
     store = Store(root)
     earlier, _ = earlier_saes(open_published("demo", store).records, summary_key)
     spec = reduction_spec(summary_key, list(earlier.items()))
-    store.replace(REDUCTION, spec, lambda folder: write_reduction(folder, ABOUT, reduction_tables() | tables))
+    store.replace(REDUCTION, spec, lambda folder: Reduction.write(folder, ABOUT, reduction_tables() | tables))
 
 
 def write_fake_downstream(
@@ -63,5 +63,5 @@ def write_fake_downstream(
     Store(root).replace(
         DOWNSTREAM,
         downstream_spec(summary_key, DownstreamSettings()),
-        lambda folder: write_downstream(folder, COST_ABOUT | dict(about or {}), downstream_tables() | tables),
+        lambda folder: Downstream.write(folder, COST_ABOUT | dict(about or {}), downstream_tables() | tables),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from dmcore.results import SCALING, over_widths, scaling_spec, write_scaling
+from dmcore.results import SCALING, Scaling, over_widths, scaling_spec
 from dmcore.results.scaling import NORMS, QUANTITIES, SURFACE_METRICS, TABLES, TOKENS
 from dmcore.store.published import open_published
 from dmcore.store.store import Store
@@ -61,7 +61,7 @@ def _write(folder: Path, site: str, records: pl.DataFrame, texts: Sequence[str])
     rows["vocabulary"] = [{"token": k, "text": text, "kind": "word part"} for k, text in enumerate(texts)]
     tables = {name: pl.DataFrame([dict.fromkeys(schema) | row for row in rows[name]], schema=schema, strict=False)
               for name, schema in TABLES.items()}  # fmt: skip
-    write_scaling(folder, about, tables)
+    Scaling.write(folder, about, tables)
     position = np.arange(LENGTH)[None, :, None, None]
     part, sae = np.array([1.0, 0.5, 0.8]), np.arange(len(records))[None, None, :, None]
     norms = part * (0.4 + 0.2 * np.sin(position * 1.3 + 0.1 * sae)) * np.ones((len(BROWSED), 1, 1, 1))

@@ -13,9 +13,7 @@ from dmcore.results.structure import (
     STRUCTURE,
     STRUCTURE_TABLES,
     Structure,
-    read_structure,
     structure_spec,
-    write_structure,
 )
 from dmcore.store.store import Store
 from tests.charts import inspector_tables as fake
@@ -63,8 +61,8 @@ def structure_tables() -> dict[str, pl.DataFrame]:
 def build_structure(folder: Path, about: dict[str, Any] | None = None, **tables: pl.DataFrame) -> Structure:
     """A structure in a folder of its own; `about` and `tables` replace what is made up."""
     folder.mkdir(exist_ok=True)
-    write_structure(folder, ABOUT | (about or {}), structure_tables() | tables)
-    return read_structure(folder)
+    Structure.write(folder, ABOUT | (about or {}), structure_tables() | tables)
+    return Structure.read(folder)
 
 
 def write_fake_structure(root: Path, summary_key: str, **tables: pl.DataFrame) -> None:
@@ -72,5 +70,5 @@ def write_fake_structure(root: Path, summary_key: str, **tables: pl.DataFrame) -
     Store(root).replace(
         STRUCTURE,
         structure_spec(summary_key),
-        lambda folder: write_structure(folder, ABOUT, structure_tables() | tables),
+        lambda folder: Structure.write(folder, ABOUT, structure_tables() | tables),
     )

@@ -111,10 +111,10 @@ def test_a_card_shows_explanations_as_code(tmp_path: Path) -> None:
     def page(folder: str, latent: int) -> None:
         from pathlib import Path
 
-        from dmcore.results import read_detection
+        from dmcore.results import Detection
         from dmcore.ui.detection_panel import draw_explanations
 
-        draw_explanations([read_detection(Path(folder))], latent)
+        draw_explanations([Detection.read(Path(folder))], latent)
 
     at = AppTest.from_function(page, kwargs={"folder": str(one.folder), "latent": 3}).run()
     (code,) = at.code

@@ -128,3 +128,9 @@ def test_over_layers_takes_the_nearest_width_then_the_nearest_l0() -> None:
     assert rows["layer"].to_list() == [0, 1, 2, 3, 4]
     assert rows.filter(pl.col("layer") == 2)["sae"][0] == narrow["sae"]
     assert over_layers(RECORDS, RECORDS.filter(pl.col("stream") == "mlp").row(0, named=True)).height == 1
+
+
+def test_an_sae_of_which_no_latent_fires_has_a_link() -> None:
+    wish, unreadable = read_wish({"l0": "0"})
+    assert (wish.l0, unreadable) == (0.0, ())
+    assert read_wish({"l0": "-0.5"}) == (Wish(), ("l0",))

@@ -83,13 +83,14 @@ def test_what_a_wider_sae_has_is_said_and_tabled(cache: Path) -> None:
     at = opened(cache, look="learned")
     assert n_charts(at) == 1
     said = words(at).replace("\xa0", " ")
-    assert "3.0 % on the nonlinear error, 20 % on the linear error and 50 % on x" in said
+    assert "3.0 % of the latents of SAEs on the nonlinear error, 20 % on the linear error and 50 % on x" in said
     (entry,) = (cache / "learned").iterdir()
     learned = read_learned(entry)
     table = shares_shown(learned)
     assert table["compared with"].unique(maintain_order=True).to_list() == list(names_of(learned).values())
     assert table.filter(table["SAEs on"] == "nonlinear error")["same"].unique().to_list() == ["3.0 %"]
-    only_base = learned.about | {"against": learned.about["against"][:1]}
+    base = learned.about["base"]
+    only_base = learned.about | {"against": [base], "widths": {base: learned.about["widths"][base]}}
     assert "the study has no wider one" in learned_finding(type(learned)(only_base, learned.latents, learned.key))
 
 

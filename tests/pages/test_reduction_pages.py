@@ -12,9 +12,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dmcore.charts.token_text import visible
-from dmcore.results import Downstream, read_downstream, read_reduction, reduction_spec
-from dmcore.results.downstream import DOWNSTREAM_TABLES, write_downstream
-from dmcore.results.reduction import REDUCTION_TABLES, write_reduction
+from dmcore.results import Downstream, Reduction, reduction_spec
+from dmcore.results.downstream import DOWNSTREAM_TABLES
+from dmcore.results.reduction import REDUCTION_TABLES
 from dmcore.store.published import open_published
 from dmcore.store.store import Store
 from dmcore.ui import model_kind, reads
@@ -149,7 +149,7 @@ def test_results_of_other_settings_are_not_led_to(tmp_path: Path, monkeypatch: p
     reads.forget()
     write_fake_study(tmp_path, n_saes=2)
     spec = reduction_spec(open_published("demo").records["summary_key"][0], (), ("another_method",))
-    Store(tmp_path).replace("reduction", spec, lambda folder: write_reduction(folder, ABOUT, reduction_tables()))
+    Store(tmp_path).replace("reduction", spec, lambda folder: Reduction.write(folder, ABOUT, reduction_tables()))
     assert reads.looked("demo", "reduction") == []
     reads.forget()
 
@@ -209,8 +209,8 @@ def test_an_encoder_says_why_it_has_no_loss(tmp_path: Path, cache: Path, monkeyp
 
 def made(folder: Path, about: dict[str, Any] | None = None, **tables: pl.DataFrame) -> Downstream:
     folder.mkdir(exist_ok=True)
-    write_downstream(folder, COST_ABOUT | (about or {}), downstream_tables() | tables)
-    return read_downstream(folder)
+    Downstream.write(folder, COST_ABOUT | (about or {}), downstream_tables() | tables)
+    return Downstream.read(folder)
 
 
 def test_without_a_cost_there_is_no_share_of_it(tmp_path: Path) -> None:
@@ -255,8 +255,8 @@ def test_the_worst_tokens_have_the_text_around_them(tmp_path: Path) -> None:
 
 def reduction_of(folder: Path, **tables: pl.DataFrame) -> Any:
     folder.mkdir(exist_ok=True)
-    write_reduction(folder, ABOUT, reduction_tables() | tables)
-    return read_reduction(folder)
+    Reduction.write(folder, ABOUT, reduction_tables() | tables)
+    return Reduction.read(folder)
 
 
 def test_sentences_about_methods_that_remove_nothing(tmp_path: Path) -> None:

@@ -8,12 +8,17 @@ import polars as pl
 import pytest
 
 from dmcore.specs import CROSS_SITES, SITES
+from dmcore.ui.grid import choose_nearest
+from dmcore.ui.link import read_wish, write_params
 from dmcore.ui.streams import SITE_PHRASES, SITE_SUFFIXES, site_phrase, stream_name, told_apart
+from dmcore.ui.words import architecture_name
 from tests.pages.fake_results import write_fake_study
 
 
 def records(*pairs: tuple[str, str]) -> pl.DataFrame:
-    return pl.DataFrame({"site": [site for site, _ in pairs], "stream": [stream for _, stream in pairs]})
+    columns = {"site": [site for site, _ in pairs], "stream": [stream for _, stream in pairs]}
+    same = {"d_sae": [64] * len(pairs), "label": ["topk"] * len(pairs), "l0": [float(k) for k in range(len(pairs))]}
+    return pl.DataFrame({**columns, **same})
 
 
 def test_a_stream_that_is_read_at_one_site_keeps_its_name() -> None:
@@ -31,6 +36,31 @@ def test_a_stream_that_is_read_at_several_sites_names_them() -> None:
         )
     )
     assert found["stream"].to_list() == ["residual post", "residual pre", "mlp"]
+
+
+def test_seeds_of_one_sae_have_links_of_their_own() -> None:
+    hook = "blocks.0.hook_resid_post"
+    rows = [(64, "topk", 16.0), (64, "topk", 16.00001), (128, "topk", 16.0), (64, "jumprelu", 16.0), (64, "topk", 16.2)]
+    table = pl.DataFrame(
+        [
+            {
+                "site": hook,
+                "stream": "residual",
+                "layer": 0,
+                "d_sae": d_sae,
+                "label": label,
+                "l0": l0,
+                "summary_key": str(k),
+            }
+            for k, (d_sae, label, l0) in enumerate([*rows, rows[0]])
+        ]
+    )
+    found = told_apart(table)
+    assert found["label"].to_list() == ["topk", "topk #2", "topk", "jumprelu", "topk", "topk #3"]
+    assert [architecture_name(label) for label in found["label"][:2]] == ["TopK", "TopK (2)"]
+    for record in found.to_dicts():
+        wish, bad = read_wish(write_params("s", record))
+        assert (choose_nearest(found, wish).record["summary_key"], bad) == (record["summary_key"], ())
 
 
 @pytest.mark.parametrize(

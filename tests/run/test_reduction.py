@@ -229,10 +229,10 @@ def test_a_reduction_needs_a_result_first(study_path: Path, tmp_path: Path) -> N
 
 
 def test_a_table_that_has_gone_is_said_in_a_sentence(swept: Swept, study_path: Path, tmp_path: Path) -> None:
-    from dmcore.results.reduction import read_reduction
+    from dmcore.results.reduction import Reduction
 
     with pytest.raises(StoreError, match="makes it again"):
-        read_reduction(tmp_path)
+        Reduction.read(tmp_path)
     found = Inspector(Pipeline(swept[0]), load_study(study_path)).reduction(NAME)
     with pytest.raises(StoreError, match="no method 'none'"):
         found.method("none")

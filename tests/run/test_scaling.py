@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 import dmcore
 from dmcore.errors import StoreError
-from dmcore.results import RECORD, SCALING, Scaling, read_scaling, scaling_spec
+from dmcore.results import RECORD, SCALING, Scaling, scaling_spec
 from dmcore.results.scaling import TABLES
 from dmcore.run.cli import main
 from dmcore.run.pipeline import Pipeline
@@ -63,7 +63,7 @@ def swept(study_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
 def scaling_of(store: Store, records: list[dict[str, Any]], site: str) -> Scaling:
     entry = store.find(SCALING, content_key(scaling_spec(site, pl.DataFrame(records, schema=RECORD))))
     assert entry is not None
-    return read_scaling(entry.path)
+    return Scaling.read(entry.path)
 
 
 def assert_same(ours: Scaling, theirs: Scaling) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from dmcore.errors import StoreError
+from dmcore.errors import SpecError, StoreError
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.results import Features
 from dmcore.run.commands.shared import device_named, resolve_study, say, some_saes
@@ -45,6 +45,8 @@ def _features(arguments: argparse.Namespace) -> int:
     study = resolve_study(arguments.study)
     if not arguments.sae and not arguments.part:
         raise StoreError(f"Say which SAE: {some_saes(study)}; or --part for one on a part of the error.")
+    if arguments.top < 0:
+        raise SpecError("--top must be 0 or above: 0 prints all.")
     pipeline = Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink()))
     found = Inspector(pipeline, study).features(arguments.sae, arguments.part, arguments.seed)
     if arguments.latent is not None:
@@ -54,7 +56,10 @@ def _features(arguments: argparse.Namespace) -> int:
     rows = found.search(arguments.search) if arguments.search else found.latents
     rows = rows.sort(arguments.sort, descending=arguments.sort != "latent", nulls_last=True)
     table = (rows.head(arguments.top) if arguments.top > 0 else rows).collect()
-    say(json.dumps(table.to_dicts(), indent=1) if arguments.json else "\n".join(table_lines(found, table)))
+    if arguments.json:
+        say(json.dumps([{**row, **words_of(found, row)} for row in table.to_dicts()], indent=1))
+    else:
+        say("\n".join(table_lines(found, table)))
     return 0
 
 
@@ -70,6 +75,17 @@ def table_lines(found: Features, table: pl.DataFrame) -> list[str]:
         rows.append([*numbers, "-" if row["token"] is None else repr(texts.get(row["token"], "")), promoted or "-"])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def words_of(found: Features, row: dict[str, Any]) -> dict[str, Any]:
+    """The texts of a latent's tokens, beside their numbers."""
+    texts = found.texts
+    words: dict[str, Any] = {
+        "token_text": None if row["token"] is None else texts.get(row["token"], f"#{row['token']}")
+    }
+    return words | {
+        f"{name}_text": [texts.get(i, f"#{i}") for i in row[name] or []] for name in ("promoted", "suppressed")
+    }
 
 
 def card_of(found: Features, latent: int) -> dict[str, Any]:
@@ -88,7 +104,8 @@ def card_of(found: Features, latent: int) -> dict[str, Any]:
         for one in found.examples(latent)
     ]
     bars = {"edges": histogram.edges.tolist(), "counts": histogram.counts.tolist()}
-    return {**found.latent(latent), "histogram": bars, "examples": examples}
+    row = found.latent(latent)
+    return {**row, **words_of(found, row), "histogram": bars, "examples": examples}
 
 
 def card_lines(card: dict[str, Any]) -> list[str]:
