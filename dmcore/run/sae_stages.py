@@ -138,9 +138,16 @@ class SaeStages:
 
     def _norms(self, sae: SaePlan, dictionary: AnyDictionary) -> None:
         """The tests of norms, with the split and the codes that they read."""
+        given = self.norm_test_inputs(sae, dictionary)
+        self.store.get_or_make(
+            "norms", sae.norms, lambda folder: norm_tests(given, folder, self.reporter, sae.sae.name)
+        )
+
+    def norm_test_inputs(self, sae: SaePlan, dictionary: AnyDictionary) -> NormTestInputs:
+        """What a pass over the parts of an SAE's error works from; codes and split are made where one is missing."""
         codes, split = self.codes_and_split(sae, dictionary)
         plan, site = self.plan, self.site
-        given = NormTestInputs(
+        return NormTestInputs(
             acts=site.acts,
             sae=dictionary,
             codes=codes.path,
@@ -150,9 +157,6 @@ class SaeStages:
             settings=plan.study.settings,
             seed=plan.study.seed,
             device=self.device,
-        )
-        self.store.get_or_make(
-            "norms", sae.norms, lambda folder: norm_tests(given, folder, self.reporter, sae.sae.name)
         )
 
     def codes_and_split(self, sae: SaePlan, dictionary: AnyDictionary) -> tuple[Entry, Entry]:

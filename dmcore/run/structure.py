@@ -29,23 +29,11 @@ def make_structure(stages: SaeStages, sae: SaePlan, dictionary: AnyDictionary) -
     Raises:
         DataError: the table of tokens cannot be read, or does not fit.
     """
-    plan, site = stages.plan, stages.site
+    plan = stages.plan
 
     def make(folder: Path) -> None:
-        codes, split = stages.codes_and_split(sae, dictionary)
-        given = StructureInputs(
-            acts=site.acts,
-            sae=dictionary,
-            codes=codes.path,
-            split=split.path,
-            inputs=site.inputs,
-            partition=plan.partition,
-            settings=plan.study.settings,
-            seed=plan.study.seed,
-            device=stages.device,
-            contexts=plan.contexts,
-            vocabulary=vocabulary_of(plan.study),
-        )
+        of_error = vars(stages.norm_test_inputs(sae, dictionary))
+        given = StructureInputs(**of_error, contexts=plan.contexts, vocabulary=vocabulary_of(plan.study))
         structure(given, folder, stages.reporter, sae.sae.name)
 
     return stages.store.get_or_make(STRUCTURE, structure_spec(sae.summary_key), make)
