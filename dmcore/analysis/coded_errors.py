@@ -71,6 +71,8 @@ class CodingRuns:
     settings: Settings
     keep: frozenset[int]
     """Contexts of which the codes are kept."""
+    target_l0: int | None
+    """Atoms that a token may have; None for as many as the encoder has active."""
 
 
 @torch.inference_mode()
@@ -80,6 +82,7 @@ def coding_runs(
     settings: Settings,
     sample: ContextSample,
     keep: Sequence[int],
+    target_l0: int | None,
     reporter: Reporter,
 ) -> CodingRuns:
     """Prepare a sample.
@@ -87,6 +90,7 @@ def coding_runs(
     Args:
         inputs: Gram matrices of the site, over all contexts.
         keep: contexts of which the codes are kept.
+        target_l0: atoms that a token may have; None for as many as the encoder has active.
 
     Raises:
         DataError: the SAE's reconstruction is no sum of decoder rows.
@@ -96,7 +100,7 @@ def coding_runs(
     atoms = DictionaryAtoms(own.sae, acts.read(next(iter(acts.chunks())), sources.device))
     if not sample.is_whole:
         inputs = site_moments(acts, partition, sources.device, reporter, "the sample")
-    return CodingRuns(sources, sample, acts, partition, inputs, atoms, settings, frozenset(keep))
+    return CodingRuns(sources, sample, acts, partition, inputs, atoms, settings, frozenset(keep), target_l0)
 
 
 class Clock:
@@ -129,15 +133,17 @@ class Clock:
 def coded(
     given: CodingRuns, method: CodingMethod, folder: Path, clock: Clock, kept: dict[int, SparseCodes]
 ) -> Iterator[ErrorChunk]:
-    """Code every chunk in order, with as many atoms as the encoder has active, and write the codes into `folder`."""
-    own, device = given.sources.own, given.sources.device
+    """Code every chunk in order, and write the codes into `folder`; tokens at skipped positions are not coded."""
+    own, device, skip = given.sources.own, given.sources.device, given.settings.skip_positions
     writer, stored = CodesWriter(folder, own.sae.d_sae), Codes(own.codes)
     try:
         for chunk in given.acts.chunks():
             x = given.acts.read(chunk, device)
-            codes = given.sample.codes(stored, chunk, device)
-            problem = CodingProblem(x, given.atoms, codes.l0, codes)
-            found = clock.time(lambda problem=problem: method.code(problem), x.shape[0])
+            tokens = (chunk.positions(device) >= skip).nonzero().squeeze(1)
+            codes = given.sample.codes(stored, chunk, device).chosen(tokens)
+            targets = codes.l0 if given.target_l0 is None else torch.full_like(codes.l0, given.target_l0)
+            problem = CodingProblem(x[tokens], given.atoms, targets, codes)
+            found = clock.time(lambda problem=problem: method.code(problem), len(tokens)).placed(tokens, len(x))
             writer.append(found, chunk)
             for place in range(chunk.n_contexts):
                 context = given.sample.contexts[chunk.first_context + place]

@@ -158,7 +158,8 @@ def _coded(
     if not given.methods:
         return _Coding([], None, [])
     try:
-        runs = coding_runs(given.sources, given.inputs, given.settings, sample, keep, reporter)
+        target = given.asked.target_l0
+        runs = coding_runs(given.sources, given.inputs, given.settings, sample, keep, target, reporter)
     except DataError as error:
         return _Coding([], None, [str(error)])
 

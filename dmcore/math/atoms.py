@@ -76,6 +76,7 @@ class Atoms:
         self._decoder, self._like, self._step = decoder, like[:0], rows_per_slab
         self.normalise = normalise
         self.in_memory = isinstance(decoder, Tensor)
+        self.d_model = like.shape[1]
         self.d_sae = int(decoder.shape[0]) if isinstance(decoder, Tensor) else decoder.d_sae
         self._held: list[Slab] = []
         if self.in_memory:

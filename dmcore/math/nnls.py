@@ -18,8 +18,9 @@ from torch import Tensor
 
 from dmcore.errors import DataError
 from dmcore.math.atoms import ROWS_PER_SLAB, Atoms, DecoderRows, atoms_of, checked_activations, codes_of
-from dmcore.math.pursuit_state import tokens_per_batch
+from dmcore.math.pursuit_state import batches_of
 from dmcore.math.sparse_codes import SparseCodes
+from dmcore.math.token_shares import work_shares
 
 GRADIENT_TOLERANCE = 1e-12
 """A gradient below this share of the largest inner product with an atom of norm 1 counts as none."""
@@ -61,21 +62,22 @@ def nnls_on_support(
     latents = codes.latents.to(x.device).long()
     if latents.numel() and not 0 <= int(latents.min()) <= int(latents.max()) < atoms.d_sae:
         raise DataError(f"The codes have latents beyond the {atoms.d_sae} of the decoder: give those of the same SAE.")
-    order = torch.argsort(counts, descending=True, stable=True)
     starts = codes.offsets.to(x.device)[:-1]
-    found, first = [(order[:0], order[:0], x.new_zeros(0))], 0
-    while first < n_tokens and int(counts[order[first]]) > 0:
-        width = int(counts[order[first]])
-        some = order[first : first + tokens_per_batch(width, x.shape[1], torch.float64)]
-        slots = torch.arange(width, device=x.device)
+
+    def work(some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slots = torch.arange(int(counts[some[0]]), device=x.device)
         allowed = slots < counts[some][:, None]
         support = torch.where(allowed, latents[(starts[some][:, None] + slots).clamp_max(latents.numel() - 1)], -1)
         rows = atoms.rows(support).double()
         gram = rows @ rows.transpose(1, 2)
         along = torch.bmm(rows, x[some].double()[:, :, None]).squeeze(2)
         values = nnls_gram(gram, along, allowed).to(x.dtype)
-        found.append((some[:, None].expand_as(support)[allowed], support[allowed], values[allowed]))
-        first += len(some)
+        return some[:, None].expand_as(support)[allowed], support[allowed], values[allowed]
+
+    found = [
+        (counts[:0], counts[:0], x.new_zeros(0)),
+        *work_shares(work, *batches_of(counts, atoms, torch.float64)),
+    ]
     tokens, latents, values = (torch.cat(part) for part in zip(*found, strict=True))
     return codes_of(tokens, latents, values, n_tokens, atoms.d_sae)
 

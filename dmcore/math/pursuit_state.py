@@ -1,6 +1,7 @@
 """Tokens that are being coded by a pursuit, and the loop that all pursuits share.
 
-1. Tokens are taken in order of their targets, some hundred at a time, so that those of a batch end together.
+1. Tokens are taken in order of their targets, some hundred at a time, so that those of a batch end together; on a processor
+   several batches at once, each on a thread of its own (`dmcore.math.token_shares`).
 2. A step: the best atom of each token joins its support; a `Refit` sets the values; the residual is made anew.
 3. Atoms whose value is 0 leave. Tokens that have ended are written out; the others close ranks.
 
@@ -10,6 +11,7 @@ over the support's rows for the Gram matrix and one for the residual, and nothin
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +21,7 @@ from torch import Tensor
 from dmcore.math.atoms import Atoms, codes_of
 from dmcore.math.best_atom import Best, PlainScan
 from dmcore.math.sparse_codes import SparseCodes
+from dmcore.math.token_shares import n_shares, work_shares
 
 TOKENS_PER_BATCH = 512
 SUPPORT_BYTES = 2**28
@@ -154,25 +157,40 @@ class Rule:
     """End where no atom is left whose inner product is above 0."""
 
 
-def tokens_per_batch(n_slots: int, d_model: int, dtype: torch.dtype) -> int:
-    """Tokens whose supports fit into `SUPPORT_BYTES`."""
-    a_token = max(1, n_slots) * (d_model + n_slots) * dtype.itemsize
+def tokens_per_batch(n_slots: int, d_model: int, dtype: torch.dtype, n_at_once: int = 1) -> int:
+    """Tokens whose supports fit into `SUPPORT_BYTES`, with so many batches at work at once."""
+    a_token = max(1, n_slots) * (d_model + n_slots) * dtype.itemsize * n_at_once
     return max(1, min(TOKENS_PER_BATCH, SUPPORT_BYTES // a_token))
+
+
+def batches_of(counts: Tensor, atoms: Atoms, dtype: torch.dtype) -> tuple[list[Tensor], int]:
+    """Tokens in batches, those that may have most atoms first, and how many batches are to be worked on at once.
+
+    Args:
+        counts: atoms that each token may have; those of 0 are in no batch.
+        atoms: one batch at once reads those that are not in memory.
+        dtype: of the work.
+    """
+    order = torch.argsort(counts, descending=True, stable=True)[: int((counts > 0).sum())]
+    n_at_once = n_shares(len(order), counts.device) if atoms.in_memory else 1
+    share, batches = -(-len(order) // n_at_once), list[Tensor]()
+    while len(order):
+        size = tokens_per_batch(int(counts[order[0]]), atoms.d_model, dtype, n_at_once)
+        batches.append(order[: min(size, share)])
+        order = order[len(batches[-1]) :]
+    return batches, n_at_once
 
 
 def pursue(x: Tensor, atoms: Atoms, targets: Tensor, scan: PlainScan, refit: Refit, rule: Rule) -> SparseCodes:
     """The codes of all tokens; atoms that were normalised get values in the units of their rows."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    order = torch.argsort(targets, descending=True, stable=True)
-    first = 0
-    while first < len(order) and int(targets[order[first]]) > 0:
-        size = tokens_per_batch(int(targets[order[first]]), x.shape[1], x.dtype)
-        token = order[first : first + size]
-        batch = Batch.start(x[token], token, targets[token])
-        found += _pursue_batch(batch, scan, refit, rule)
-        first += size
+
+    def work(token: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return _pursue_batch(Batch.start(x[token], token, targets[token]), copy(scan), refit, rule)
+
+    batches, n_at_once = batches_of(targets, atoms, x.dtype)
+    found = [part for parts in work_shares(work, batches, n_at_once) for part in parts]
     if not found:
-        empty = order[:0]
+        empty = targets[:0]
         return codes_of(empty, empty, x.new_zeros(0), x.shape[0], atoms.d_sae)
     tokens, latents, values = (torch.cat(part) for part in zip(*found, strict=True))
     if atoms.normalise:

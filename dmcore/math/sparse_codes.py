@@ -52,14 +52,31 @@ class SparseCodes:
         start, stop = int(self.offsets[first]), int(self.offsets[last])
         return SparseCodes(self.offsets[first : last + 1] - start, self.latents[start:stop], self.values[start:stop])
 
+    def chosen(self, tokens: Int64[Tensor, " n_chosen"]) -> SparseCodes:
+        """The codes of some tokens, in the order given."""
+        counts = self.l0[tokens]
+        offsets = _offsets_of(counts)
+        where = torch.repeat_interleave(self.offsets[:-1][tokens] - offsets[:-1], counts)
+        where += torch.arange(where.numel(), device=where.device)
+        return SparseCodes(offsets, self.latents[where], self.values[where])
+
+    def placed(self, tokens: Int64[Tensor, " n_tokens"], n_tokens: int) -> SparseCodes:
+        """These codes as those of some tokens, ascending, of `n_tokens`; of the others no latent is active."""
+        counts = self.offsets.new_zeros(n_tokens)
+        counts[tokens] = self.l0
+        return SparseCodes(_offsets_of(counts), self.latents, self.values)
+
+
+def _offsets_of(counts: Tensor) -> Tensor:
+    offsets = torch.zeros(len(counts) + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    return offsets
+
 
 def codes_from_triplets(tokens: Tensor, latents: Tensor, values: Tensor, n_tokens: int) -> SparseCodes:
     """Codes from unordered (token, latent, value) triplets; latents must already ascend among equal tokens."""
     order = torch.argsort(tokens, stable=True)
-    counts = torch.bincount(tokens, minlength=n_tokens)
-    offsets = torch.zeros(n_tokens + 1, dtype=torch.int64, device=tokens.device)
-    torch.cumsum(counts, 0, out=offsets[1:])
-    return SparseCodes(offsets, latents[order], values[order])
+    return SparseCodes(_offsets_of(torch.bincount(tokens, minlength=n_tokens)), latents[order], values[order])
 
 
 def codes_from_dense(acts: Float[Tensor, "n_tokens d_sae"]) -> SparseCodes:

@@ -115,12 +115,22 @@ class ReductionSettings:
     """Contexts, at equal steps, that coding methods run on; 0 for all. More where those are too few for the map from x."""
     loss_contexts: int = 16
     """How many of those the model's loss is computed on; 0 for none."""
+    target_l0: int | None = None
+    """Atoms that a coding method may have a token; None for as many as the encoder has active there."""
 
     def __post_init__(self) -> None:
         for name in ("coding_contexts", "loss_contexts"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise SpecError(f"{name} is {value!r}: give a whole number, 0 or above.")
+        target = self.target_l0
+        if target is not None and (not isinstance(target, int) or isinstance(target, bool) or target < 1):
+            raise SpecError(f"A target L0 of {target!r} leaves nothing to choose: give a whole number, 1 or above.")
+
+    @property
+    def spec(self) -> dict[str, int]:
+        """In the spec of an entry."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -190,7 +200,7 @@ def reduction_spec(
         "earlier": [list(one) for one in earlier],
         "methods": list(methods),
         "method_versions": dict(versions or {}),
-        **asdict(asked or ReductionSettings()),
+        **(asked or ReductionSettings()).spec,
     }
 
 

@@ -160,6 +160,35 @@ class Inspector:
 
         return Reduction.read(make_reduction(asked, self.plan, stages, load, lambda: self._model).path)
 
+    def pursuit(
+        self,
+        name: str,
+        *,
+        methods: Sequence[str] | None = None,
+        coding_contexts: int | None = None,
+        target_l0: int | None = None,
+    ) -> Reduction:
+        """Other codes of an SAE's dictionary alone: what `reduction` found, or, where it has not been made, just those.
+
+        Args:
+            name: the SAE's, or the end of it.
+            methods: names of coding methods; None for the usual ones.
+            coding_contexts: contexts to code; None for the usual number, 0 for all.
+            target_l0: atoms that each token may have; None for as many as the encoder has active there.
+
+        Raises:
+            SpecError: the study has no such SAE, there is no such method, or the target is above the number of latents.
+            StoreError: the SAE has no result yet.
+        """
+        usual = ReductionSettings()
+        contexts = usual.coding_contexts if coding_contexts is None else coding_contexts
+        whole = ReductionSettings(contexts, usual.loss_contexts, target_l0)
+        asked = asked_for(self.plan, self.store, self.sae(name), None, methods, whole)
+        if (found := find_reduction(self.store, asked)) is not None:
+            return Reduction.read(found.path)
+        alone = ReductionSettings(contexts, 0, target_l0)
+        return self.reduction(name, earlier=[], methods=methods, settings=alone)
+
     def wider(self, name: str) -> list[dict[str, Any]]:
         """Rows of `Reduction`'s table of methods for the wider SAEs of the study at the same L0; nothing is computed."""
         return wider_of(self.plan, self.store, self.sae(name))

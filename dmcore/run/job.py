@@ -13,7 +13,13 @@ from typing import Any
 
 from dmcore.errors import DarkMatterError
 
-KINDS = {"sweep": "Sweep", "train-saes": "Train SAEs", "inspect": "Look into an SAE"}
+OF_ONE_SAE = {
+    "inspect": "Look into an SAE",
+    "reduce": "Reduce an SAE's error",
+    "downstream": "What an SAE's error costs",
+}
+"""Kinds of jobs that have an SAE as their target."""
+KINDS = {"sweep": "Sweep", "train-saes": "Train SAEs", **OF_ONE_SAE}
 """What a job does, and its name."""
 WAITING, RUNNING, DONE, FAILED, CANCELLED = STATES = ("waiting", "running", "done", "failed", "cancelled")
 ACTIVE = (WAITING, RUNNING)
@@ -94,7 +100,7 @@ class Job:
     cancel: bool = False
     """Whether it has been asked to stop."""
     target: str = ""
-    """Name of the SAE that a job of kind `inspect` looks into; empty for the others."""
+    """Name of the SAE that a job of a kind in `OF_ONE_SAE` is about; empty for the others."""
     error: str = ""
     """One sentence with its remedy; in a job that is done: which SAEs have no result, and why."""
 

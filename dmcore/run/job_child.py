@@ -20,7 +20,7 @@ from typing import Any
 
 from dmcore.errors import Cancelled, DarkMatterError, StoreError
 from dmcore.progress import Progress, Reporter
-from dmcore.run.job import CANCELLED, DONE, FAILED, RUNNING, Job
+from dmcore.run.job import CANCELLED, DONE, FAILED, OF_ONE_SAE, RUNNING, Job
 from dmcore.run.job_files import lane_lock
 from dmcore.run.queue import Queue, finish_patiently
 from dmcore.specs import Study, load_study
@@ -102,8 +102,8 @@ def _run(queue: Queue, job: Job) -> tuple[str, str]:
     device = device_named(job.device)
     if job.kind == "train-saes":
         return _train(study, device, reporter, Store(queue.root))
-    if job.kind == "inspect":
-        return _inspect(study, job.target, device, reporter, Store(queue.root))
+    if job.kind in OF_ONE_SAE:
+        return _look(job, study, device, reporter, Store(queue.root))
     return _sweep(study, device, reporter, watch)
 
 
@@ -147,11 +147,15 @@ def _train(study: Study, device: Any, reporter: Reporter, store: Store) -> tuple
     return DONE, left
 
 
-def _inspect(study: Study, target: str, device: Any, reporter: Reporter, store: Store) -> tuple[str, str]:
+def _look(job: Job, study: Study, device: Any, reporter: Reporter, store: Store) -> tuple[str, str]:
     from dmcore.run.inspect import Inspector
     from dmcore.run.pipeline import Pipeline
 
-    return DONE, Inspector(Pipeline(store, device, reporter), study).everything(target)
+    inspector = Inspector(Pipeline(store, device, reporter), study)
+    if job.kind == "inspect":
+        return DONE, inspector.everything(job.target)
+    {"reduce": inspector.reduction, "downstream": inspector.downstream}[job.kind](job.target)
+    return DONE, ""
 
 
 class Watch:

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Progress
-from dmcore.run.job import ACTIVE, FRESH, KINDS, RUNNING, WAITING, Job, after_death, check_job_id, lane_of
+from dmcore.run.job import ACTIVE, FRESH, KINDS, OF_ONE_SAE, RUNNING, WAITING, Job, after_death, check_job_id, lane_of
 from dmcore.specs import load_study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.store import default_root
@@ -59,7 +59,7 @@ class Queue:
     # Asking and looking
 
     def submit(self, kind: str, study_path: Path, device: str = "auto", target: str = "") -> Job:
-        """The job that does this: the one that is waiting or running, or a new one; `target`: the SAE of an `inspect` job.
+        """The job that does this: the one that is waiting or running, or a new one; `target`: its SAE, for a kind of one.
 
         Raises:
             SpecError: the study cannot be read.
@@ -201,7 +201,7 @@ class Queue:
         study = load_study(path)
         if kind == "train-saes" and study.train is None and study.parts is None:
             raise DarkMatterError("The study trains no SAEs: add a [train] table, or sweep it.")
-        if kind == "inspect":
+        if kind in OF_ONE_SAE:
             target = study.sae_called(target).name
         content = study.to_dict()
         return {

@@ -70,12 +70,14 @@ def asked_for(
         settings: on how many contexts what is slow is run; None for the usual.
 
     Raises:
-        SpecError: an SAE that was chosen is of no earlier site, or there is no such method.
+        SpecError: an SAE that was chosen is of no earlier site, there is no such method, or the target L0 is above the
+            number of latents.
     """
     settings = settings or ReductionSettings()
     names = CODING if methods is None else tuple(dict.fromkeys(methods))
     for name in names:
         coding_method(name)
+    _check_target(settings.target_l0, sae, store)
     names = tuple(name for name in names if name != OWN)
     if earlier is None:
         finished = finished_saes(plan, store)
@@ -92,6 +94,14 @@ def asked_for(
             )
         chosen[role] = one
     return Asked(sae, chosen, names, settings=settings)
+
+
+def _check_target(target: int | None, sae: SaePlan, store: Store) -> None:
+    entry = store.find(SUMMARY, sae.summary_key)
+    if target is None or entry is None:
+        return
+    if target > (d_sae := read_record(entry.path)["d_sae"]):
+        raise SpecError(f"A target L0 of {target:,} is above the {d_sae:,} latents of {sae.sae.name}: ask for fewer.")
 
 
 def find_reduction(store: Store, asked: Asked) -> Entry | None:

@@ -29,6 +29,7 @@ from dmcore.ui.downstream_words import (
     sample_of,
 )
 from dmcore.ui.figure import Figure, draw
+from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.model_kind import is_encoder
 from dmcore.ui.reduction_views import lead_to_others
@@ -204,6 +205,10 @@ def draw_no_downstream(selection: Selection) -> None:
         return
     command = f"downstream {selection.published.file} {quote(selection.record['sae'])}"
     draw_missing("What this SAE's error costs the model has", command)
+    study_id, key = selection.study_id, selection.record["summary_key"]
+    draw_look_button(
+        study_id, selection.record["sae"], lambda published: published.downstream(key) is not None, "downstream"
+    )
     lead_to_others(selection, DOWNSTREAM)
 
 

@@ -26,12 +26,21 @@ POLL_SECONDS = 1.5
 _ERROR = "look.error"
 
 
-def draw_look_button(study_id: str, sae: str, is_there: Callable[[Published], bool]) -> None:
+MAKES = {
+    "inspect": "features, structure and detection scores of this SAE",
+    "reduce": "this comparison",
+    "downstream": "these numbers",
+}
+"""What a job of each kind makes."""
+
+
+def draw_look_button(study_id: str, sae: str, is_there: Callable[[Published], bool], kind: str = "inspect") -> None:
     """Offer to make what is missing of an SAE; nothing where the study's file is not known here.
 
     Args:
         study_id: the study's name.
         sae: the SAE's.
+        kind: of the job that makes it, of `MAKES`.
         is_there: whether what the view shows has been made, which may be before the job ends.
     """
     if error := st.session_state.pop(_ERROR, None):
@@ -45,17 +54,17 @@ def draw_look_button(study_id: str, sae: str, is_there: Callable[[Published], bo
         return
     if path is None:
         return
-    mine = [job for job in jobs if (job.kind, job.path, job.target) == ("inspect", str(path), sae)]
+    mine = [job for job in jobs if (job.kind, job.path, job.target) == (kind, str(path), sae)]
     if any(job.active for job in mine):
         _watch(mine[0].id, study_id, is_there)
         return
     if mine and mine[0].error:  # one that is done may have left out what could not be had
         box = st.error if mine[0].state == FAILED else st.warning
         box(plain(mine[0].error), icon=":material/error:")
-    st.button("Make it now", icon=":material/play_arrow:", key="look.start", on_click=_start, args=(path, sae))
+    st.button("Make it now", icon=":material/play_arrow:", key="look.start", on_click=_start, args=(kind, path, sae))
     st.caption(
-        "The worker makes features, structure and detection scores of this SAE, for a small one in a minute or two. It goes "
-        "on when the page is closed; *Runs* lists it."
+        f"The worker makes {MAKES[kind]}, for a small one in a minute or two. It goes on when the page is closed; *Runs* "
+        "lists it."
     )
 
 
@@ -70,10 +79,10 @@ def file_of(study_id: str, queue: Queue, jobs: list[Job]) -> Path | None:
     return None
 
 
-def _start(path: Path, sae: str) -> None:
+def _start(kind: str, path: Path, sae: str) -> None:
     queue = Queue()
     try:
-        queue.submit("inspect", path, target=sae)
+        queue.submit(kind, path, target=sae)
         worker.ensure_worker(queue.root, "auto")
     except (DarkMatterError, OSError) as error:
         st.session_state[_ERROR] = str(error)

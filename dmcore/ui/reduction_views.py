@@ -17,6 +17,7 @@ from dmcore.results import REDUCTION, Reduction
 from dmcore.ui import reads
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.league_rows import draw_league, league_of, leagues
+from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.reduction_words import earlier_sentence, reduction_finding, remarks_of, sample_of, skip_sentence
 from dmcore.ui.sections import finding
@@ -200,6 +201,10 @@ def draw_no_reduction(selection: Selection) -> None:
     """Say what makes the results of this SAE, and lead to those that have some."""
     command = f"reduce {selection.published.file} {quote(selection.record['sae'])}"
     draw_missing("The comparison of methods on this SAE has", command)
+    study_id, key = selection.study_id, selection.record["summary_key"]
+    draw_look_button(
+        study_id, selection.record["sae"], lambda published: published.reduction(key) is not None, "reduce"
+    )
     lead_to_others(selection, REDUCTION)
 
 

@@ -98,3 +98,19 @@ def test_sparse_decode_equals_the_dense_product() -> None:
     acts[3] = 0.0
     W_dec, b_dec = torch.randn(WIDTH, D), torch.randn(D)
     torch.testing.assert_close(decode(codes_from_dense(acts), W_dec, b_dec), acts @ W_dec + b_dec, rtol=1e-5, atol=1e-4)
+
+
+def test_codes_of_chosen_tokens_go_back_to_their_places() -> None:
+    g = torch.Generator().manual_seed(3)
+    acts = torch.rand(N, WIDTH, generator=g) * (torch.rand(N, WIDTH, generator=g) < 0.1)
+    codes, tokens = codes_from_dense(acts), torch.arange(3, N, 4)
+    some = codes.chosen(tokens)
+    expected = codes_from_dense(acts[tokens])
+    assert torch.equal(some.offsets, expected.offsets)
+    assert torch.equal(some.latents, expected.latents) and torch.equal(some.values, expected.values)
+    gone = torch.ones(N, dtype=torch.bool)
+    gone[tokens] = False
+    placed, expected = some.placed(tokens, N), codes_from_dense(acts.masked_fill(gone[:, None], 0.0))
+    assert torch.equal(placed.offsets, expected.offsets)
+    assert torch.equal(placed.latents, expected.latents) and torch.equal(placed.values, expected.values)
+    assert codes.chosen(tokens[:0]).placed(tokens[:0], 2).l0.tolist() == [0, 0]

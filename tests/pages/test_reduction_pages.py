@@ -136,6 +136,7 @@ def test_an_sae_without_results_names_the_command_and_leads_to_one_that_has(cach
             at = opened(cache, page, other, **{field: view})
             assert n_charts(at) == 0
             assert f"python -m dmcore {command} demo {other}" in words(at)
+        assert [b.label for b in at.button if b.key == "look.start"] == ["Make it now"]
         (lead,) = [b for b in at.button if b.key == f"other.{record_of(cache, HAS)['summary_key']}"]
         lead.click().run()
         assert not at.exception

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,6 @@ def test_earlier_saes_and_methods_can_be_chosen(swept: Swept, study_path: Path) 
 
 
 def test_from_summaries_alone_the_numbers_are_the_same(swept: Swept, study_path: Path, tmp_path: Path) -> None:
-    import shutil
 
     for stage in ("summary", "index"):
         shutil.copytree(swept[0].root / stage, tmp_path / stage)
@@ -218,6 +218,60 @@ def test_the_command_prints_a_league_table_and_records(
         ([f"{BEFORE}/topk_48_3", "--earlier", NAME], "does not come before"),
     ):
         assert main(["reduce", str(study_path), *arguments]) == 1
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+
+
+def test_two_processes_share_the_saes_and_find_the_same(
+    swept: Swept, study_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "cache")
+    shutil.copytree(swept[0].root, store.root)
+    shutil.rmtree(store.root / "reduction", ignore_errors=True)
+    monkeypatch.setenv("DMCORE_CACHE", str(store.root))
+    names = [NAME, f"{RESIDUAL}/topk_24_3", f"{RESIDUAL}/topk_96_3"]
+    command = ["reduce", str(study_path), *names, "--methods", "nnls_on_support", "--loss-contexts", "0", "--json"]
+    monkeypatch.setattr("dmcore.run.inspect.make_reduction", lambda *_: pytest.fail("the processes made it"))
+    assert main([*command, "--workers", "2"]) == 0
+    shared = json.loads(capsys.readouterr().out)
+    monkeypatch.undo()
+    monkeypatch.setenv("DMCORE_CACHE", str(store.root))
+    shutil.rmtree(store.root / "reduction")
+    assert main(command) == 0
+    for one, other in zip(shared, json.loads(capsys.readouterr().out), strict=True):
+        assert {**one, "seconds_per_1000": 0} == pytest.approx({**other, "seconds_per_1000": 0}, rel=1e-9, abs=1e-12)
+    assert main([*command, "--workers", "0"]) == 1
+    assert "--workers is 0" in capsys.readouterr().err
+
+
+def test_pursuit_codes_at_the_l0_that_is_asked_for_and_takes_what_a_reduction_found(
+    swept: Swept, study_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DMCORE_CACHE", str(swept[0].root))
+
+    def rows(*options: str) -> dict[str, dict]:
+        assert main(["pursuit", str(study_path), NAME, "--methods", ",".join(FEW), *options, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert {row["sae"].endswith(NAME) for row in found} == {True}
+        return {row["method"]: row for row in found}
+
+    usual = rows()
+    assert list(usual) == ["encoder", *FEW]
+    wider = {name: rows("--l0", str(l0)) for l0, name in ((1, "one"), (7, "seven"))}
+    pursued = next(name for name in FEW if name != "nnls_on_support")
+    assert wider["one"][pursued]["l0"] == 1.0
+    assert wider["one"][pursued]["fvu"] > usual[pursued]["fvu"] > wider["seven"][pursued]["fvu"]
+    assert wider["seven"]["encoder"] == usual["encoder"]
+    # The same numbers as of the whole comparison, which is not made again once it is there.
+    assert main(["reduce", str(study_path), NAME, "--methods", ",".join(FEW), "--json"]) == 0
+    whole = {row["method"]: row for row in json.loads(capsys.readouterr().out)}
+    assert whole[pursued]["fvu"] == pytest.approx(usual[pursued]["fvu"], rel=1e-9)
+    monkeypatch.setattr("dmcore.run.inspect.make_reduction", lambda *_: pytest.fail("it is there"))
+    assert rows()[pursued]["fvu"] == whole[pursued]["fvu"]
+    assert main(["pursuit", str(study_path), NAME, "--methods", ",".join(FEW)]) == 0
+    assert pursued in capsys.readouterr().out
+    for option, said in ((("--l0", "0"), "leaves nothing to choose"), (("--l0", "49"), "above the 48 latents")):
+        assert main(["pursuit", str(study_path), NAME, *option]) == 1
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
 

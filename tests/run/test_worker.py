@@ -91,6 +91,24 @@ def test_a_worker_looks_into_an_sae(undisturbed: tuple[Path, Job], study_path: P
     assert published.detections(key)
 
 
+def test_a_worker_reduces_the_error_of_an_sae_and_says_what_it_costs(
+    undisturbed: tuple[Path, Job], study_path: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "cache"
+    shutil.copytree(undisturbed[0], root)
+    queue, study = Queue(root), load_study(study_path)
+    sae = study.saes[0].name
+    jobs = [queue.submit(kind, study_path, "cpu", sae) for kind in ("reduce", "downstream")]
+    assert jobs[0].id != jobs[1].id
+    run_worker_once(root)
+    assert [(queue.job(job.id).state, queue.job(job.id).error) for job in jobs] == [("done", ""), ("done", "")]
+    published = open_published(study.name, Store(root))
+    key = published.records.filter(sae=sae)["summary_key"][0]
+    reduction, downstream = published.reduction(key), published.downstream(key)
+    assert reduction is not None and len(reduction["methods"]) > 5
+    assert downstream is not None and downstream.variant("sae")["delta"] is not None
+
+
 def test_killed_at_random_points_the_results_are_the_same_and_nothing_finished_is_made_again(
     undisturbed: tuple[Path, Job], study_path: Path, tmp_path: Path
 ) -> None:

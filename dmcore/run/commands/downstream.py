@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
-from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.results import Downstream
 from dmcore.results.downstream import PARTS, VARIANTS, DownstreamSettings
-from dmcore.run.commands.shared import device_named, resolve_study, say
+from dmcore.run.commands.processes import add_workers, share_saes
+from dmcore.run.commands.shared import chosen_saes, device_named, over_saes, resolve_study, say, say_failures
 from dmcore.specs import SaeSpec
 from dmcore.store.store import Store
 
@@ -34,6 +33,7 @@ def register(commands: Any) -> None:
         default=usual.dose_contexts,
         help=f"contexts on which doses of the parts are run; 0: none ({usual.dose_contexts})",
     )
+    add_workers(command)
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     command.add_argument("--json", action="store_true", help="print JSON: one record per SAE")
     command.set_defaults(run=_downstream)
@@ -41,32 +41,26 @@ def register(commands: Any) -> None:
 
 def _downstream(arguments: argparse.Namespace) -> int:
     from dmcore.run.inspect import Inspector
-    from dmcore.run.pipeline import Pipeline, finished_records
+    from dmcore.run.pipeline import Pipeline
 
     study = resolve_study(arguments.study)
     asked = DownstreamSettings(arguments.contexts, arguments.dose_contexts)
     inspector = Inspector(Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink())), study)
-    finished = {record["sae"] for record in finished_records(inspector.plan, inspector.store)}
-    specs = [study.sae_called(name) for name in arguments.sae] or [sae for sae in study.saes if sae.name in finished]
-    if not specs:
-        raise StoreError(f"Nothing has been computed for {arguments.study}: sweep it first.")
-    records, failures = [], []
-    for sae in dict.fromkeys(specs):
-        try:
-            found = inspector.downstream(sae.name, asked)
-        except DarkMatterError as error:
-            if len(specs) == 1:
-                raise
-            failures.append(f"{sae.name}: {error}")
-            continue
-        records.append(record_of(sae, found))
+    names = chosen_saes(inspector, arguments.sae)
+    options = ["--contexts", str(asked.contexts), "--dose-contexts", str(asked.dose_contexts)]
+    share_saes(["downstream", *options, "--device", arguments.device, arguments.study], names, arguments.workers)
+    records = []
+
+    def one(name: str) -> None:
+        found = inspector.downstream(name, asked)
+        records.append(record_of(study.sae_called(name), found))
         if not arguments.json:
-            say("\n".join(downstream_lines(sae.name, found)))
+            say("\n".join(downstream_lines(name, found)))
+
+    failures = over_saes(names, one)
     if arguments.json:
         say(json.dumps(records, indent=1))
-    for failure in failures:
-        sys.stderr.write(f"error: {failure}\n")
-    return 1 if failures else 0
+    return say_failures(failures)
 
 
 def record_of(sae: SaeSpec, found: Downstream) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dmcore.progress import Progress, terminal_sink
 from dmcore.run.commands.shared import DEMO, resolve_study, say
-from dmcore.run.job import DONE, RUNNING, Job
+from dmcore.run.job import DONE, OF_ONE_SAE, RUNNING, Job
 from dmcore.run.job_files import tail
 from dmcore.run.queue import Queue
 
@@ -25,7 +25,9 @@ def register(commands: Any) -> None:
     submit = actions.add_parser("submit", help="ask for a study to be swept; starts a worker if there is none")
     submit.add_argument("study", help="a study file, or: demo")
     submit.add_argument("--train", action="store_true", help="train the study's SAEs instead")
-    submit.add_argument("--inspect", default="", metavar="SAE", help="look into one SAE instead, as `inspect` does")
+    one = submit.add_mutually_exclusive_group()
+    for kind in OF_ONE_SAE:
+        one.add_argument(f"--{kind}", default="", metavar="SAE", help=f"do what `{kind}` does for one SAE instead")
     submit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     submit.add_argument("--no-worker", action="store_true", help="leave it to a worker that you start yourself")
     submit.set_defaults(run=_submit)
@@ -49,8 +51,11 @@ def _submit(arguments: argparse.Namespace) -> int:
     queue = Queue()
     resolve_study(arguments.study)  # says which file was meant where there is none
     path = DEMO if arguments.study == "demo" else Path(arguments.study)
-    kind = "inspect" if arguments.inspect else "train-saes" if arguments.train else "sweep"
-    job = queue.submit(kind, path, arguments.device, arguments.inspect)
+    kind, target = "train-saes" if arguments.train else "sweep", ""
+    for one in OF_ONE_SAE:
+        if sae := getattr(arguments, one):
+            kind, target = one, sae
+    job = queue.submit(kind, path, arguments.device, target)
     if not arguments.no_worker:
         _attend(queue)
     return _say_job(job, arguments.json)

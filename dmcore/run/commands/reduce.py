@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from typing import Any
 
-from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.results import Reduction, ReductionSettings
-from dmcore.run.commands.shared import device_named, resolve_study, say
+from dmcore.run.commands.processes import add_workers, share_saes
+from dmcore.run.commands.shared import chosen_saes, device_named, over_saes, resolve_study, say, say_failures
 from dmcore.store.store import Store
 
 SHOWN = ("fvu", "fvu_nonlinear", "error_removed", "nonlinear_removed", "recovered_sae")
@@ -45,6 +44,7 @@ def register(commands: Any) -> None:
         default=usual.loss_contexts,
         help=f"of those, contexts that the model's loss is computed on; 0: none ({usual.loss_contexts})",
     )
+    add_workers(reduce)
     reduce.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     reduce.add_argument("--json", action="store_true", help="print JSON: a record for each SAE and method")
     reduce.set_defaults(run=_reduce)
@@ -52,38 +52,40 @@ def register(commands: Any) -> None:
 
 def _reduce(arguments: argparse.Namespace) -> int:
     from dmcore.run.inspect import Inspector
-    from dmcore.run.pipeline import Pipeline, finished_records
+    from dmcore.run.pipeline import Pipeline
 
     study = resolve_study(arguments.study)
     settings = ReductionSettings(arguments.coding_contexts, arguments.loss_contexts)
     inspector = Inspector(Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink())), study)
-    finished = {record["sae"] for record in finished_records(inspector.plan, inspector.store)}
-    specs = [study.sae_called(name) for name in arguments.sae] or [sae for sae in study.saes if sae.name in finished]
-    if not specs:
-        raise StoreError(f"Nothing has been computed for {arguments.study}: sweep it first.")
-    methods = arguments.methods
-    chosen = None if methods is None else [one for one in methods.split(",") if one and one != "none"]
+    names, chosen = chosen_saes(inspector, arguments.sae), chosen_methods(arguments.methods)
+    share_saes(["reduce", *_options(arguments, settings), arguments.study], names, arguments.workers)
     records: list[dict[str, Any]] = []
-    failures = []
-    for number, sae in enumerate(specs := list(dict.fromkeys(specs)), start=1):
-        try:
-            found = inspector.reduction(sae.name, earlier=arguments.earlier, methods=chosen, settings=settings)
-            wider = inspector.wider(sae.name)
-        except DarkMatterError as error:
-            if len(specs) == 1:
-                raise
-            failures.append(f"{sae.name}: {error}")
-            continue
-        if arguments.json:
-            records += league_records(found, wider, {"site": sae.hook, "sae": sae.name, "d_sae": found.about["d_sae"]})
-        else:
-            head = f"{sae.name}: {_sample(found)}" + (f" ({number} of {len(specs)})" if len(specs) > 1 else "")
-            say("\n".join([head, *league_lines(found, wider)]))
+
+    def one(name: str) -> None:
+        found = inspector.reduction(name, earlier=arguments.earlier, methods=chosen, settings=settings)
+        wider, about = inspector.wider(name), {"site": study.sae_called(name).hook, "sae": name}
+        records.extend(league_records(found, wider, {**about, "d_sae": found.about["d_sae"]}))
+        if not arguments.json:
+            place = f" ({names.index(name) + 1} of {len(names)})" if len(names) > 1 else ""
+            say("\n".join([f"{name}: {sample_words(found)}{place}", *league_lines(found, wider)]))
+
+    failures = over_saes(names, one)
     if arguments.json:
         say(json.dumps(records, indent=1))
-    for failure in failures:
-        sys.stderr.write(f"error: {failure}\n")
-    return 1 if failures else 0
+    return say_failures(failures)
+
+
+def _options(arguments: argparse.Namespace, settings: ReductionSettings) -> list[str]:
+    """The options of a process that does a share."""
+    options = ["--coding-contexts", str(settings.coding_contexts), "--loss-contexts", str(settings.loss_contexts)]
+    options += [] if arguments.methods is None else ["--methods", arguments.methods]
+    options += [word for one in arguments.earlier or () for word in ("--earlier", one)]
+    return [*options, "--device", arguments.device]
+
+
+def chosen_methods(given: str | None) -> list[str] | None:
+    """The names of coding methods in an option; None where it was not given."""
+    return None if given is None else [one for one in given.split(",") if one and one != "none"]
 
 
 def league_records(found: Reduction, wider: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -95,9 +97,9 @@ def league_lines(found: Reduction, wider: list[dict[str, Any]]) -> list[str]:
     """The table as aligned text, then regressions on earlier components and remarks."""
     rows = [["method", "L0", "extra L0", "parameters", *SHOWN, "s / 1,000"]]
     for row in [*found["methods"].to_dicts(), *wider]:
-        cells = [row["method"], _number(row["l0"]), _number(row["extra_l0"]), f"{row['parameters_added']:,}"]
-        rows.append([*cells, *(_estimate(row, name) for name in SHOWN), _number(row["seconds_per_1000"])])
-    lines = _aligned(rows)
+        cells = [row["method"], number(row["l0"]), number(row["extra_l0"]), f"{row['parameters_added']:,}"]
+        rows.append([*cells, *(estimate(row, name) for name in SHOWN), number(row["seconds_per_1000"])])
+    lines = aligned(rows)
     for part in found["components"].to_dicts():
         lines.append(f"{part['role']}: {part['sae']} ({part['d_sae']:,} latents, L0 {part['l0']:.3g})")
     regressed = found["regressions"]
@@ -105,31 +107,35 @@ def league_lines(found: Reduction, wider: list[dict[str, Any]]) -> list[str]:
         rows = [["held-out R2 from", "error", "linear part", "nonlinear part"]]
         for inputs in regressed["inputs"].unique(maintain_order=True):
             cells = [found.r2(inputs, target) for target in ("error", "linear", "nonlinear")]
-            rows.append([inputs, *("-" if cell is None else _estimate(cell, "r2") for cell in cells)])
-        lines += _aligned(rows)
+            rows.append([inputs, *("-" if cell is None else estimate(cell, "r2") for cell in cells)])
+        lines += aligned(rows)
     lines += [f"note: {text}" for text in found["remarks"]["text"]]
     return [f"  {line}" for line in lines]
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _sample(found: Reduction) -> str:
+def sample_words(found: Reduction) -> str:
+    """On what the numbers are."""
     about = found.about
     some = about["coding_contexts"]
     coding = f"; coding methods on {some:,} contexts" if 0 < some < about["n_contexts"] else ""
     return f"{about['n_tokens']:,} tokens in {about['n_contexts']:,} contexts, held out by context{coding}"
 
 
-def _estimate(row: dict[str, Any], name: str) -> str:
+def estimate(row: dict[str, Any], name: str) -> str:
+    """A number with its interval."""
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if value is None or low is None or high is None:
-        return _number(value)
+        return number(value)
     decimals = 4 if high <= low else min(max(1 - math.floor(math.log10((high - low) / 2)), 0), 4)
     return f"{value:,.{decimals}f} ({low:,.{decimals}f} to {high:,.{decimals}f})"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A number, or a dash."""
     return "-" if value is None else f"{value:.3g}"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dmcore.errors import DarkMatterError, SpecError
+from dmcore.errors import DarkMatterError, SpecError, StoreError
 from dmcore.specs import Study, load_study
 from dmcore.store.store import default_root
+
+if TYPE_CHECKING:
+    from dmcore.run.inspect import Inspector
 
 HOME = Path(__file__).parents[3]
 DEMO = HOME / "dmcore" / "demo" / "artifacts" / "study.toml"
@@ -49,6 +53,48 @@ def some_saes(study: Study) -> str:
     """The first names of a study's SAEs, for a sentence that asks for one."""
     names = [sae.name for sae in study.saes]
     return ", ".join(names[:3]) + (f" or {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def chosen_saes(inspector: Inspector, names: Sequence[str]) -> list[str]:
+    """The SAEs that are meant, each once: those called so, or by the ends of their names; if none are, all with results.
+
+    Raises:
+        SpecError: the study has no such SAE.
+        StoreError: there are none.
+    """
+    from dmcore.run.pipeline import finished_records
+
+    study = inspector.study
+    if names:
+        return list(dict.fromkeys(study.sae_called(name).name for name in names))
+    finished = [record["sae"] for record in finished_records(inspector.plan, inspector.store)]
+    if not finished:
+        raise StoreError(f"Nothing has been computed for {study.name}: sweep it first.")
+    return finished
+
+
+def over_saes(names: Sequence[str], work: Callable[[str], object]) -> list[str]:
+    """Do some work for each SAE; returns a sentence for each that failed.
+
+    Raises:
+        DarkMatterError: there is but one, and it failed.
+    """
+    failures = []
+    for name in names:
+        try:
+            work(name)
+        except DarkMatterError as error:
+            if len(names) == 1:
+                raise
+            failures.append(f"{name}: {error}")
+    return failures
+
+
+def say_failures(failures: Sequence[str]) -> int:
+    """Write them as errors; returns the exit status."""
+    for failure in failures:
+        sys.stderr.write(f"error: {failure}\n")
+    return 1 if failures else 0
 
 
 def device_named(name: str) -> Any:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from typing import Any
 
-from dmcore.errors import DarkMatterError
 from dmcore.progress import Reporter, terminal_sink
+from dmcore.run.commands.processes import add_workers, checked_workers, run_shares
 from dmcore.run.commands.shared import device_named, records_table, resolve_study, say
 from dmcore.store.store import Store
 
@@ -19,7 +17,7 @@ def register(commands: Any) -> None:
     """Add the command."""
     sweep = commands.add_parser("sweep", help="compute everything that a study asks for")
     sweep.add_argument("study", help="a study file, or: demo")
-    sweep.add_argument("--workers", type=int, default=1, help="processes that share the SAEs (1)")
+    add_workers(sweep)
     sweep.add_argument("--engine", choices=["local"], default="local", help="where the work runs (local)")
     sweep.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     sweep.add_argument("--recompute", action="store_true", help="compute anew beside the cache, and compare with it")
@@ -30,8 +28,7 @@ def register(commands: Any) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     study = resolve_study(arguments.study)
-    if arguments.workers < 1:
-        raise DarkMatterError(f"--workers is {arguments.workers}: give a whole number, 1 or above.")
+    checked_workers(arguments.workers)
     if arguments.recompute:
         from dmcore.run.recompute import recompute
 
@@ -59,18 +56,5 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _run_workers(arguments: argparse.Namespace) -> None:
-    """Share the SAEs among processes; what two of them need is made once, by the locks of the store."""
-    command = [sys.executable, "-m", "dmcore", "sweep", arguments.study, "--device", arguments.device]
-    # Threads that outnumber the cores wait for each other most of the time.
-    threads = str(max(1, (os.cpu_count() or 1) // arguments.workers))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    workers = [
-        subprocess.Popen([*command, "--part", f"{part}/{arguments.workers}"], env=environment)
-        for part in range(arguments.workers)
-    ]
-    try:
-        for worker in workers:
-            worker.wait()
-    finally:
-        for worker in workers:
-            worker.terminate()
+    command = ["sweep", arguments.study, "--device", arguments.device]
+    run_shares([[*command, "--part", f"{part}/{arguments.workers}"] for part in range(arguments.workers)])
