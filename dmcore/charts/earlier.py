@@ -56,7 +56,7 @@ def earlier_chart(regressions: pl.DataFrame) -> alt.LayerChart:
     drawn = drawn.with_columns(pl.Series("words", words, dtype=pl.String))
     x = alt.X("foot:Q", title="held-out R² (share of the part's variance)",
               scale=alt.Scale(domain=[min(low * 1.1, 0.0), 1.12], nice=False, zero=False),
-              axis=alt.Axis(**at_ticks([0.0, 0.25, 0.5, 0.75, 1.0]), format="~g"))  # fmt: skip
+              axis=alt.Axis(**at_ticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), format="~g"))  # fmt: skip
     axis = alt.Axis(**at_ticks(list(range(len(order)))), labelExpr=f"{json.dumps(order)}[datum.value]", grid=False,
                     ticks=False, domain=False, labelLimit=280, labelFontSize=13, labelPadding=8)  # fmt: skip
     y = alt.Y("at:Q", title=None, axis=axis, scale=alt.Scale(domain=[len(order) - 0.5, -0.5], nice=False, zero=False))

@@ -40,7 +40,7 @@ def budget_table(
     Args:
         points: rows of `RECORD`, one per width: the SAEs of one set.
         curves, laws: rows of the tables of the same names, of that set; may be empty, then nothing is extrapolated.
-        encoder_floor: `d_sae`, `fvu`: FVU of pursuit codes. Its ratio to nonlinear FVU is held beyond what it covers.
+        encoder_floor: `d_sae`, `fvu`: nonlinear FVU of pursuit codes. Its ratio to nonlinear FVU is held beyond what it covers.
         law: the law of nonlinear FVU; FVU itself always follows `power`, whose floor is c.
         space: in which the laws were fitted.
     """
@@ -108,7 +108,7 @@ def _along(curve: pl.DataFrame, column: str, widths: Sequence[float]) -> list[fl
 
 
 def _pursuit_ratio(points: pl.DataFrame, encoder_floor: pl.DataFrame | None) -> Any:
-    """FVU of pursuit codes over nonlinear FVU as a function of width; None without pursuit codes."""
+    """Nonlinear FVU of pursuit codes over that of the encoder as a function of width; None without pursuit codes."""
     if encoder_floor is None or not len(encoder_floor):
         return None
     both = points.select(pl.col("d_sae").cast(pl.Float64), "fvu_nonlinear").join(

@@ -10,7 +10,7 @@ import streamlit as st
 
 from dmcore.charts.league import OWN, short_title
 from dmcore.results import DOWNSTREAM, Downstream, Reduction
-from dmcore.results.reduction import REDUCTION_TABLES
+from dmcore.results.reduction import REDUCTION_TABLES, SHARES
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection
 
@@ -106,6 +106,23 @@ def leagues(selection: Selection, found: Iterable[tuple[Mapping[str, Any], Reduc
     """The methods of some SAEs, as `LEAGUE`; wider SAEs are in it as themselves."""
     tables = [league_of(selection, record, reduction) for record, reduction in found]
     return pl.concat([pl.DataFrame(schema=LEAGUE), *tables])
+
+
+def on_all_tokens(table: pl.DataFrame) -> pl.DataFrame:
+    """The league with the errors of coding methods that ran on a sample carried over to all tokens, so that lines compare.
+
+    What a method removes is paired with the SAE's own codes on the same tokens; that share is taken off the SAE's error on all.
+    """
+    own = table.filter(pl.col("kind") == OWN).select("summary_key", all_fvu="fvu", all_fvu_nonlinear="fvu_nonlinear")
+    table, columns = table.join(own, on="summary_key", how="left", maintain_order="left"), []
+    for metric, share in SHARES.items():
+        ends = {"": "", "_low": "_high", "_high": "_low"}  # what removes most leaves least
+        for end, other in ends.items():
+            carried = pl.col(f"all_{metric}") * (1 - pl.col(f"{share}{other}"))
+            columns.append(
+                pl.when(pl.col("kind") == "coding").then(carried).otherwise(f"{metric}{end}").alias(f"{metric}{end}")
+            )
+    return table.with_columns(columns).drop("all_fvu", "all_fvu_nonlinear")
 
 
 def shown(table: pl.DataFrame, *, many: bool) -> pl.DataFrame:

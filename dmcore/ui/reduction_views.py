@@ -16,7 +16,7 @@ from dmcore.charts.sparsity import sparsity_chart, sparsity_table
 from dmcore.results import REDUCTION, Reduction
 from dmcore.ui import reads
 from dmcore.ui.figure import Figure, draw
-from dmcore.ui.league_rows import draw_league, league_of, leagues
+from dmcore.ui.league_rows import draw_league, league_of, leagues, on_all_tokens
 from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.reduction_words import earlier_sentence, reduction_finding, remarks_of, sample_of, skip_sentence
@@ -24,6 +24,9 @@ from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, select
 from dmcore.ui.words import l0_text, plain
 
+CARRIED = (
+    "Other codes ran on a sample of contexts: the share that they remove there is taken off the SAE's error on all. "
+)
 View = Callable[[Selection, Reduction | None, DeltaGenerator], None]
 """Draws a view of the selected SAE, given what makes its error smaller, if that is known; its finding goes to the container."""
 LEFT = {"fvu_nonlinear": "Nonlinear FVU", "fvu": "FVU"}
@@ -173,7 +176,7 @@ def _draw_against_l0(selection: Selection, table: pl.DataFrame, key: tuple[str, 
     here = (
         (pl.col("site") == record["site"]) & (pl.col("d_sae") == record["d_sae"]) & (pl.col("label") == record["label"])
     )
-    rows = table.filter(kinds & here).with_columns(
+    rows = on_all_tokens(table.filter(kinds & here)).with_columns(
         label=pl.col("method").replace_strict(ON_LINES, default=pl.col("title"))
     )
     if rows.is_empty():
@@ -189,8 +192,8 @@ def _draw_against_l0(selection: Selection, table: pl.DataFrame, key: tuple[str, 
             key=(record["summary_key"], left, *key),
             question="Which method is best at every L0?",
             caption=f"{n} SAE{'s' if n > 1 else ''} of {record['d_sae']:,} latents at this site, a line for each method that "
-            f"needs no other latents: further down is better. {ONE_FORMULA}Bars: 95 % intervals over contexts. Ringed: the "
-            f"selected SAE, L0 {l0_text(record['l0'])}.",
+            f"needs no other latents: further down is better. {ONE_FORMULA}{CARRIED}Bars: 95 % intervals over contexts, for "
+            f"other codes of what they remove. Ringed: the selected SAE, L0 {l0_text(record['l0'])}.",
             chart=lambda: sparsity_chart(rows, left, record["sae"], label="method"),
             data=lambda: sparsity_table(rows, left),
         )

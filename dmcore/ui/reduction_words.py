@@ -81,6 +81,14 @@ def sample_of(found: Reduction) -> str:
     skip = about["skip_positions"]
     skipped = "" if not skip else " (first position skipped)" if skip == 1 else f" (first {skip} positions skipped)"
     return (
-        f"n = {about['n_tokens']:,} tokens in {about['n_contexts']:,} contexts{skipped}; everything fitted is held out over "
-        f"{about['n_folds']} folds of whole contexts."
+        f"n = {about['n_tokens']:,} tokens in {about['n_contexts']:,} contexts{skipped}{_sampled(found)}; everything fitted is "
+        f"held out over {about['n_folds']} folds of whole contexts."
     )
+
+
+def _sampled(found: Reduction) -> str:
+    """On what the coding methods ran, where that is not all."""
+    rows = found["methods"].filter((pl.col("kind") == "coding") & (pl.col("n_contexts") < found.about["n_contexts"]))
+    if rows.is_empty():
+        return ""
+    return f"; other codes: {rows['n_tokens'][0]:,} tokens in {rows['n_contexts'][0]:,} of them"

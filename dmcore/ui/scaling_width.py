@@ -11,6 +11,7 @@ from dmcore.charts.extrapolation import budget_chart, budget_table
 from dmcore.charts.laws import LAW_NAMES, law_chart, law_table
 from dmcore.charts.numbers import span
 from dmcore.results import Scaling, over_widths
+from dmcore.ui import reads
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.scaling_words import (
     constancy_sentence,
@@ -29,6 +30,11 @@ from dmcore.ui.words import architecture_name, l0_text, plain
 
 METRIC_OPTIONS = {"fvu": "FVU", "fvu_nonlinear": "Nonlinear FVU"}
 SPACES = {"log": "of log FVU", "linear": "of FVU"}
+PURSUIT = "gradient_pursuit"
+ENCODER_WORDS = (
+    "Encoder error: what gradient pursuit takes off the nonlinear FVU with the same dictionary at the same L0 (*Error "
+    "reduction*), so what another encoder could avoid; beyond the widths that it was run on its share is held."
+)
 FORMULAS = {
     "power": "c + a·W⁻ᵐ",
     "power_zero": "a·W⁻ᵐ",
@@ -75,16 +81,32 @@ def draw_budget(
         "Without a fitted "
         "law nothing is said of wider dictionaries or of absent features."
     )
+    floor = encoder_floor(selection.study_id, points)
     draw(
         Figure(
             name="error_budget_extrapolated",
-            key=(record["summary_key"], *points["summary_key"]),
+            key=(record["summary_key"], *points["summary_key"], *(() if floor is None else floor["fvu"])),
             question=_question(len(points), len(laws)),
-            caption=f"{what}. {l0s} {extrapolated} {sample_words(record)}",
-            chart=lambda: budget_chart(points, curves, laws, record["sae"]),
-            data=lambda: budget_table(points, curves, laws),
+            caption=f"{what}. {l0s} {extrapolated} {'' if floor is None else ENCODER_WORDS} {sample_words(record)}",
+            chart=lambda: budget_chart(points, curves, laws, record["sae"], floor),
+            data=lambda: budget_table(points, curves, laws, floor),
         )
     )
+
+
+def encoder_floor(study_id: str, points: pl.DataFrame) -> pl.DataFrame | None:
+    """`d_sae`, `fvu`: nonlinear FVU of pursuit codes by width, where it is known; None where it is of no SAE.
+
+    The share that pursuit removes, which is paired on the contexts that it ran on, is taken off the nonlinear FVU of all.
+    """
+    rows = []
+    for point in points.to_dicts():
+        found = reads.reduction(study_id, point["summary_key"])
+        pursuit = None if found is None else found["methods"].filter(pl.col("method") == PURSUIT)
+        removed = None if pursuit is None or pursuit.is_empty() else pursuit["nonlinear_removed"][0]
+        if removed is not None:
+            rows.append({"d_sae": point["d_sae"], "fvu": point["fvu_nonlinear"] * (1 - removed)})
+    return pl.DataFrame(rows) if rows else None
 
 
 def _question(n_widths: int, n_laws: int) -> str:

@@ -21,9 +21,9 @@ from dmcore.ui import model_kind, reads
 from dmcore.ui.downstream_tokens import worst_rows, worst_tokens
 from dmcore.ui.downstream_views import recovered_rows
 from dmcore.ui.downstream_words import NO_LOSS, both_sentence, control_sentence, downstream_finding
-from dmcore.ui.league_rows import LEAGUE, league_of, shown
+from dmcore.ui.league_rows import LEAGUE, league_of, on_all_tokens, shown
 from dmcore.ui.link import write_params
-from dmcore.ui.reduction_words import coding_sentence, earlier_sentence, reduction_finding, skip_sentence
+from dmcore.ui.reduction_words import coding_sentence, earlier_sentence, reduction_finding, sample_of, skip_sentence
 from dmcore.ui.selection import Selection
 from tests.charts import reduction_tables as fake
 from tests.pages.conftest import serve
@@ -280,6 +280,45 @@ def test_a_league_without_some_columns_does_not_show_them() -> None:
     assert rows["method"][1] == "Rescaled by one number"
     assert next(m for m in rows["method"] if m.startswith("+ ")) == "+ stream before"
     assert rows["nonlinear_removed"].to_list() == pytest.approx([100 * v for v in fake.methods()["nonlinear_removed"]])
+
+
+def test_on_lines_other_codes_are_carried_over_from_their_sample() -> None:
+    table = pl.DataFrame([dict.fromkeys(LEAGUE) | row for row in fake.methods().to_dicts()], schema=LEAGUE)
+    table = table.with_columns(summary_key=pl.lit("s"))
+    sampled = table.with_columns(  # on a sample on which every error is 1.5 times as large
+        pl.col(f"{name}{end}") * pl.when(pl.col("kind") == "coding").then(1.5).otherwise(1.0)
+        for name in ("fvu", "fvu_nonlinear") for end in ("", "_low", "_high")
+    )  # fmt: skip
+    lines = on_all_tokens(sampled)
+    assert lines["fvu_nonlinear"].to_list() == pytest.approx(table["fvu_nonlinear"].to_list())
+    assert lines["fvu"].to_list() == pytest.approx(table["fvu"].to_list())
+    row = lines.filter(pl.col("method") == "gradient_pursuit").row(0, named=True)
+    assert row["fvu_nonlinear_low"] < row["fvu_nonlinear"] < row["fvu_nonlinear_high"]
+    one = table.row(by_predicate=pl.col("method") == "gradient_pursuit", named=True)
+    assert row["fvu_nonlinear_low"] == pytest.approx(table["fvu_nonlinear"][0] * (1 - one["nonlinear_removed_high"]))
+    assert lines.filter(pl.col("kind") != "coding").equals(table.filter(pl.col("kind") != "coding"))
+
+
+def test_a_caption_says_on_how_much_other_codes_ran(tmp_path: Path) -> None:
+    assert "other codes" not in sample_of(reduction_of(tmp_path / "whole"))
+    coding = pl.col("kind") == "coding"
+    some = fake.methods().with_columns(
+        n_tokens=pl.when(coding).then(5_760).otherwise(70_000), n_contexts=pl.when(coding).then(24).otherwise(300)
+    )
+    assert "; other codes: 5,760 tokens in 24 of them;" in sample_of(reduction_of(tmp_path / "some", methods=some))
+
+
+def test_the_encoder_error_of_the_budget_is_what_pursuit_removes(cache: Path) -> None:
+    from dmcore.ui.scaling_width import encoder_floor
+
+    records = open_published("demo", Store(cache)).records
+    own = record_of(cache, HAS)
+    floor = encoder_floor("demo", records)
+    assert floor is not None
+    removed = fake.methods().row(by_predicate=pl.col("method") == "gradient_pursuit", named=True)["nonlinear_removed"]
+    (mine,) = [v for w, v in floor.rows() if w == own["d_sae"]][:1]
+    assert mine == pytest.approx(own["fvu_nonlinear"] * (1 - removed))
+    assert encoder_floor("demo", records.filter(pl.col("summary_key") != own["summary_key"]).head(1)) is None
 
 
 def test_the_loss_of_a_method_is_its_own_where_it_was_run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

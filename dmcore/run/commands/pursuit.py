@@ -9,7 +9,7 @@ from typing import Any
 from dmcore.errors import DataError
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.results import Reduction, ReductionSettings
-from dmcore.results.reduction import CODING
+from dmcore.results.reduction import CODING, LOSS_METRICS
 from dmcore.run.commands.reduce import aligned, chosen_methods, estimate, number, sample_words
 from dmcore.run.commands.shared import chosen_saes, device_named, over_saes, resolve_study, say, say_failures
 from dmcore.store.store import Store
@@ -74,7 +74,11 @@ def coding_rows(found: Reduction) -> list[dict[str, Any]]:
     why = [row["text"] for row in found["remarks"].to_dicts() if row["topic"] == "coding"]
     if len(rows) == 1 and why:
         raise DataError(why[0])
-    return [{name: value for name, value in row.items() if name not in ("rank", "inputs")} for row in rows]
+    other = ("rank", "inputs", "loss_tokens", "loss_contexts", *LOSS_METRICS)
+    return [
+        {name: v for name, v in row.items() if name.removesuffix("_low").removesuffix("_high") not in other}
+        for row in rows
+    ]
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[str]:
