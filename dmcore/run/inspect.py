@@ -5,21 +5,16 @@ Each look needs the SAE's summary, is an entry of its own, and makes codes and s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dmcore.errors import DarkMatterError, SpecError, StoreError
 from dmcore.results import (
     Detection,
-    Downstream,
-    DownstreamSettings,
     Features,
     Learned,
     Parts,
-    Reduction,
-    ReductionSettings,
     Structure,
     read_features,
     read_learned,
@@ -27,50 +22,19 @@ from dmcore.results import (
 from dmcore.results.detection import N_LATENTS
 from dmcore.results.parts import PART
 from dmcore.run.detection import Asked, Codes, Detector
-from dmcore.run.downstream import find_downstream, make_downstream
+from dmcore.run.error_looks import ErrorLooks
 from dmcore.run.features import Whose, find_features, make_features, widest_plan
 from dmcore.run.parts import PartPlan, base_plan, find_measured, part_plans, parts_of, untrained
-from dmcore.run.pipeline import Pipeline
-from dmcore.run.plan import Plan, SaePlan, make_plan
-from dmcore.run.reduction import asked_for, find_reduction, make_reduction, wider_of
-from dmcore.run.sae_stages import AnyDictionary, SaeStages
 from dmcore.run.structure import find_structure, make_structure
-from dmcore.sources.models import LanguageModel, load_model
-from dmcore.specs import Study
 from dmcore.store.fingerprint import content_key
-from dmcore.store.published import SUMMARY
 
 
-class Inspector:
+class Inspector(ErrorLooks):
     """Looks at SAEs of one study.
 
     Args:
-        pipeline: with the store, the device and who is told of progress.
-        study: that names the SAEs.
+        pipeline, study: as of `ErrorLooks`.
     """
-
-    def __init__(self, pipeline: Pipeline, study: Study) -> None:
-        self.pipeline, self.study = pipeline, study
-        self.store = pipeline.store
-
-    @cached_property
-    def plan(self) -> Plan:
-        """The study with its inputs found and checked.
-
-        Raises:
-            SpecError: an input is missing or wrong.
-        """
-        return make_plan(self.study, self.store, self.pipeline.custom)
-
-    def sae(self, name: str) -> SaePlan:
-        """An SAE by its name, or the end of it, which must have a result.
-
-        Raises:
-            SpecError: the study has no such SAE.
-            StoreError: it has no result yet.
-        """
-        sae = self.study.sae_called(name)
-        return self._finished(next(p for p in self.plan.saes if p.sae == sae))
 
     def parts(self) -> Parts:
         """Measure the SAEs on the parts of an SAE's error, where that has not been done.
@@ -80,7 +44,7 @@ class Inspector:
             StoreError: the base SAE has no result, or the SAEs have not been trained.
         """
         parts_of(self.study)
-        self._finished(base_plan(self.plan))
+        self.finished(base_plan(self.plan))
         if why := untrained(self.plan):
             raise StoreError(why)
         return Parts.read(self.pipeline.measure_parts(self.plan).path)
@@ -129,93 +93,6 @@ class Inspector:
         stages = self.pipeline.stages(self.plan, sae)
         return Structure.read(make_structure(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae)).path)
 
-    def reduction(
-        self,
-        name: str,
-        *,
-        earlier: Sequence[str] | None = None,
-        methods: Sequence[str] | None = None,
-        settings: ReductionSettings | None = None,
-    ) -> Reduction:
-        """What reduces an SAE's error, and by how much, made where it is not there.
-
-        Args:
-            name: the SAE's, or the end of it.
-            earlier: SAEs of earlier components; None for those of the layer before, the layer's MLP and its attention.
-            methods: names of coding methods (`dmcore.analysis.coding_methods`); None for the usual ones.
-            settings: on how many contexts what is slow is run; None for the usual.
-
-        Raises:
-            SpecError: the study has no such SAE, one is of no earlier site, or there is no such method.
-            StoreError: an SAE has no result yet.
-        """
-        before = None if earlier is None else [self.sae(one) for one in earlier]
-        asked = asked_for(self.plan, self.store, self.sae(name), before, methods, settings)
-        if (found := find_reduction(self.store, asked)) is not None:
-            return Reduction.read(found.path)
-        stages = partial(self.pipeline.stages, self.plan)
-
-        def load(sae: SaePlan, of_site: SaeStages) -> AnyDictionary:
-            return self.pipeline.loader(self.plan, of_site.site)(sae)
-
-        return Reduction.read(make_reduction(asked, self.plan, stages, load, lambda: self._model).path)
-
-    def pursuit(
-        self,
-        name: str,
-        *,
-        methods: Sequence[str] | None = None,
-        coding_contexts: int | None = None,
-        target_l0: int | None = None,
-    ) -> Reduction:
-        """Other codes of an SAE's dictionary alone: what `reduction` found, or, where it has not been made, just those.
-
-        Args:
-            name: the SAE's, or the end of it.
-            methods: names of coding methods; None for the usual ones.
-            coding_contexts: contexts to code; None for the usual number, 0 for all.
-            target_l0: atoms that each token may have; None for as many as the encoder has active there.
-
-        Raises:
-            SpecError: the study has no such SAE, there is no such method, or the target is above the number of latents.
-            StoreError: the SAE has no result yet.
-        """
-        usual = ReductionSettings()
-        contexts = usual.coding_contexts if coding_contexts is None else coding_contexts
-        whole = ReductionSettings(contexts, usual.loss_contexts, target_l0)
-        asked = asked_for(self.plan, self.store, self.sae(name), None, methods, whole)
-        if (found := find_reduction(self.store, asked)) is not None:
-            return Reduction.read(found.path)
-        alone = ReductionSettings(contexts, 0, target_l0)
-        return self.reduction(name, earlier=[], methods=methods, settings=alone)
-
-    def wider(self, name: str) -> list[dict[str, Any]]:
-        """Rows of `Reduction`'s table of methods for the wider SAEs of the study at the same L0; nothing is computed."""
-        return wider_of(self.plan, self.store, self.sae(name))
-
-    def downstream(self, name: str, asked: DownstreamSettings | None = None) -> Downstream:
-        """What each part of an SAE's error costs the model's own loss, made where it is not there.
-
-        Args:
-            name: the SAE's, or the end of it.
-            asked: how much is run; None for all contexts.
-
-        Raises:
-            SpecError: the study has no such SAE, or its model predicts no next token or cannot be spliced at this site.
-            StoreError: it has no result yet.
-            DataError: the SAE or the model gave NaN or infinity.
-        """
-        sae, asked = self.sae(name), asked or DownstreamSettings()
-        if (found := find_downstream(self.store, sae, asked)) is None:
-            stages = self.pipeline.stages(self.plan, sae)
-            dictionary = self.pipeline.loader(self.plan, stages.site)(sae)
-            found = make_downstream(stages, sae, dictionary, lambda: self._model, asked)
-        return Downstream.read(found.path)
-
-    @cached_property
-    def _model(self) -> LanguageModel:
-        return load_model(self.study, self.pipeline.device)
-
     def detection(
         self, name: str, part: str = "", seed: int = 0, *, asked: Asked | None = None, n_latents: int = N_LATENTS
     ) -> Detection:
@@ -251,7 +128,7 @@ class Inspector:
             As `parts`, but that they need not have been measured.
         """
         parts_of(self.study)
-        base = self._finished(base_plan(self.plan))
+        base = self.finished(base_plan(self.plan))
         if why := untrained(self.plan):
             raise StoreError(why)
         return [Whose(base, one) for one in part_plans(self.plan, self.store)]
@@ -292,7 +169,7 @@ class Inspector:
         """
         if not part:
             return Whose(self.sae(name))
-        return Whose(self._finished(base_plan(self.plan)), self._part_plan(part, seed))
+        return Whose(self.finished(base_plan(self.plan)), self._part_plan(part, seed))
 
     def part_codes(self, part: PartPlan) -> Path:
         """Folder of the codes of an SAE on a part, made again where what was measured is there without them.
@@ -308,11 +185,6 @@ class Inspector:
         if entry is None:
             raise StoreError("The SAEs on the parts have not been measured yet: sweep the study first.")
         return entry.path
-
-    def _finished(self, sae: SaePlan) -> SaePlan:
-        if self.store.find(SUMMARY, sae.summary_key) is None:
-            raise StoreError(f"The SAE {sae.sae.name} has no result yet: sweep the study first.")
-        return sae
 
     def _part_plan(self, part: str, seed: int) -> PartPlan:
         if why := untrained(self.plan):

@@ -231,7 +231,7 @@ def test_two_processes_share_the_saes_and_find_the_same(
     monkeypatch.setenv("DMCORE_CACHE", str(store.root))
     names = [NAME, f"{RESIDUAL}/topk_24_3", f"{RESIDUAL}/topk_96_3"]
     command = ["reduce", str(study_path), *names, "--methods", "nnls_on_support", "--loss-contexts", "0", "--json"]
-    monkeypatch.setattr("dmcore.run.inspect.make_reduction", lambda *_: pytest.fail("the processes made it"))
+    monkeypatch.setattr("dmcore.run.error_looks.make_reduction", lambda *_: pytest.fail("the processes made it"))
     assert main([*command, "--workers", "2"]) == 0
     shared = json.loads(capsys.readouterr().out)
     monkeypatch.undo()
@@ -269,7 +269,7 @@ def test_pursuit_codes_at_the_l0_that_is_asked_for_and_takes_what_a_reduction_fo
     assert main(["reduce", str(study_path), NAME, "--methods", ",".join(FEW), "--json"]) == 0
     whole = {row["method"]: row for row in json.loads(capsys.readouterr().out)}
     assert whole[pursued]["fvu"] == pytest.approx(usual[pursued]["fvu"], rel=1e-9)
-    monkeypatch.setattr("dmcore.run.inspect.make_reduction", lambda *_: pytest.fail("it is there"))
+    monkeypatch.setattr("dmcore.run.error_looks.make_reduction", lambda *_: pytest.fail("it is there"))
     assert rows()[pursued]["fvu"] == whole[pursued]["fvu"]
     assert main(["pursuit", str(study_path), NAME, "--methods", ",".join(FEW)]) == 0
     assert pursued in capsys.readouterr().out
