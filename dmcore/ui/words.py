@@ -41,6 +41,7 @@ FIELD_NAMES = {
     "method": "method",
     "left": "error",
     "cost": "view",
+    "trust": "view",
     "against": "measure of size",
     "gained": "measure of cost",
     "spliced": "variant",
