@@ -6,8 +6,8 @@
 3. A statistic that is a ratio of sums over contexts needs only those sums.
 
 Past `MAX_UNITS` contexts, contexts are bundled; sums of independent contexts are as good a unit, and memory is bounded.
-The means about which variances are taken, and the fitted maps, are held at their full-sample values: the intervals say how
-the held-out numbers vary with the text, not how they vary with the fit.
+The means about which variances are taken, and the fitted maps, are held at their full-sample values: by itself the bootstrap
+says how held-out numbers vary with the text, not how they vary with the fit; `dmcore.math.fit_noise` adds that.
 Reference: Chamandy et al. 2012, Estimating Uncertainty for Massive Data Streams.
 """
 

@@ -4,7 +4,7 @@
 2. One pass over the tokens: moments of x and of [e, |e|^2] per fold.
 3. Solve one map per fold, and one on all tokens.
 4. A second pass: out-of-fold parts of every token, and their sums over contexts.
-5. Estimates with intervals.
+5. Estimates with intervals, in which both the texts and the fit on them vary (`dmcore.math.fit_noise`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from dmcore.errors import DataError
 from dmcore.estimate import Estimate
 from dmcore.math.bootstrap import bootstrap_units
+from dmcore.math.fit_noise import fit_influence, fit_pulls
 from dmcore.math.folds import assign_folds
 from dmcore.math.linear_map import AffineMap
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, error_targets, product_dtype
@@ -123,7 +124,8 @@ def decompose(
         int(bootstrap_units(n_contexts).max()) + 1, acts_t.shape[1], Centres.from_moments(inputs, targets, cells)
     )
     units = torch.from_numpy(bootstrap_units(n_contexts)).to(acts_t.device)[contexts]
-    linear, nonlinear = _parts(acts_t, recon_t, folds, units, fit, sums)
+    pulls = fit_pulls(inputs, targets, [[f] for f in cells], fit, ridge=ridge, fit_bias=fit_bias)
+    linear, nonlinear = _parts(acts_t, recon_t, folds, units, fit, pulls, sums)
     numbers = estimates(sums, seed).values
     convert = _converter(acts)
     return Split(
@@ -188,7 +190,13 @@ def _moments(acts: Tensor, recon: Tensor, folds: Tensor, n_folds: int) -> tuple[
 
 
 def _parts(
-    acts: Tensor, recon: Tensor, folds: Tensor, units: Tensor, fit: FoldedFit, sums: SplitSums
+    acts: Tensor,
+    recon: Tensor,
+    folds: Tensor,
+    units: Tensor,
+    fit: FoldedFit,
+    pulls: tuple[AffineMap, ...],
+    sums: SplitSums,
 ) -> tuple[Tensor, Tensor]:
     """The out-of-fold parts of every token; fills `sums`."""
     dtype = product_dtype(acts.device)
@@ -200,7 +208,9 @@ def _parts(
         x = acts[rows].to(dtype)
         error = x - recon[rows].to(dtype)
         parts = split_tokens(fit, x, error, folds[rows])
-        sums.add(units[rows], torch.ones_like(units[rows], dtype=torch.bool), x, error, parts)
+        residual = torch.cat([parts.nonlinear, (error.square().sum(1) - parts.predicted_norm_sq)[:, None]], dim=1)
+        influence = fit_influence(pulls, x, residual, folds[rows])
+        sums.add(units[rows], torch.ones_like(units[rows], dtype=torch.bool), x, error, parts, influence)
         nonlinear[rows] = parts.nonlinear
         # Taken from the rounded nonlinear part, so that the two add up to `acts - recon` as it is in this dtype.
         linear[rows] = (acts[rows].to(kept) - recon[rows].to(kept)) - nonlinear[rows]

@@ -143,6 +143,8 @@ class SplitSums:
         self.scalars = np.zeros((len(self.SCALARS), n_units))
         self.error_scatter_dims = np.zeros((n_units, d_model))
         self.nonlinear_dims = np.zeros((n_units, d_model))
+        self.fit_influence = np.zeros((n_units, d_model + 1))
+        """Of `[e, |e|^2]`, see `dmcore.math.fit_noise`; zeros where only the texts are to move the intervals."""
 
     def add(
         self,
@@ -151,8 +153,9 @@ class SplitSums:
         x: Tensor,
         error: Tensor,
         parts: TokenParts,
+        influence: Tensor | None = None,
     ) -> None:
-        """Add the `kept` tokens; `units` is the bootstrap unit of each token."""
+        """Add the `kept` tokens; `units` is the bootstrap unit of each token, `influence` that of the fit on them."""
         centres = self.centres
         norm_sq = row_norm_sq(error)
         scalars = torch.stack(
@@ -177,6 +180,8 @@ class SplitSums:
         scatter = indicator @ (error - centres.error.to(x.dtype)).square_()
         self.error_scatter_dims[where] += scatter.double().cpu().numpy()
         self.nonlinear_dims[where] += (indicator @ parts.nonlinear.square()).double().cpu().numpy()
+        if influence is not None:
+            self.fit_influence[where] += (indicator @ influence).double().cpu().numpy()
 
     def scalar(self, name: str) -> np.ndarray:
         """(n_units,) of one of `SCALARS`."""
@@ -208,20 +213,24 @@ class SplitEstimates:
 
 
 def estimates(sums: SplitSums, seed: int) -> SplitEstimates:
-    """The numbers of a split with 95 % intervals (Poisson bootstrap over contexts, percentile)."""
+    """The numbers of a split with 95 % intervals: Poisson bootstrap over contexts, percentile, and the fit's influence."""
     n_units = sums.scalars.shape[1]
     weights = np.concatenate([np.ones((1, n_units)), poisson_weights(n_units, seed)])
     alive = np.isfinite(sums.r2_dims())
     scatter_dims = weights @ sums.error_scatter_dims[:, alive]
-    nonlinear_dims = weights @ sums.nonlinear_dims[:, alive]
+    through_fit = (weights - 1.0) @ sums.fit_influence
+    nonlinear_dims = weights @ sums.nonlinear_dims[:, alive] + through_fit[:, :-1][:, alive]
+    act_scatter, norm_scatter = (weights @ sums.scalar(name) for name in ("act_scatter", "norm_scatter"))
+    nonlinear = weights @ sums.scalar("nonlinear_sq") + through_fit[:, :-1].sum(1)
+    norm_residual = weights @ sums.scalar("norm_residual") + through_fit[:, -1]
     with np.errstate(divide="ignore", invalid="ignore"):
         r2_dims = 1.0 - nonlinear_dims / scatter_dims
         values = {
             "fvu": ratio(sums.scalar("error_sq"), sums.scalar("act_scatter"), weights),
-            "fvu_nonlinear": ratio(sums.scalar("nonlinear_sq"), sums.scalar("act_scatter"), weights),
+            "fvu_nonlinear": nonlinear / act_scatter,
             "r2_error": 1.0 - nonlinear_dims.sum(1) / scatter_dims.sum(1),
             "r2_error_mean_dims": r2_dims.mean(1) if alive.any() else np.full(len(weights), np.nan),
-            "r2_error_norm_sq": 1.0 - ratio(sums.scalar("norm_residual"), sums.scalar("norm_scatter"), weights),
+            "r2_error_norm_sq": 1.0 - norm_residual / norm_scatter,
         }
     return SplitEstimates(
         {name: interval(float(column[0]), column[1:]) for name, column in values.items()},
