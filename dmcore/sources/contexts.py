@@ -51,6 +51,8 @@ class Contexts:
     """(n_contexts, context_length) numbers into `domain_names`; None if the texts have no domains."""
     domain_names: tuple[str, ...] = ()
     """By number."""
+    documents: tuple[str, ...] = ()
+    """The document of each context, where a folder says so; empty if it does not, or for contexts of several documents."""
 
     @property
     def n_contexts(self) -> int:
@@ -201,7 +203,15 @@ def _read(folder: Path, fingerprint: str) -> Contexts:
     names = tuple(str(name) for name in sidecar.get("domains", ())) if isinstance(sidecar, dict) else ()
     if domains is not None and (domains.shape != tokens.shape or int(domains.max()) >= len(names)):
         raise SpecError(f"{folder / DOMAINS} does not fit the tokens or the names of domains: build the texts again.")
-    return Contexts(tokens, fingerprint, domains, names if domains is not None else ())
+    documents = sidecar.get("documents", ()) if isinstance(sidecar, dict) else ()
+    one_each = isinstance(documents, list) and len(documents) == len(tokens)
+    return Contexts(
+        tokens,
+        fingerprint,
+        domains,
+        names if domains is not None else (),
+        tuple(str(name) for name in documents) if one_each else (),
+    )
 
 
 def _tokenizer_sha256(study: Study) -> str | None:
