@@ -1,6 +1,7 @@
 """What a study's computation leaves behind for pages and people. Nothing here imports torch: pages read these."""
 
 from dmcore.results.compare import comparable_label, log_distance, nearest_l0_each, over_layers, over_widths
+from dmcore.results.controls import CONTROLS, Controls, ControlSettings, controls_spec
 from dmcore.results.detection import DETECTION, Detection, detection_spec
 from dmcore.results.downstream import DOWNSTREAM, Downstream, DownstreamSettings, downstream_spec
 from dmcore.results.features import FEATURES, Features, features_spec, read_features, widest_of
@@ -12,6 +13,7 @@ from dmcore.results.scaling import SCALING, Scaling, scaling_spec
 from dmcore.results.structure import STRUCTURE, Structure, structure_spec
 
 __all__ = [
+    "CONTROLS",
     "DETECTION",
     "DOWNSTREAM",
     "FEATURES",
@@ -23,6 +25,8 @@ __all__ = [
     "SCALING",
     "STRUCTURE",
     "TABLES",
+    "ControlSettings",
+    "Controls",
     "Detection",
     "Downstream",
     "DownstreamSettings",
@@ -35,6 +39,7 @@ __all__ = [
     "Structure",
     "Summary",
     "comparable_label",
+    "controls_spec",
     "detection_spec",
     "dictionaries_of",
     "downstream_spec",

@@ -15,6 +15,7 @@ from dmcore.errors import Cancelled, DarkMatterError
 from dmcore.run.commands import (
     cache,
     catalogue,
+    controls,
     detect,
     downstream,
     features,
@@ -28,6 +29,7 @@ from dmcore.run.commands import (
     show,
     structure,
     sweep,
+    synthetic,
     train_saes,
     worker,
 )
@@ -41,9 +43,11 @@ COMMANDS = (
     features,
     structure,
     downstream,
+    controls,
     detect,
     reduce,
     pursuit,
+    synthetic,
     inspect,
     plan,
     catalogue,

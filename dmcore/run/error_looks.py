@@ -7,12 +7,15 @@ from functools import cached_property, partial
 from typing import Any
 
 from dmcore.errors import StoreError
-from dmcore.results import Downstream, DownstreamSettings, Reduction, ReductionSettings
+from dmcore.results import Controls, ControlSettings, Downstream, DownstreamSettings, Reduction, ReductionSettings
+from dmcore.results.synthetic import Planted, PlantedSettings
+from dmcore.run.controls import find_made, make_controls
 from dmcore.run.downstream import find_downstream, make_downstream
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.reduction import asked_for, find_reduction, make_reduction, wider_of
 from dmcore.run.sae_stages import AnyDictionary, SaeStages
+from dmcore.run.synthetic import find_synthetic, make_synthetic
 from dmcore.sources.models import LanguageModel, load_model
 from dmcore.specs import Study
 from dmcore.store.published import SUMMARY
@@ -141,6 +144,42 @@ class ErrorLooks:
             dictionary = self.pipeline.loader(self.plan, stages.site)(sae)
             found = make_downstream(stages, sae, dictionary, lambda: self._model, asked)
         return Downstream.read(found.path)
+
+    def controls(self, name: str, asked: ControlSettings | None = None) -> Controls:
+        """The controls of an SAE's numbers, run where that has not been done.
+
+        Args:
+            name: the SAE's, or the end of it.
+            asked: how much is run; None for the usual.
+
+        Raises:
+            SpecError: the study has no such SAE.
+            StoreError: it has no result yet.
+            DataError: too few tokens for a linear map of x.
+        """
+        sae, asked = self.sae(name), asked or ControlSettings()
+        if (found := find_made(self.store, sae, asked)) is None:
+            stages = self.pipeline.stages(self.plan, sae)
+            found = make_controls(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae), asked)
+        return Controls.read(found.path)
+
+    def synthetic(self, name: str, asked: PlantedSettings | None = None) -> Planted:
+        """Errors planted in what an SAE makes, and what the estimates find of them, made where it is not there.
+
+        Args:
+            name: the SAE's, or the end of it.
+            asked: on how many contexts; None for the usual.
+
+        Raises:
+            SpecError: the study has no such SAE.
+            StoreError: it has no result yet.
+            DataError: too few tokens for the linear map.
+        """
+        sae, asked = self.sae(name), asked or PlantedSettings()
+        if (found := find_synthetic(self.store, sae, asked)) is None:
+            stages = self.pipeline.stages(self.plan, sae)
+            found = make_synthetic(stages, sae, self.pipeline.loader(self.plan, stages.site)(sae), asked)
+        return Planted.read(found.path)
 
     @cached_property
     def _model(self) -> LanguageModel:

@@ -17,6 +17,8 @@ OF_ONE_SAE = {
     "inspect": "Look into an SAE",
     "reduce": "Reduce an SAE's error",
     "downstream": "What an SAE's error costs",
+    "synthetic": "Plant errors in an SAE",
+    "controls": "Controls of an SAE's numbers",
 }
 """Kinds of jobs that have an SAE as their target."""
 KINDS = {"sweep": "Sweep", "train-saes": "Train SAEs", **OF_ONE_SAE}

@@ -154,7 +154,9 @@ def _look(job: Job, study: Study, device: Any, reporter: Reporter, store: Store)
     inspector = Inspector(Pipeline(store, device, reporter), study)
     if job.kind == "inspect":
         return DONE, inspector.everything(job.target)
-    {"reduce": inspector.reduction, "downstream": inspector.downstream}[job.kind](job.target)
+    {"reduce": inspector.reduction, "downstream": inspector.downstream, "controls": inspector.controls}[job.kind](
+        job.target
+    )
     return DONE, ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dmcore.errors import SpecError
+from dmcore.memory import available_memory
 from dmcore.sources.bridge_model import read_bridge
 from dmcore.sources.hooked import LanguageModel, ModelOutput
 from dmcore.sources.hub import explain, resolve_commit, token
@@ -20,7 +21,15 @@ from dmcore.sources.quiet import quiet_transformers
 from dmcore.sources.stack_models import read_encoder, read_encoder_decoder
 from dmcore.specs import Study
 
-__all__ = ["LanguageModel", "ModelOutput", "check_layers", "load_model", "load_tokenizer", "model_fingerprint"]
+__all__ = [
+    "LanguageModel",
+    "ModelOutput",
+    "check_layers",
+    "load_model",
+    "load_tokenizer",
+    "model_fingerprint",
+    "random_model",
+]
 
 
 def load_model(study: Study, device: torch.device | str) -> LanguageModel:
@@ -33,19 +42,9 @@ def load_model(study: Study, device: torch.device | str) -> LanguageModel:
     Raises:
         SpecError: it cannot be loaded (not there, gated, no network, no memory, unknown kind); says what to do.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
     spec = study.model
     where, options = _where(study)
-    try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
-    except Exception as error:
-        raise SpecError(explain(error, "model", where)) from error
-    kind = model_kind(config.to_dict())
-    if spec.processing and (kind != "causal" or spec.device_map):
-        reason = f"of the kind {kind}" if kind != "causal" else "on several devices"
-        raise SpecError(f"The weights of a model {reason} cannot be processed: take processing out of the study.")
-    loader = {"causal": AutoModelForCausalLM, "encoder": AutoModel, "encoder-decoder": AutoModelForSeq2SeqLM}[kind]
+    _, kind, loader = _kind(study)
     try:
         with quiet_transformers():
             hf: Any = loader.from_pretrained(
@@ -60,11 +59,65 @@ def load_model(study: Study, device: torch.device | str) -> LanguageModel:
         hf = hf.eval() if spec.device_map else hf.to(device).eval()
     except Exception as error:
         raise SpecError(explain(error, "model", where)) from error
+    return _read(study, kind, hf)
+
+
+def random_model(study: Study, device: torch.device | str, seed: int) -> LanguageModel:
+    """A copy of a study's model that has learned nothing: its config, with weights as its own code initialises them.
+
+    Args:
+        study: whose model; nothing but its config is read, and the tokenizer, which the bridge asks for.
+        device: where to; it must fit on this one.
+        seed: of the weights, drawn on the CPU in float32: the same on every device.
+
+    Raises:
+        SpecError: it cannot be made, or half of the memory is too little for it.
+    """
+    where, _ = _where(study)
+    config, kind, loader = _kind(study)
+    try:
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            with torch.device("meta"):
+                size = sum(4 * p.numel() for p in loader.from_config(config, trust_remote_code=False).parameters())
+            if size > available_memory(torch.device("cpu")) / 2:
+                raise SpecError(
+                    f"A copy of {study.model.name} with random weights takes {size / 1e9:.0f} GB of memory."
+                )
+            torch.manual_seed(seed)
+            hf: Any = loader.from_config(config, trust_remote_code=False, attn_implementation="eager")
+        hf = hf.to(device=device, dtype=getattr(torch, study.model.dtype)).eval()
+    except SpecError:
+        raise
+    except Exception as error:
+        raise SpecError(explain(error, "model", where)) from error
+    return _read(study, kind, hf)
+
+
+def _kind(study: Study) -> tuple[Any, str, Any]:
+    """Config, kind and the class of transformers that a study's model is of."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    spec = study.model
+    where, options = _where(study)
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+    except Exception as error:
+        raise SpecError(explain(error, "model", where)) from error
+    kind = model_kind(config.to_dict())
+    if spec.processing and (kind != "causal" or spec.device_map):
+        reason = f"of the kind {kind}" if kind != "causal" else "on several devices"
+        raise SpecError(f"The weights of a model {reason} cannot be processed: take processing out of the study.")
+    loader = {"causal": AutoModelForCausalLM, "encoder": AutoModel, "encoder-decoder": AutoModelForSeq2SeqLM}[kind]
+    return config, kind, loader
+
+
+def _read(study: Study, kind: str, hf: Any) -> LanguageModel:
+    """A model of transformers, ready to be read at its hooks."""
     if kind == "encoder":
         return read_encoder(hf)
     if kind == "encoder-decoder":
         return read_encoder_decoder(hf)
-    return read_bridge(where, hf, load_tokenizer(study), spec.processing)
+    return read_bridge(_where(study)[0], hf, load_tokenizer(study), study.model.processing)
 
 
 def load_tokenizer(study: Study) -> Any:

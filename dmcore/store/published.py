@@ -17,6 +17,7 @@ import polars as pl
 
 from dmcore.errors import StoreError
 from dmcore.results import (
+    CONTROLS,
     DETECTION,
     DOWNSTREAM,
     FEATURES,
@@ -26,6 +27,7 @@ from dmcore.results import (
     REDUCTION,
     SCALING,
     STRUCTURE,
+    Controls,
     Detection,
     Downstream,
     Features,
@@ -47,6 +49,10 @@ from dmcore.results import (
     wider_rows,
     widest_of,
 )
+from dmcore.results.controls import VERSION as CONTROLS_VERSION
+from dmcore.results.claim_groups import group_claims
+from dmcore.results.claim_tests import study_claims
+from dmcore.results.claims import Claims
 from dmcore.results.downstream import VERSION as DOWNSTREAM_VERSION
 from dmcore.results.earlier import earlier_saes
 from dmcore.specs import NAME, Study
@@ -148,9 +154,21 @@ class Published:
         entry = find_downstream(self.store, summary_key)
         return None if entry is None else Downstream.read(entry.path)
 
+    def controls(self, summary_key: str) -> Controls | None:
+        """The controls of an SAE's numbers, on the most contexts; None if they have not been made."""
+        entry = find_controls(self.store, summary_key)
+        return None if entry is None else Controls.read(entry.path)
+
     def detections(self, summary_key: str) -> list[Detection]:
         """Detection scores of an SAE and of those on the parts of its error, by each scorer: those of the most latents."""
         return [Detection.read(entry.path) for entry in find_detections(self.store, summary_key)]
+
+    def claims(self) -> Claims:
+        """The paper's statements held against this study, from what has been computed."""
+        from dmcore.store.claim_inputs import claim_inputs
+
+        given = claim_inputs(self)
+        return Claims(study_claims(given), group_claims(given))
 
     @property
     def file(self) -> str:
@@ -203,6 +221,19 @@ def find_downstream(store: Store, summary_key: str) -> Entry | None:
     keys = [key for key, spec in _specs(store, DOWNSTREAM) if spec.get("summary") == summary_key]
     found = [entry for key in keys if (entry := store.find(DOWNSTREAM, key)) is not None]
     return max((e for e in found if e.manifest.spec["version"] == DOWNSTREAM_VERSION), key=size, default=None)
+
+
+def find_controls(store: Store, summary_key: str) -> Entry | None:
+    """The entry of the SAE with this summary that is of the most contexts, then training tokens and draws; of several the newest."""
+
+    def size(entry: Entry) -> tuple[float, int, int, str]:
+        spec = entry.manifest.spec
+        contexts = int(spec["contexts"]) or math.inf
+        return contexts, int(spec["training_tokens"]), int(spec["draws"]), entry.manifest.created
+
+    keys = [key for key, spec in _specs(store, CONTROLS) if spec.get("summary") == summary_key]
+    found = [entry for key in keys if (entry := store.find(CONTROLS, key)) is not None]
+    return max((e for e in found if e.manifest.spec["version"] == CONTROLS_VERSION), key=size, default=None)
 
 
 def find_detections(store: Store, summary_key: str) -> list[Entry]:
