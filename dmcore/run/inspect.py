@@ -22,14 +22,14 @@ from dmcore.results import (
 from dmcore.results.detection import N_LATENTS
 from dmcore.results.parts import PART
 from dmcore.run.detection import Asked, Codes, Detector
-from dmcore.run.error_looks import ErrorLooks
 from dmcore.run.features import Whose, find_features, make_features, widest_plan
+from dmcore.run.map_looks import MapLooks
 from dmcore.run.parts import PartPlan, base_plan, find_measured, part_plans, parts_of, untrained
 from dmcore.run.structure import find_structure, make_structure
 from dmcore.store.fingerprint import content_key
 
 
-class Inspector(ErrorLooks):
+class Inspector(MapLooks):
     """Looks at SAEs of one study.
 
     Args:
