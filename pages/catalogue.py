@@ -13,7 +13,7 @@ from dmcore.ui.catalogue_table import draw_table, draw_use
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.page import enter_through_app
 from dmcore.ui.sections import finding
-from dmcore.ui.words import plain
+from dmcore.words.names import plain
 
 
 def draw_finding(frame: pl.DataFrame) -> None:

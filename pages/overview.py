@@ -6,57 +6,23 @@ import polars as pl
 import streamlit as st
 
 from dmcore.charts.budget import budget_chart, budget_table
-from dmcore.charts.numbers import number, percent, times
+from dmcore.charts.numbers import number
 from dmcore.charts.schematic import schematic_chart, schematic_table
-from dmcore.estimate import Estimate
 from dmcore.results import over_widths
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.glossary import glossary
 from dmcore.ui.page import page
-from dmcore.ui.paired import paired_ratio
 from dmcore.ui.paper_claims import CLAIMS, MARKS, SUBJECTS
 from dmcore.ui.sae_table import draw_sae_table
 from dmcore.ui.sections import cards, finding, sample_words
 from dmcore.ui.selection import Selection
-from dmcore.ui.streams import site_phrase
-from dmcore.ui.words import architecture_name, l0_text, plain
-
-
-def width_ratio(selection: Selection, rows: pl.DataFrame) -> Estimate:
-    """Nonlinear FVU of the widest SAE over that of the narrowest."""
-    widest, narrowest = (selection.summary_of(rows.row(k, named=True)) for k in (-1, 0))
-    return paired_ratio(widest, narrowest, "fvu_nonlinear")
-
-
-def width_sentence(selection: Selection, rows: pl.DataFrame) -> str:
-    """What width does to the nonlinear error, seen from the chosen SAE."""
-    record = selection.record
-    if rows.height == 1:
-        return "This study has one width here, so what a wider dictionary would leave is not known yet."
-    narrowest, widest = rows.row(0, named=True), rows.row(-1, named=True)
-    if record["label"] != widest["label"]:
-        ratio = width_ratio(selection, rows)
-        return (
-            f"Among the {plain(architecture_name(widest['label']))} SAEs here, {times(widest['d_sae'] / narrowest['d_sae'])} "
-            f"the width leaves {percent(ratio, ratio.low, ratio.high)} of the nonlinear error."
-        )
-    if record["d_sae"] < widest["d_sae"]:
-        ratio = paired_ratio(selection.summary_of(widest), selection.summary, "fvu_nonlinear")
-        factor = times(widest["d_sae"] / record["d_sae"])
-        return f"A dictionary {factor} wider leaves {percent(ratio, ratio.low, ratio.high)} of the nonlinear error."
-    ratio = paired_ratio(selection.summary, selection.summary_of(narrowest), "fvu_nonlinear")
-    factor = times(record["d_sae"] / narrowest["d_sae"])
-    more = ratio.low > 1
-    return (
-        f"It is {factor} wider than the narrowest dictionary here, {'yet has' if more else 'and leaves'} "
-        f"{percent(ratio, ratio.low, ratio.high)} of that one's nonlinear error."
-    )
+from dmcore.words.names import architecture_name, l0_text, plain
+from dmcore.words.overview import linear_sentence, width_ratio, width_sentence
+from dmcore.words.streams import site_phrase
 
 
 def draw_findings(selection: Selection, rows: pl.DataFrame) -> None:
-    record = selection.record
-    linear = percent(record["r2_error"], record["r2_error_low"], record["r2_error_high"])
-    finding(f"{linear} of this SAE's error is linear in x.", width_sentence(selection, rows))
+    finding(linear_sentence(selection.record), width_sentence(selection, rows))
 
 
 def draw_explanation(selection: Selection) -> None:

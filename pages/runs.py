@@ -10,7 +10,7 @@ from dmcore.ui.job_panel import draw_error, draw_jobs
 from dmcore.ui.page import enter_through_app
 from dmcore.ui.study_builder import draw_builder
 from dmcore.ui.study_start import draw_studies
-from dmcore.ui.words import plain
+from dmcore.words.names import plain
 
 TABS = {
     "Jobs": (

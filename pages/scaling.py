@@ -11,10 +11,10 @@ from dmcore.ui.page import page
 from dmcore.ui.scaling_depth import draw_depth
 from dmcore.ui.scaling_grid import draw_plane, draw_sparsity
 from dmcore.ui.scaling_width import draw_width
-from dmcore.ui.scaling_words import floor_finding, tokens_finding, width_finding
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option
 from dmcore.ui.token_panel import draw_tokens
+from dmcore.words.scaling import floor_finding, tokens_finding, width_finding
 
 OWN = ("view", "metric", "space", "surface", "over", "value", "of", "by", "context", "token")
 VIEWS = {

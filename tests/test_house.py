@@ -20,8 +20,11 @@ FLOORS = [
     {"analysis"},
     {"explain"},
     {"training"},
-    {"run"},
     {"charts"},
+    {"words"},
+    {"figures"},
+    {"report"},
+    {"run"},
     {"ui"},
     {"demo"},
 ]

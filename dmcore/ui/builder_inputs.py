@@ -12,7 +12,7 @@ from dmcore.errors import DarkMatterError
 from dmcore.specs import DTYPES, ModelSpec, Settings, TextsSpec
 from dmcore.ui import reads
 from dmcore.ui.builder_saes import filter_like_chosen, processing_of, taken_over
-from dmcore.ui.words import plain
+from dmcore.words.names import plain
 
 CATALOGUE, HUB, FOLDER = "From the catalogue", "By Hugging Face id", "A folder on this machine"
 DATASET, FILES, TOKENS = "A Hugging Face data set", "Files on this machine", "A folder of tokens"

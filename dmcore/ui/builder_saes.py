@@ -15,8 +15,8 @@ from dmcore.errors import DarkMatterError
 from dmcore.sources.catalogue import find_saes
 from dmcore.specs import SaeSpec, parse_hook
 from dmcore.ui import reads
-from dmcore.ui.streams import stream_name
-from dmcore.ui.words import architecture_name, plain
+from dmcore.words.names import architecture_name, plain
+from dmcore.words.streams import stream_name
 
 CHOSEN = "builder.saes"
 """Session key of the chosen rows of the catalogue."""

@@ -10,8 +10,8 @@ import polars as pl
 import streamlit as st
 
 from dmcore.sources.catalogue import filter_catalogue
-from dmcore.ui.streams import stream_name
-from dmcore.ui.words import architecture_name, listed
+from dmcore.words.names import architecture_name, listed
+from dmcore.words.streams import stream_name
 
 KEYS = (
     "release",

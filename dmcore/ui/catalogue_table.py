@@ -11,8 +11,8 @@ import streamlit as st
 from dmcore.sources.catalogue import why_unusable
 from dmcore.ui.builder_saes import hand_over
 from dmcore.ui.catalogue_filters import Filters
-from dmcore.ui.streams import stream_name
-from dmcore.ui.words import architecture_name, listed, plain
+from dmcore.words.names import architecture_name, listed, plain
+from dmcore.words.streams import stream_name
 
 HANDED_OVER = ("release", "id", "hook", "model", "processing", "d_sae", "l0")
 RUNS = Path(__file__).parents[2] / "pages" / "runs.py"

@@ -15,6 +15,7 @@ from dmcore.results import Structure
 from dmcore.results.structure import CLUSTERED_PARTS
 from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import option, own_value, set_option
+from dmcore.words.structure import clusters_sentence
 
 
 def draw_clusters(structure: Structure, key: tuple[str, ...]) -> None:
@@ -43,22 +44,6 @@ def draw_clusters(structure: Structure, key: tuple[str, ...]) -> None:
         names = [NAMES[part] for part in there]
         part = option("clusters", "Clusters of", there, names, there[-1], kind=st.segmented_control)
         draw_contents(structure, part, key)
-
-
-def clusters_sentence(structure: Structure, part: str) -> str:
-    """Whether the tokens of a part fall in clusters; empty where that is not known and no remark says why."""
-    rows = structure["silhouettes"].filter(pl.col("part") == part)
-    chosen, remark = structure.chosen_k(part), structure.remark("clusters", part)
-    if chosen is None:
-        return remark or ""
-    row = rows.filter("chosen").row(0, named=True)
-    most = f" {chosen} is the most that was tried, so there may be more." if chosen == rows["k"].max() else ""
-    if remark is not None:
-        return remark + most
-    return (
-        f"The {structure.about['clustered'][part]:,} tokens with the largest {NAMES[part]} fall in {chosen} clusters: "
-        f"silhouette {row['silhouette']:.3f}, Gaussian {row['null_mean']:.3f}.{most}"
-    )
 
 
 def draw_contents(structure: Structure, part: str, key: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from shlex import quote
 
 from streamlit.delta_generator import DeltaGenerator
 
+from dmcore.ui.claims_views import claims_view
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.selection import Selection
 
@@ -23,5 +24,6 @@ def controls_view(selection: Selection, top: DeltaGenerator) -> None:
 
 VIEWS: dict[str, tuple[str, View]] = {
     "controls": ("Controls", controls_view),
+    "claims": ("Claims", claims_view),
 }
 """Title and view, by the name in the link."""

@@ -14,7 +14,7 @@ from dmcore.run.job_files import delete_leftovers, leftovers
 from dmcore.run.queue import Queue
 from dmcore.store.store import Store
 from dmcore.ui import reads
-from dmcore.ui.words import plain
+from dmcore.words.names import plain
 
 STAGES = {
     "summary": "what the pages show",

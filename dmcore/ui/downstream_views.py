@@ -17,7 +17,14 @@ from dmcore.results import DOWNSTREAM, Downstream
 from dmcore.results.downstream import PARTS
 from dmcore.ui import reads
 from dmcore.ui.downstream_tokens import draw_tokens
-from dmcore.ui.downstream_words import (
+from dmcore.ui.figure import Figure, draw
+from dmcore.ui.look_job import draw_look_button
+from dmcore.ui.missing import draw_missing
+from dmcore.ui.model_kind import is_encoder
+from dmcore.ui.reduction_views import lead_to_others
+from dmcore.ui.sections import finding
+from dmcore.ui.selection import Selection, option
+from dmcore.words.downstream import (
     NO_LOSS,
     both_sentence,
     control_sentence,
@@ -28,13 +35,6 @@ from dmcore.ui.downstream_words import (
     remarks_of,
     sample_of,
 )
-from dmcore.ui.figure import Figure, draw
-from dmcore.ui.look_job import draw_look_button
-from dmcore.ui.missing import draw_missing
-from dmcore.ui.model_kind import is_encoder
-from dmcore.ui.reduction_views import lead_to_others
-from dmcore.ui.sections import finding
-from dmcore.ui.selection import Selection, option
 
 View = Callable[[Selection, Downstream], None]
 """Draws a view of what the selected SAE's error costs."""

@@ -13,14 +13,17 @@ from dmcore.results import Parts
 from dmcore.ui import reads
 from dmcore.ui.detection_panel import draw_told
 from dmcore.ui.feature_browser import draw_features, features_finding
-from dmcore.ui.learned_panel import draw_learned, learned_finding
+from dmcore.ui.learned_panel import draw_learned
 from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
-from dmcore.ui.parts_panel import NAMES, draw_parts, parts_finding
+from dmcore.ui.parts_panel import draw_parts
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, select
-from dmcore.ui.structure_panel import draw_structure, structure_finding
-from dmcore.ui.words import plain
+from dmcore.ui.structure_panel import draw_structure
+from dmcore.words.learned import learned_finding
+from dmcore.words.names import plain
+from dmcore.words.parts import NAMES, parts_finding
+from dmcore.words.structure import structure_finding
 
 View = Callable[[Selection, Parts | None, DeltaGenerator], None]
 """Draws a view of the selected SAE, given the SAEs on its parts, if there are any; its finding goes to the container."""

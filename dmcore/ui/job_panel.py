@@ -19,7 +19,7 @@ from dmcore.run.estimate_words import bytes_text
 from dmcore.run.job import CANCELLED, DONE, FAILED, KINDS, RUNNING, WAITING, Job, check_job_id
 from dmcore.run.job_files import tail
 from dmcore.run.queue import Queue, active_jobs
-from dmcore.ui.words import ago_text, plain
+from dmcore.words.names import ago_text, plain
 
 EVERY = "1s"
 """How often active jobs are drawn again."""

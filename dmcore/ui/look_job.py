@@ -17,7 +17,7 @@ from dmcore.specs import load_study
 from dmcore.ui import reads
 from dmcore.ui.job_panel import numbers_of
 from dmcore.ui.study_start import study_files
-from dmcore.ui.words import plain
+from dmcore.words.names import plain
 
 if TYPE_CHECKING:
     from dmcore.store.published import Published

@@ -6,14 +6,14 @@ import polars as pl
 import streamlit as st
 
 from dmcore.charts.latents import latents_chart, latents_table
-from dmcore.charts.norm_tests import QUANTITY_NAMES, named, norm_tests_chart, norm_tests_table
-from dmcore.charts.numbers import number
+from dmcore.charts.norm_tests import named, norm_tests_chart, norm_tests_table
 from dmcore.errors import StoreError
 from dmcore.results import Scaling
 from dmcore.ui.figure import Figure, draw
-from dmcore.ui.scaling_words import row_of, triple
 from dmcore.ui.sections import sample_words
 from dmcore.ui.selection import Selection
+from dmcore.words.norms import norms_sentence
+from dmcore.words.scaling import row_of
 
 
 def draw_norms(selection: Selection, scaling: Scaling) -> None:
@@ -42,17 +42,6 @@ def draw_norms(selection: Selection, scaling: Scaling) -> None:
     )
     st.markdown(norms_sentence(scaling, scaling.number[record["summary_key"]]))
     draw_latents(selection, scaling)
-
-
-def norms_sentence(scaling: Scaling, sae: int) -> str:
-    """The selected SAE's numbers."""
-    rows = {row["quantity"]: row for row in scaling["norm_tests"].filter(sae=sae, predictor="x").to_dicts()}
-    told = [
-        f"{QUANTITY_NAMES[q]} {number(*triple(rows[q], 'r2'))}"
-        for q in ("x", "recon", "error", "linear", "nonlinear")
-        if q in rows
-    ]
-    return f"Selected SAE, R² of the squared norm from x: {', '.join(told)}." if told else ""
 
 
 def draw_latents(selection: Selection, scaling: Scaling) -> None:

@@ -14,8 +14,8 @@ from streamlit.runtime.pages_manager import PagesManager
 from dmcore.errors import DarkMatterError
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection, choose, note_page, push
-from dmcore.ui.streams import site_phrase
-from dmcore.ui.words import plain, sae_phrase
+from dmcore.words.names import plain, sae_phrase
+from dmcore.words.streams import site_phrase
 
 APP = Path(__file__).parents[2] / "app.py"
 NARROW = """

@@ -15,7 +15,7 @@ from dmcore.run.estimate_words import bytes_text
 from dmcore.run.job import lane_of
 from dmcore.run.queue import Queue
 from dmcore.specs import Study
-from dmcore.ui.words import plain
+from dmcore.words.names import plain
 
 MARGIN = 1.1
 """Disk that must be free, over the estimate."""

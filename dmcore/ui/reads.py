@@ -14,7 +14,7 @@ import polars as pl
 import streamlit as st
 
 from dmcore.errors import DarkMatterError, StoreError
-from dmcore.ui.streams import told_apart
+from dmcore.words.streams import told_apart
 
 if TYPE_CHECKING:
     from dmcore.results import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Structure,
         Summary,
     )
+    from dmcore.results.claims import Claims
     from dmcore.run.job_disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
@@ -148,6 +149,14 @@ def wider(study_id: str, summary_key: str) -> list[dict[str, Any]]:
     return published(study_id).wider(summary_key)
 
 
+@st.cache_resource(max_entries=16, ttl=FRESH_SECONDS, show_spinner="Holding the paper's statements against this study")
+def claims(study_id: str) -> Claims:
+    """The paper's statements held against a study, as the command `claims` does it."""
+    from dmcore.store.published import open_published
+
+    return open_published(study_id).claims()
+
+
 @st.cache_resource(ttl=300, show_spinner="Reading the catalogue of SAEs")
 def catalogue() -> pl.DataFrame:
     """Every SAE of the catalogue; raises `SpecError` with the remedy where the registry is not installed."""
@@ -191,6 +200,7 @@ def forget() -> None:
         downstream,
         looked,
         wider,
+        claims,
         catalogue,
         disk,
     ):

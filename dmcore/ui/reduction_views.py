@@ -19,10 +19,10 @@ from dmcore.ui.figure import Figure, draw
 from dmcore.ui.league_rows import draw_league, league_of, leagues, on_all_tokens
 from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
-from dmcore.ui.reduction_words import earlier_sentence, reduction_finding, remarks_of, sample_of, skip_sentence
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, select
-from dmcore.ui.words import l0_text, plain
+from dmcore.words.names import l0_text, plain
+from dmcore.words.reduction import earlier_sentence, reduction_finding, remarks_of, sample_of, skip_sentence
 
 CARRIED = (
     "Other codes ran on a sample of contexts: the share that they remove there is taken off the SAE's error on all. "

@@ -18,8 +18,8 @@ from dmcore.results import Summary
 from dmcore.ui.figure import Figure
 from dmcore.ui.sections import sample_words
 from dmcore.ui.selection import Selection
-from dmcore.ui.streams import stream_name
-from dmcore.ui.words import architecture_name, l0_text, plain
+from dmcore.words.names import architecture_name, l0_text, plain
+from dmcore.words.streams import stream_name
 
 _INTERVALS = "Bars: 95 % intervals over contexts."
 

@@ -6,8 +6,8 @@ import polars as pl
 import streamlit as st
 
 from dmcore.ui.selection import Selection, select
-from dmcore.ui.streams import stream_name
-from dmcore.ui.words import architecture_name
+from dmcore.words.names import architecture_name
+from dmcore.words.streams import stream_name
 
 _KEY = "saes"
 

@@ -20,10 +20,10 @@ from dmcore.errors import StoreError
 from dmcore.results import Scaling, over_widths
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.scaling_metrics import FORMULAS, choose_metric
-from dmcore.ui.scaling_words import row_of
 from dmcore.ui.sections import sample_words
 from dmcore.ui.selection import Selection
-from dmcore.ui.words import l0_text
+from dmcore.words.names import l0_text
+from dmcore.words.scaling import row_of
 
 
 def draw_depth(selection: Selection) -> None:

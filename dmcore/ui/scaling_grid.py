@@ -7,18 +7,19 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.numbers import compact, number
+from dmcore.charts.numbers import compact
 from dmcore.charts.sparsity import sparsity_chart, sparsity_table
 from dmcore.charts.surface import surface_chart, surface_table
 from dmcore.results import Scaling
 from dmcore.ui.figure import Figure, Pick, draw
-from dmcore.ui.paired import EqualL0, equal_l0_ratios
 from dmcore.ui.scaling_metrics import FORMULAS, SURFACE_OPTIONS, choose_metric
-from dmcore.ui.scaling_words import parameter, row_of
 from dmcore.ui.sections import sample_words
 from dmcore.ui.selection import Selection, select
-from dmcore.ui.streams import site_phrase
-from dmcore.ui.words import architecture_name, l0_text, plain
+from dmcore.words.grid import equal_l0_lines, joint_sentence, shrinkage_note
+from dmcore.words.names import architecture_name, plain
+from dmcore.words.paired import equal_l0_ratios
+from dmcore.words.scaling import row_of
+from dmcore.words.streams import site_phrase
 
 
 def draw_plane(selection: Selection, scaling: Scaling) -> None:
@@ -69,23 +70,6 @@ def draw_plane(selection: Selection, scaling: Scaling) -> None:
         st.markdown(joint_sentence(joint, SURFACE_OPTIONS[metric]))
 
 
-def joint_sentence(joint: dict[str, Any], name: str) -> str:
-    """The law of width and L0, and whether it holds."""
-    c, a, m, n = (parameter(joint, name) for name in ("c", "a", "m", "n"))
-    text = f"One law for all {joint['n_saes']} SAEs, {name} = c + a·W⁻ᵐ·L0⁻ⁿ: c {c}, a {a}, m {m}, n {n} (95 % over contexts)."
-    if joint["aic_separate"] is not None:
-        difference = joint["aic"] - joint["aic_separate"]
-        better = (
-            "a law for each L0 describes them better"
-            if difference > 0
-            else "it describes them better than a law for each L0"
-        )
-        text += f" By Akaike's criterion {better} (by {abs(difference):,.0f})."
-    if joint["left_out_error"] is not None:
-        text += f" Fitted without the widest SAEs it misses them by {100 * joint['left_out_error']:.0f} %."
-    return text
-
-
 def draw_sparsity(selection: Selection) -> None:
     """A metric over L0 at one width, a line an architecture, and the architectures at equal L0."""
     record = selection.record
@@ -123,38 +107,3 @@ def draw_sparsity(selection: Selection) -> None:
         "95 % paired intervals over contexts. Below 1: less than the reference. One trained SAE each: another seed may differ."
         f"{shrinkage_note(selection, here)}"
     )
-
-
-def shrinkage_note(selection: Selection, here: pl.DataFrame) -> str:
-    """Why an L1 SAE may have much error and little nonlinear error, where that is so."""
-    if "standard" not in set(here["label"]):
-        return ""
-    ratios = {}
-    for metric in ("fvu", "fvu_nonlinear"):
-        rows = [
-            r.ratio for r in equal_l0_ratios(selection, here, metric) if r.label == "standard" and r.ratio is not None
-        ]
-        ratios[metric] = [float(ratio) for ratio in rows]
-    if not ratios["fvu"] or min(ratios["fvu"]) < 1 or max(ratios["fvu_nonlinear"], default=2.0) > 1:
-        return ""
-    return (
-        " The L1 SAE has more error but less nonlinear error: an L1 penalty shrinks values, and error by "
-        "shrinking is linear in x "
-        "for the most part."
-    )
-
-
-def equal_l0_lines(rows: list[EqualL0], name: str) -> list[str]:
-    """A table in Markdown."""
-    lines = [
-        f"| Architecture | L0 | {name} | over {plain(architecture_name(rows[0].reference))} at that L0 |",
-        "|---|---|---|---|",
-    ]
-    for row in rows:
-        ratio = (
-            "outside the reference's L0s"
-            if row.ratio is None
-            else f"**{number(row.ratio, row.ratio.low, row.ratio.high)}**"
-        )
-        lines.append(f"| {plain(architecture_name(row.label))} | {l0_text(row.l0)} | {number(*row.value)} | {ratio} |")
-    return lines

@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import polars as pl
 import streamlit as st
 
 from dmcore.charts.extrapolation import budget_chart, budget_table
 from dmcore.charts.laws import LAW_NAMES, law_chart, law_table
-from dmcore.charts.numbers import span
 from dmcore.results import Scaling, over_widths
 from dmcore.ui import reads
 from dmcore.ui.figure import Figure, draw
-from dmcore.ui.scaling_words import (
+from dmcore.ui.sections import sample_words
+from dmcore.ui.selection import Selection, option
+from dmcore.words.laws import (
+    FORMULAS,
+    METRIC_OPTIONS,
+    SPACES,
+    aic_text,
+    few_points,
+    hollow_words,
+    left_out_text,
+    scatter_span,
+)
+from dmcore.words.names import architecture_name, l0_text, plain
+from dmcore.words.scaling import (
     constancy_sentence,
     floor_note,
-    freedom,
     l0_note,
     parameter,
     remarks_of,
     row_of,
     too_far,
 )
-from dmcore.ui.sections import sample_words
-from dmcore.ui.selection import Selection, option
-from dmcore.ui.streams import site_phrase
-from dmcore.ui.words import architecture_name, l0_text, plain
+from dmcore.words.streams import site_phrase
 
-METRIC_OPTIONS = {"fvu": "FVU", "fvu_nonlinear": "Nonlinear FVU"}
-SPACES = {"log": "of log FVU", "linear": "of FVU"}
 PURSUIT = "gradient_pursuit"
 ENCODER_WORDS = (
     "Encoder error: what gradient pursuit takes off the nonlinear FVU with the same dictionary at the same L0 (*Error "
     "reduction*), so what another encoder could avoid; beyond the widths that it was run on its share is held."
 )
-FORMULAS = {
-    "power": "c + a·W⁻ᵐ",
-    "power_zero": "a·W⁻ᵐ",
-    "exponential": "c + a·exp(−W/w₀)",
-    "constant": "c",
-}
 
 
 def draw_width(selection: Selection, scaling: Scaling, chosen: int) -> None:
@@ -147,24 +145,6 @@ def draw_laws(selection: Selection, points: pl.DataFrame, curves: pl.DataFrame, 
     draw_law_rows(fitted)
 
 
-def few_points(power: dict[str, Any]) -> str:
-    """How little a law through few points says."""
-    n, k = power["n_widths"], power["n_params"]
-    return (
-        f":material/warning: **{n} points, {k} parameters**: {freedom(n - k)} {'is' if n - k == 1 else 'are'} left to tell "
-        "the laws apart. "
-        "Take the law as a description of these widths; what it says beyond them, its floor above all, is an extrapolation."
-    )
-
-
-def hollow_words(fitted: pl.DataFrame) -> str:
-    """Which hollow mark is whose: they stand side by side in the order of the laws' names in the table of laws."""
-    names = [LAW_NAMES[law] for law in fitted.filter(pl.col("left_out").is_not_null())["law"].sort()]
-    if not names:
-        return ""
-    return f"Hollow, from the left: the widest SAE as each law fitted without it predicts it ({', '.join(names)})."
-
-
 def draw_law_rows(fitted: pl.DataFrame) -> None:
     """The laws as a table: parameters, how well each fits, and what it says of the widest SAE without it."""
     best = fitted["aic"].min()
@@ -180,7 +160,7 @@ def draw_law_rows(fitted: pl.DataFrame) -> None:
         cells = [name, parameter(row, "c"), parameter(row, "a"), m, aic_text(row["aic"], best), left_out_text(row)]
         lines.append("| " + " | ".join(cells) + " |")
         if row["m_scatter_low"] is not None and row["law"] == "power":
-            lines.append(f"| *the same, by scatter* | {' | '.join(_span(row, name) for name in 'cam')} | | |")
+            lines.append(f"| *the same, by scatter* | {' | '.join(scatter_span(row, name) for name in 'cam')} | | |")
     st.markdown("\n".join(lines))
     n = fitted["n_widths"][0]
     st.caption(
@@ -190,20 +170,3 @@ def draw_law_rows(fitted: pl.DataFrame) -> None:
         f"each parameter) less that of the best law; with {n} points it ranks the laws and refutes none. Last column: the law "
         "fitted without the widest SAE, its prediction over what was measured, less 1."
     )
-
-
-def aic_text(aic: float | None, best: Any) -> str:
-    """`0` for the best law, `+12.3` for another."""
-    return "" if aic is None or best is None else "0" if aic == best else f"+{aic - best:.1f}"
-
-
-def _span(row: dict[str, Any], name: str) -> str:
-    return span(row[f"{name}_scatter_low"], row[f"{name}_scatter_high"]) or "not known"
-
-
-def left_out_text(row: dict[str, Any]) -> str:
-    """`+3.1 %`: how far a law's prediction of the widest SAE is from what was measured."""
-    predicted, actual = row["left_out"], row["left_out_actual"]
-    if predicted is None or not actual:
-        return ""
-    return f"{100 * (predicted / actual - 1):+.1f} %".replace("-", "−")

@@ -9,6 +9,9 @@ import streamlit as st
 
 from dmcore.charts.numbers import point, span
 from dmcore.ui.glossary import TERMS
+from dmcore.words.sample import sample_words
+
+__all__ = ["cards", "finding", "sample_words"]
 
 
 def finding(*sentences: str) -> None:
@@ -39,13 +42,3 @@ def cards(values: Mapping[str, Any], shown: Sequence[tuple[str, str, str]]) -> N
             help=TERMS[term],
             border=True,
         )
-
-
-def sample_words(record: Mapping[str, Any]) -> str:
-    """n and split, as captions end: `n = 72,000 tokens in 300 contexts (first 16 positions skipped); held out over ...`"""
-    skip = record["skip_positions"]
-    skipped = "" if not skip else " (first position skipped)" if skip == 1 else f" (first {skip} positions skipped)"
-    return (
-        f"n = {record['n_tokens']:,} tokens in {record['n_contexts']:,} contexts{skipped}; held out over {record['n_folds']} "
-        "folds of whole contexts."
-    )

@@ -20,8 +20,9 @@ from dmcore.charts.numbers import compact
 from dmcore.ui import reads
 from dmcore.ui.grid import Choice, choose_nearest
 from dmcore.ui.link import SHARED, full_link, read_study, read_wish, write_params
-from dmcore.ui.streams import stream_name
-from dmcore.ui.words import FIELD_NAMES, architecture_name, listed, plain, stops_text
+from dmcore.ui.words import FIELD_NAMES
+from dmcore.words.names import architecture_name, listed, plain, stops_text
+from dmcore.words.streams import stream_name
 
 _VIEW = "view"
 _PUSHED = "view.pushed"
@@ -58,6 +59,18 @@ class Selection:
     def scaling_at(self, site: str) -> Any:
         """The `Scaling` of one of the study's sites."""
         return reads.scaling(self.study_id, site, tuple(self.published.records.filter(site=site)["summary_key"]))
+
+    def reduction(self, summary_key: str) -> Any:
+        """What reduces an SAE's error; None if it has not been made."""
+        return reads.reduction(self.study_id, summary_key)
+
+    def downstream(self, summary_key: str) -> Any:
+        """What an SAE's error costs the model; None if it has not been made."""
+        return reads.downstream(self.study_id, summary_key)
+
+    def looked(self, stage: str) -> list[str]:
+        """Keys of the summaries of the study's SAEs that have what `reduction` or `downstream` reads."""
+        return reads.looked(self.study_id, stage)
 
 
 def _view() -> dict[str, str]:

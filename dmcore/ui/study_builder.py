@@ -20,7 +20,7 @@ from dmcore.ui.builder_inputs import CATALOGUE, HUB, KEEP, draw_model, draw_sett
 from dmcore.ui.builder_saes import draw_catalogue_saes, draw_folder_saes
 from dmcore.ui.plan_panel import draw_plan
 from dmcore.ui.study_start import start, studies_folder
-from dmcore.ui.words import listed, plain
+from dmcore.words.names import listed, plain
 
 SAVED = "builder.saved"
 

@@ -12,7 +12,7 @@ from dmcore.run.queue import Queue
 from dmcore.specs import Study, load_study
 from dmcore.ui import reads
 from dmcore.ui.plan_panel import draw_plan
-from dmcore.ui.words import plain
+from dmcore.words.names import plain
 
 HOME = Path(__file__).parents[2]
 DEMO = HOME / "dmcore" / "demo" / "artifacts" / "study.toml"

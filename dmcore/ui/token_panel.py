@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.numbers import number, percent
 from dmcore.charts.pairs import pairs_chart, pairs_table
 from dmcore.charts.slices import slices_chart, slices_table
 from dmcore.charts.token_lines import token_lines_chart, token_lines_table
@@ -16,8 +15,9 @@ from dmcore.charts.token_strip import token_strip_chart, token_strip_table
 from dmcore.charts.token_text import visible
 from dmcore.results import Scaling
 from dmcore.ui.figure import Figure, Pick, draw
-from dmcore.ui.scaling_words import l0_span, p_text, row_of, triple
 from dmcore.ui.selection import Selection, option, own_value, set_option
+from dmcore.words.scaling import l0_span
+from dmcore.words.tokens import pair_sentence
 
 PART_NAMES = {"error": "Total error", "linear": "Linear error", "nonlinear": "Nonlinear error"}
 SLICE_NAMES = {"class": "Kind of token", "position": "Position", "domain": "Domain"}
@@ -71,22 +71,6 @@ def draw_pairs(scaling: Scaling, members: pl.DataFrame) -> None:
         level=0,
     )
     st.markdown(pair_sentence(scaling, members))
-
-
-def pair_sentence(scaling: Scaling, members: pl.DataFrame) -> str:
-    """What the nonlinear norm adds, from the narrowest to the widest SAE."""
-    row = row_of(scaling["pairs"], source=members["sae"][0], target=members["sae"][-1])
-    if row is None or row["r2"] is None:
-        return "The error norm of one of these SAEs does not vary, so it tells nothing of another's."
-    r2, closed = number(*triple(row, "r2")), percent(*triple(row, "closed"))
-    if row["p"] is None:
-        return f"From the narrowest to the widest: R² {r2}."
-    return (
-        f"From the narrowest to the widest: R² {r2}, Spearman {number(*triple(row, 'spearman'))}. Adding the "
-        f"narrow SAE's nonlinear norm to the prediction closes {closed} of what is left (nested F test: F = "
-        f"{row['f']:,.4g}, p {p_text(row['p'])}; with errors "
-        f"clustered by context z = {row['z']:.1f}).".replace("= -", "= −").replace("(-", "(−")
-    )
 
 
 def place(scaling: Scaling, selection: Selection, part: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dmcore.ui.paired import equal_l0_ratios, paired_ratio
+from dmcore.words.paired import equal_l0_ratios, paired_ratio
 from tests.pages.fake_results import fake_published
 
 

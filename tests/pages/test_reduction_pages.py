@@ -20,11 +20,11 @@ from dmcore.store.store import Store
 from dmcore.ui import model_kind, reads
 from dmcore.ui.downstream_tokens import worst_rows, worst_tokens
 from dmcore.ui.downstream_views import recovered_rows
-from dmcore.ui.downstream_words import NO_LOSS, both_sentence, control_sentence, downstream_finding
 from dmcore.ui.league_rows import LEAGUE, league_of, on_all_tokens, shown
 from dmcore.ui.link import write_params
-from dmcore.ui.reduction_words import coding_sentence, earlier_sentence, reduction_finding, sample_of, skip_sentence
 from dmcore.ui.selection import Selection
+from dmcore.words.downstream import NO_LOSS, both_sentence, control_sentence, downstream_finding
+from dmcore.words.reduction import coding_sentence, earlier_sentence, reduction_finding, sample_of, skip_sentence
 from tests.charts import reduction_tables as fake
 from tests.pages.conftest import serve
 from tests.pages.fake_reduction import (

@@ -19,7 +19,7 @@ from dmcore.store.store import Store
 from dmcore.ui import reads
 from dmcore.ui.builder_saes import sae_folders
 from dmcore.ui.job_panel import numbers_of
-from dmcore.ui.words import ago_text
+from dmcore.words.names import ago_text
 from tests.pages.fake_results import write_fake_study
 from tests.run.test_queue import write_study
 

@@ -10,8 +10,8 @@ import pytest
 from dmcore.specs import CROSS_SITES, SITES
 from dmcore.ui.grid import choose_nearest
 from dmcore.ui.link import read_wish, write_params
-from dmcore.ui.streams import SITE_PHRASES, SITE_SUFFIXES, site_phrase, stream_name, told_apart
-from dmcore.ui.words import architecture_name
+from dmcore.words.names import architecture_name
+from dmcore.words.streams import SITE_PHRASES, SITE_SUFFIXES, site_phrase, stream_name, told_apart
 from tests.pages.fake_results import write_fake_study
 
 

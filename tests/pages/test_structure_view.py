@@ -19,7 +19,8 @@ from dmcore.store.store import Store
 from dmcore.ui import reads
 from dmcore.ui.clusters_panel import cluster_examples, cluster_sentence, clusters_sentence, token_rows
 from dmcore.ui.link import write_params
-from dmcore.ui.structure_panel import alignment_rows, halves_sentence, latent_names, parts_rows, structure_finding
+from dmcore.ui.structure_panel import alignment_rows, latent_names, parts_rows
+from dmcore.words.structure import halves_sentence, structure_finding
 from tests.charts import inspector_tables as fake
 from tests.pages.fake_results import write_fake_study
 from tests.pages.fake_scaling import HOSTILE

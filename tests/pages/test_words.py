@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmcore.ui.words import stops_text
+from dmcore.words.names import stops_text
 
 
 def test_a_stop_says_the_range_of_its_saes() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from dmcore.charts.numbers import number, percent
 from dmcore.results import Downstream
-from dmcore.ui.scaling_words import triple
-from dmcore.ui.words import plain
+from dmcore.words.names import plain
+from dmcore.words.scaling import triple
 
 NO_LOSS = (
     "The model of this study is an encoder, which predicts no next token: there is no loss that an error could cost. Take a "

@@ -10,8 +10,8 @@ from dmcore.charts.numbers import percent
 from dmcore.charts.ranks import half_rank
 from dmcore.results import Reduction
 from dmcore.results.reduction import JOINED
-from dmcore.ui.scaling_words import triple
-from dmcore.ui.words import plain
+from dmcore.words.names import plain
+from dmcore.words.scaling import triple
 
 
 def coding_sentence(found: Reduction) -> str:

@@ -1,0 +1,44 @@
+"""What the view *Claims* says in sentences, made from the verdicts."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dmcore.charts.numbers import number
+from dmcore.results.claims import FAILS, HOLDS, NOT_TESTED, STATEMENTS, UNDECIDED
+from dmcore.specs import parse_hook, stack_of
+from dmcore.words.names import architecture_name, listed
+
+
+def claims_finding(claims: pl.DataFrame) -> str:
+    """How many statements have each verdict, and the first number that decided one."""
+    counts = {verdict: int((claims["verdict"] == verdict).sum()) for verdict in (HOLDS, FAILS, UNDECIDED, NOT_TESTED)}
+    if counts[NOT_TESTED] == len(claims):
+        return "None of the paper's statements can be tested on this study yet."
+    words = {HOLDS: "hold", FAILS: "fail", UNDECIDED: "undecided", NOT_TESTED: "not tested"}
+    told = listed(f"{n} {words[verdict] if n != 1 or verdict not in (HOLDS, FAILS) else f'{words[verdict]}s'}"
+                  for verdict, n in counts.items() if n)  # fmt: skip
+    decided = [row for row in claims.to_dicts() if row["verdict"] in (HOLDS, FAILS)]
+    first = decided[0] if decided else None
+    tail = ""
+    if first is not None:
+        says = number(first["value"], first["low"], first["high"])
+        tail = f" “{STATEMENTS[first['claim']].says}” {first['verdict']}: {says}."
+    return f"Of {len(claims)} statements of the paper on this study: {told}.{tail}"
+
+
+def group_names(groups: pl.DataFrame) -> list[str]:
+    """What each group is called, in their order."""
+    rows = groups.select("by", "group").unique(maintain_order=True).rows()
+    return [_group_name(by, group) for by, group in rows]
+
+
+def _group_name(by: str, group: str) -> str:
+    if by == "architecture":
+        return architecture_name(group)
+    if by != "site":
+        return group
+    layer, site = parse_hook(group)
+    stack = stack_of(group)
+    what = site.replace("hook_", "").replace("attn.", "attn ").replace("_", " ")
+    return f"{'' if stack == 'blocks' else f'{stack} '}layer {layer} {what}"
