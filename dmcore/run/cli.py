@@ -27,10 +27,12 @@ from dmcore.run.commands import (
     reduce,
     scaling,
     show,
+    shrinkage,
     structure,
     sweep,
     synthetic,
     train_saes,
+    transfer,
     worker,
 )
 
@@ -47,6 +49,8 @@ COMMANDS = (
     detect,
     reduce,
     pursuit,
+    shrinkage,
+    transfer,
     synthetic,
     inspect,
     plan,

@@ -17,6 +17,8 @@ OF_ONE_SAE = {
     "inspect": "Look into an SAE",
     "reduce": "Reduce an SAE's error",
     "downstream": "What an SAE's error costs",
+    "shrinkage": "Shrinkage in an SAE's error",
+    "transfer": "Transfer of an SAE's map",
     "synthetic": "Plant errors in an SAE",
     "controls": "Controls of an SAE's numbers",
 }

@@ -154,6 +154,11 @@ def _look(job: Job, study: Study, device: Any, reporter: Reporter, store: Store)
     inspector = Inspector(Pipeline(store, device, reporter), study)
     if job.kind == "inspect":
         return DONE, inspector.everything(job.target)
+    if job.kind == "transfer":
+        return DONE, inspector.transfers(job.target)
+    if job.kind == "shrinkage":
+        inspector.shrinkage(job.target)
+        return DONE, ""
     {"reduce": inspector.reduction, "downstream": inspector.downstream, "controls": inspector.controls}[job.kind](
         job.target
     )

@@ -55,6 +55,8 @@ from dmcore.results.claim_tests import study_claims
 from dmcore.results.claims import Claims
 from dmcore.results.downstream import VERSION as DOWNSTREAM_VERSION
 from dmcore.results.earlier import earlier_saes
+from dmcore.results.shrinkage import SHRINKAGE, Shrinkage, shrinkage_spec
+from dmcore.results.transfer import TRANSFER, Transfer, transfer_members, transfer_spec
 from dmcore.specs import NAME, Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import read_manifest
@@ -144,6 +146,18 @@ class Published:
         earlier, _ = earlier_saes(self.records, summary_key)
         entry = self.store.find(REDUCTION, content_key(reduction_spec(summary_key, list(earlier.items()))))
         return None if entry is None else Reduction.read(entry.path)
+
+    def shrinkage(self, summary_key: str) -> Shrinkage | None:
+        """How much of an SAE's linear error is undone shrinkage; None if it has not been made."""
+        entry = self.store.find(SHRINKAGE, content_key(shrinkage_spec(summary_key)))
+        return None if entry is None else Shrinkage.read(entry.path)
+
+    def transfer(self, summary_key: str, by: str) -> Transfer | None:
+        """Maps fitted in one place and tested in another, around one SAE; None if that has not been made."""
+        records = open_published(self.study_id, self.store).records  # labels as they were: a page tells them apart
+        spec = transfer_spec(by, transfer_members(records, summary_key, by))
+        entry = self.store.find(TRANSFER, content_key(spec))
+        return None if entry is None else Transfer.read(entry.path)
 
     def wider(self, summary_key: str) -> list[dict[str, Any]]:
         """Rows of `Reduction`'s table of methods for the wider SAEs at the same L0."""
