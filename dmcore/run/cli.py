@@ -15,6 +15,7 @@ from dmcore.errors import Cancelled, DarkMatterError
 from dmcore.run.commands import (
     cache,
     catalogue,
+    claims,
     controls,
     detect,
     downstream,
@@ -52,6 +53,7 @@ COMMANDS = (
     shrinkage,
     transfer,
     synthetic,
+    claims,
     inspect,
     plan,
     catalogue,

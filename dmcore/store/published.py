@@ -49,6 +49,9 @@ from dmcore.results import (
     wider_rows,
     widest_of,
 )
+from dmcore.results.claim_groups import group_claims
+from dmcore.results.claim_tests import study_claims
+from dmcore.results.claims import Claims
 from dmcore.results.controls import VERSION as CONTROLS_VERSION
 from dmcore.results.claim_groups import group_claims
 from dmcore.results.claim_tests import study_claims
@@ -176,6 +179,13 @@ class Published:
     def detections(self, summary_key: str) -> list[Detection]:
         """Detection scores of an SAE and of those on the parts of its error, by each scorer: those of the most latents."""
         return [Detection.read(entry.path) for entry in find_detections(self.store, summary_key)]
+
+    def claims(self) -> Claims:
+        """The paper's statements held against this study, from what has been computed."""
+        from dmcore.store.claim_inputs import claim_inputs
+
+        given = claim_inputs(self)
+        return Claims(study_claims(given), group_claims(given))
 
     def claims(self) -> Claims:
         """The paper's statements held against this study, from what has been computed."""
