@@ -159,9 +159,9 @@ def _look(job: Job, study: Study, device: Any, reporter: Reporter, store: Store)
     if job.kind == "shrinkage":
         inspector.shrinkage(job.target)
         return DONE, ""
-    {"reduce": inspector.reduction, "downstream": inspector.downstream, "controls": inspector.controls}[job.kind](
-        job.target
-    )
+    looks = {"reduce": inspector.reduction, "downstream": inspector.downstream, "controls": inspector.controls}
+    looks |= {"synthetic": inspector.synthetic}
+    looks[job.kind](job.target)
     return DONE, ""
 
 

@@ -30,6 +30,8 @@ MAKES = {
     "inspect": "features, structure and detection scores of this SAE",
     "reduce": "this comparison",
     "downstream": "these numbers",
+    "controls": "the controls of this SAE's numbers",
+    "synthetic": "this experiment",
 }
 """What a job of each kind makes."""
 
