@@ -35,10 +35,11 @@ GROUPS = {
 AGREES, WITHIN, DIFFERS = RULES = ("agrees", "within", "differs")
 """How a row is judged, see `RULE_WORDS`."""
 RULE_WORDS = {
-    AGREES: "passed if the interval meets the expected range, failed if it does not; undecided if it is too wide to tell",
-    WITHIN: "passed if the interval lies inside the expected range, failed if it lies outside; undecided in between",
-    DIFFERS: "passed if the interval lies outside the range, failed if it lies inside; undecided in between",
+    AGREES: "passed if the interval meets the expected range, and not if one twice as wide does not",
+    WITHIN: "passed if the interval lies inside the expected range, and not if it lies outside",
+    DIFFERS: "passed if the interval lies outside the range, and not if it lies inside",
 }
+"""After `It has`; anything in between is undecided."""
 
 
 def _ends(name: str) -> dict[str, Any]:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from shlex import quote
 
 from streamlit.delta_generator import DeltaGenerator
 
 from dmcore.ui.claims_views import claims_view
-from dmcore.ui.missing import draw_missing
+from dmcore.ui.controls_panel import controls_view
 from dmcore.ui.selection import Selection
 
 View = Callable[[Selection, DeltaGenerator], None]
 """Draws a view of the selected SAE; its finding goes to the container."""
-
-
-def controls_view(selection: Selection, top: DeltaGenerator) -> None:
-    """Every control: what it should be, what it is, and whether it passed."""
-    del top
-    command = f"controls {selection.published.file} {quote(selection.record['sae'])}"
-    draw_missing("The controls of this SAE have", command)
 
 
 VIEWS: dict[str, tuple[str, View]] = {

@@ -18,6 +18,7 @@ from dmcore.words.streams import told_apart
 
 if TYPE_CHECKING:
     from dmcore.results import (
+        Controls,
         Detection,
         Downstream,
         Features,
@@ -131,6 +132,12 @@ def downstream(study_id: str, summary_key: str) -> Downstream | None:
     return published(study_id).downstream(summary_key)
 
 
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner="Reading the controls of this SAE's numbers")
+def controls(study_id: str, summary_key: str) -> Controls | None:
+    """The controls of an SAE's numbers; None if they have not been made."""
+    return published(study_id).controls(summary_key)
+
+
 @st.cache_resource(max_entries=16, ttl=FRESH_SECONDS, show_spinner="Looking which SAEs have results")
 def looked(study_id: str, stage: str) -> list[str]:
     """Keys of the summaries of the study's SAEs that have what `reduction` or `downstream` reads, in the study's order."""
@@ -198,6 +205,7 @@ def forget() -> None:
         detections,
         reduction,
         downstream,
+        controls,
         looked,
         wider,
         claims,
