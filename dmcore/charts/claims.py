@@ -20,7 +20,9 @@ SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?", NOT_TESTED: "–"}
 """Verdicts without colour."""
 ROW, LABEL = 34, 290
 """Height of a row and room for its name, in pixels."""
-NUMBERS_AT, VERDICT_AT, END = 1.05, 1.5, 1.78
+_NO_AXIS = alt.Axis(labels=False, ticks=False, domain=False, grid=False)
+"""Not None, which Vega-Lite cannot put together with the layers that say nothing of it."""
+VERDICT_AT, NUMBERS_AT, END = 1.05, 1.46, 2.26
 """Where the columns of text begin, where the drawn part of a row is from 0 to 1."""
 
 
@@ -73,7 +75,7 @@ def claims_chart(claims: pl.DataFrame) -> alt.LayerChart:
     drawn = pl.concat([table, places, words.to_frame()], how="horizontal").with_columns(
         top=pl.col("at") - 0.3, bottom=pl.col("at") + 0.3, numbers_at=pl.lit(NUMBERS_AT), verdict_at=pl.lit(VERDICT_AT)
     )
-    x = {"title": None, "scale": alt.Scale(domain=[0, END], nice=False), "axis": None}
+    x = {"title": None, "scale": alt.Scale(domain=[0, END], nice=False), "axis": _NO_AXIS}
     y = _names("at:Q", drawn["short"].to_list())
     tooltip = [alt.Tooltip("statement:N"), alt.Tooltip("text:N", title="number"), alt.Tooltip("range:N", title="holds in"),
                alt.Tooltip("range_from:N", title="range"), alt.Tooltip("verdict:N"), alt.Tooltip("n:Q", title="mean of"),
@@ -158,7 +160,7 @@ def matrix_chart(groups: pl.DataFrame, names: Sequence[str] | None = None) -> al
         labelAlign="left", labelLimit=150, labelOverlap=False, grid=False, ticks=False, domain=False, labelFontSize=12,
     )  # fmt: skip
     last = max(across, default=0.0)
-    x = alt.X("left:Q", title=None, axis=axis, scale=alt.Scale(domain=[-0.5, last + 0.5], nice=False, zero=False))
+    x = alt.X("left:Q", title=None, axis=axis, scale=alt.Scale(domain=[-0.5, last + 1.5], nice=False, zero=False))
     y = _names("at:Q", [STATEMENTS[claim].short for claim in order])
     tooltip = [alt.Tooltip("statement:N"), alt.Tooltip("by:N"), alt.Tooltip("group:N"), alt.Tooltip("verdict:N"),
                alt.Tooltip("text:N", title="number"), alt.Tooltip("range:N", title="holds in"),

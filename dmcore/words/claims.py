@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from dmcore.charts.numbers import number
-from dmcore.results.claims import FAILS, HOLDS, NOT_TESTED, STATEMENTS, UNDECIDED
+from dmcore.results.claims import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 from dmcore.specs import parse_hook, stack_of
 from dmcore.words.names import architecture_name, listed
 
@@ -19,11 +19,11 @@ def claims_finding(claims: pl.DataFrame) -> str:
     told = listed(f"{n} {words[verdict] if n != 1 or verdict not in (HOLDS, FAILS) else f'{words[verdict]}s'}"
                   for verdict, n in counts.items() if n)  # fmt: skip
     decided = [row for row in claims.to_dicts() if row["verdict"] in (HOLDS, FAILS)]
-    first = decided[0] if decided else None
     tail = ""
-    if first is not None:
-        says = number(first["value"], first["low"], first["high"])
-        tail = f" “{STATEMENTS[first['claim']].says}” {first['verdict']}: {says}."
+    if decided:
+        row = decided[0]
+        says = number(row["value"], row["low"], row["high"])
+        tail = f" “{row['statement'].removesuffix('.')}” {row['verdict']}: the number is {says}."
     return f"Of {len(claims)} statements of the paper on this study: {told}.{tail}"
 
 
