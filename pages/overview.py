@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.budget import budget_chart, budget_table
 from dmcore.charts.numbers import number
 from dmcore.charts.schematic import schematic_chart, schematic_table
+from dmcore.figures.overview import budget_figure
 from dmcore.results import over_widths
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.glossary import glossary
@@ -16,9 +16,8 @@ from dmcore.ui.paper_claims import CLAIMS, MARKS, SUBJECTS
 from dmcore.ui.sae_table import draw_sae_table
 from dmcore.ui.sections import cards, finding, sample_words
 from dmcore.ui.selection import Selection
-from dmcore.words.names import architecture_name, l0_text, plain
+from dmcore.words.names import plain
 from dmcore.words.overview import linear_sentence, width_ratio, width_sentence
-from dmcore.words.streams import site_phrase
 
 
 def draw_findings(selection: Selection, rows: pl.DataFrame) -> None:
@@ -46,36 +45,8 @@ def draw_explanation(selection: Selection) -> None:
         )
 
 
-def budget_caption(selection: Selection, rows: pl.DataFrame) -> str:
-    record = selection.record
-    label = rows["label"][0]
-    parts = [
-        f"{plain(architecture_name(label))} SAEs on {site_phrase(record)}, at the measured L0 nearest to {l0_text(record['l0'])}."
-    ]
-    off = rows.filter(((pl.col("l0") / record["l0"]).log().abs()) > 0.1)
-    if len(off):
-        there = ", ".join(f"{row['d_sae']:,} latents: L0 {l0_text(row['l0'])}" for row in off.to_dicts())
-        parts.append(f"Nearest L0 where it differs: {there}.")
-    if label != record["label"]:
-        parts.append(f"The diamonds are the selected {plain(architecture_name(record['label']))} SAE.")
-    parts.append(
-        "Height of both areas: FVU = Σ|x − Sae(x)|² / Σ|x − mean x|². Lower area: the same with the linear error"
-    )
-    parts.append(f"added back to Sae(x). Bars: 95 % intervals over contexts. {sample_words(record)}")
-    return " ".join(parts)
-
-
 def draw_budget(selection: Selection, rows: pl.DataFrame) -> None:
-    draw(
-        Figure(
-            name="error_budget",
-            key=(selection.record["summary_key"], *rows["summary_key"]),
-            question="How much of the error does a wider dictionary remove, and which part?",
-            caption=budget_caption(selection, rows),
-            chart=lambda: budget_chart(rows, selection.record),
-            data=lambda: budget_table(rows),
-        )
-    )
+    draw(budget_figure(selection, rows))
     if rows.height == 1:
         st.caption(
             ":material/info: This study has no other width here. Add SAEs of other widths to the study, and sweep it again."

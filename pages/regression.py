@@ -7,11 +7,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dmcore.results import over_layers
-from dmcore.ui.figure import Figure, draw
-from dmcore.ui.glossary import glossary
-from dmcore.ui.page import page
-from dmcore.ui.regression_figures import (
+from dmcore.figures.regression import (
     baselines_by_layer_figure,
     baselines_figure,
     density_figure,
@@ -21,6 +17,10 @@ from dmcore.ui.regression_figures import (
     ridge_figure,
     settings_figure,
 )
+from dmcore.results import over_layers
+from dmcore.ui.figure import Figure, draw
+from dmcore.ui.glossary import glossary
+from dmcore.ui.page import page
 from dmcore.ui.sections import cards, finding, sample_words
 from dmcore.ui.selection import Selection, option
 from dmcore.words.regression import baseline_sentence, prediction_sentence, sink_sentence

@@ -7,10 +7,11 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.clusters import clusters_chart, clusters_table, silhouettes_chart, silhouettes_table
+from dmcore.charts.clusters import clusters_chart, clusters_table
 from dmcore.charts.example_windows import EXAMPLE_TOKENS, windows_chart, windows_table
 from dmcore.charts.part_names import NAMES
 from dmcore.charts.token_text import visible
+from dmcore.figures.structure import silhouettes_figure
 from dmcore.results import Structure
 from dmcore.results.structure import CLUSTERED_PARTS
 from dmcore.ui.figure import Figure, Pick, draw
@@ -20,20 +21,9 @@ from dmcore.words.structure import clusters_sentence
 
 def draw_clusters(structure: Structure, key: tuple[str, ...]) -> None:
     """Draw how many clusters each part has, and those of one part."""
-    counts = structure.about["clustered"]
-    n = " and ".join(f"{counts[part]:,} ({NAMES[part]})" for part in CLUSTERED_PARTS)
     if len(structure["silhouettes"]):
         draw(
-            Figure(
-                name="structure_silhouettes",
-                key=key,
-                question="",
-                caption=f"k-means of the unit vectors of the tokens with the largest norm: {n}. Silhouette: how much nearer a "
-                "token is to its own cluster than to the next, by distance; 0 is no nearer. Grey: Gaussian vectors with the "
-                "part's mean and covariance, chosen and clustered in the same way. Ringed: the k that stands out most.",
-                chart=lambda: silhouettes_chart(structure["silhouettes"]),
-                data=lambda: silhouettes_table(structure["silhouettes"]),
-            ),
+            silhouettes_figure(structure, key),
             level=0,
         )
     for part in CLUSTERED_PARTS:

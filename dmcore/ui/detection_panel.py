@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from shlex import quote
 
-import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dmcore.charts.detection import deciles_chart, deciles_table, means_chart, means_table
 from dmcore.charts.numbers import percent
-from dmcore.explain.compare import beside
+from dmcore.figures.detection import deciles_figure, own_figure, parts_figure
 from dmcore.results import Detection, Parts
 from dmcore.results.detection import PATTERNS, scorers_of
 from dmcore.ui import reads
-from dmcore.ui.figure import Figure, draw
+from dmcore.ui.figure import draw
 from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.sections import finding
@@ -27,7 +25,6 @@ from dmcore.words.detection import (
     latent_rows,
     legible,
     of_parts,
-    sample_of,
     scored_by,
     scorer_words,
 )
@@ -82,33 +79,10 @@ def draw_detection(found: Sequence[Detection], parts: Parts | None, scorer: str)
 
 
 def _draw_parts(found: Sequence[Detection], scorer: str) -> None:
-    table, key = beside(found), tuple(word for one in found for word in one.key)
-    sample = sample_of(found)
-    draw(
-        Figure(
-            name="detection_parts",
-            key=(*key, scorer),
-            question="How well can latents of each part be told?",
-            caption="Balanced accuracy = (share of active windows told + share of silent windows told) / 2, mean over latents; "
-            "AUC: area under the curve over the same windows. A dot is a seed with its 95 % interval over latents, a bar their "
-            f"mean. Dashed: guessing. {sample}",
-            chart=lambda: means_chart(table),
-            data=lambda: means_table(table),
-        )
-    )
+    draw(parts_figure(found, scorer))
     if sentence := harder_sentence(found):
         st.markdown(sentence)
-    draw(
-        Figure(
-            name="detection_deciles",
-            key=(*key, scorer),
-            question="Are weak activations harder to tell?",
-            caption="Share of windows told rightly, by decile of the latent's own activation at its peaks, and where it is "
-            f"silent. Thick: mean over seeds with 95 % intervals over latents; faint: each seed. {sample}",
-            chart=lambda: deciles_chart(table),
-            data=lambda: deciles_table(table),
-        )
-    )
+    draw(deciles_figure(found, scorer))
 
 
 def _draw_latents(found: Sequence[Detection], parts: Parts | None, scorer: str) -> None:
@@ -133,21 +107,7 @@ def _draw_latents(found: Sequence[Detection], parts: Parts | None, scorer: str) 
 
 
 def _draw_own(one: Detection, scorer: str) -> None:
-    # An SAE of the study is one on x, and has its colour.
-    table = beside([one]).with_columns(part=pl.lit("x")).filter(pl.col("seed").is_null())
-    table = table.unique(["measure", "decile"], keep="first", maintain_order=True)
-    mean = percent(*triple(one.mean("balanced_accuracy"), "value"))
-    draw(
-        Figure(
-            name="detection_own",
-            key=(*one.key, scorer),
-            question="",
-            caption=f"Share of windows told rightly, by decile of activation and where the latent is silent; balanced accuracy "
-            f"{mean}; 95 % intervals over latents. {sample_of([one])}",
-            chart=lambda: deciles_chart(table),
-            data=lambda: deciles_table(table),
-        )
-    )
+    draw(own_figure(one, scorer))
 
 
 def _draw_table(one: Detection, whose: str) -> None:

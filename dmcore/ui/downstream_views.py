@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from shlex import quote
 
-import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dmcore.charts.doses import doses_chart, doses_table
-from dmcore.charts.downstream import NAMES, cost_chart, cost_table
-from dmcore.charts.shares import AGAINST, SHARES, shares_chart, shares_table, widths_words
-from dmcore.charts.token_kinds import LEAST, kinds_chart, kinds_table
+from dmcore.charts.token_kinds import LEAST, kinds_table
+from dmcore.figures.downstream import cost_figure, doses_figure, kinds_figure, recovered_rows, shares_figure
 from dmcore.results import DOWNSTREAM, Downstream
-from dmcore.results.downstream import PARTS
 from dmcore.ui import reads
 from dmcore.ui.downstream_tokens import draw_tokens
-from dmcore.ui.figure import Figure, draw
+from dmcore.ui.figure import draw
 from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.model_kind import is_encoder
@@ -30,17 +26,14 @@ from dmcore.words.downstream import (
     control_sentence,
     downstream_finding,
     gap_sentence,
-    own_record,
     recovered_sentence,
     remarks_of,
-    sample_of,
 )
 
 View = Callable[[Selection, Downstream], None]
 """Draws a view of what the selected SAE's error costs."""
 GAINED = {"recovered": "Loss", "kl_recovered": "KL"}
 SIZES = {"norm_sq_share": "Squared norm", "norm_share": "Norm", "r2_share": "R² of the error"}
-LOST = "Loss: cross-entropy of the next token, in nats; its rise over the clean model's is paired, token by token."
 
 
 def draw_view(selection: Selection, look: str, top: DeltaGenerator) -> None:
@@ -56,20 +49,7 @@ def draw_view(selection: Selection, look: str, top: DeltaGenerator) -> None:
 
 def cost_view(selection: Selection, found: Downstream) -> None:
     """Every variant."""
-    draw(
-        Figure(
-            name="downstream_cost",
-            key=(selection.record["summary_key"], found.folder.name),
-            question="What does it cost to hold something else there?",
-            caption="The activation at the site is replaced at the scored positions, and the model goes on from there. "
-            f"{LOST} KL: of the predictions from the clean model's. Grey: controls; a random vector is as long as the "
-            "error at its token; "
-            "another token's error is scaled to that length. Bars of the mean of x and of 0 go on beyond their panel. "
-            f"{sample_of(found)}",
-            chart=lambda: cost_chart(found["variants"], found["sums"]),
-            data=lambda: cost_table(found["variants"], found["sums"]),
-        )
-    )
+    draw(cost_figure(selection, found))
     for sentence in (recovered_sentence(found), control_sentence(found)):
         if sentence:
             st.markdown(sentence.replace(" %", "\xa0%"))
@@ -77,17 +57,6 @@ def cost_view(selection: Selection, found: Downstream) -> None:
     notes = (gap_sentence(found), *remarks_of(found, ("recovered_zero", "recovered_mean", "recovered_sae")))
     for note in filter(None, notes):
         st.caption(note)
-
-
-def recovered_rows(found: Downstream) -> pl.DataFrame:
-    """What each variant recovers, in percent, with half the width of its intervals."""
-    rows = found["variants"].filter(pl.col("variant").is_in(list(NAMES)))
-    rows = rows.with_columns(name=pl.col("variant").replace_strict(NAMES))
-    columns: list[pl.Expr] = [pl.col("name")]
-    for column in ("recovered_zero", "recovered_mean", "recovered_sae"):
-        half = 100 * (pl.col(f"{column}_high") - pl.col(f"{column}_low")) / 2
-        columns += [pl.col(column) * 100, half.alias(f"{column}_half")]
-    return rows.select(*columns)
 
 
 def _draw_recovered(found: Downstream) -> None:
@@ -110,41 +79,10 @@ def _draw_recovered(found: Downstream) -> None:
 
 def doses_view(selection: Selection, found: Downstream) -> None:
     """Loss over the dose of each part."""
-    doses = found["doses"]
-    if doses.is_empty():
+    if found["doses"].is_empty():
         st.info("No doses were run: leave out `--dose-contexts 0`.", icon=":material/inbox:")
         return
-    n = doses["n_tokens"][0]
-    draw(
-        Figure(
-            name="downstream_doses",
-            key=(selection.record["summary_key"], found.folder.name),
-            question="Does a part cost in proportion to how much of it is missing?",
-            caption="Loss of Sae(x) + λ · part above the clean model's: 0 is Sae(x), 1 has the whole part. A straight "
-            "line down to 1 "
-            "would be in proportion; a curve that flattens early says that the first piece matters most. Beyond 1 there "
-            "is more of "
-            f"the part than x has. Bands: 95 % intervals over {found.about['dose_contexts']:,} contexts ({n:,} predictions).",
-            chart=lambda: doses_chart(doses),
-            data=lambda: doses_table(doses),
-        )
-    )
-
-
-def shares_of(selection: Selection) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """`SHARES` of every SAE of the study with results, and the keys of their entries."""
-    records = {row["summary_key"]: row for row in selection.published.records.to_dicts()}
-    rows, keys = [], []
-    for key in reads.looked(selection.study_id, DOWNSTREAM):
-        found = reads.downstream(selection.study_id, key)
-        if found is None:
-            continue
-        keys.append(found.folder.name)
-        more = own_record(found)
-        about = {name: records[key][name] for name in ("sae", "layer", "d_sae", "l0")}
-        rows += [found.part(part) | more[part] | about for part in PARTS]
-    table = pl.DataFrame([{c: row.get(c) for c in SHARES} for row in rows], schema=SHARES, strict=False)
-    return table, tuple(keys)
+    draw(doses_figure(selection, found))
 
 
 def shares_view(selection: Selection, found: Downstream) -> None:
@@ -153,49 +91,18 @@ def shares_view(selection: Selection, found: Downstream) -> None:
         against = option("against", "Size of a part", list(SIZES), list(SIZES.values()), "norm_sq_share",
                          kind=st.segmented_control)  # fmt: skip
         gained = option("gained", "Cost", list(GAINED), list(GAINED.values()), "recovered", kind=st.segmented_control)
-    shares, keys = shares_of(selection)
-    n = shares["sae"].n_unique()
-    of = f"{n} SAE{'s' if n != 1 else ''} with results: {widths_words(shares)}"
-    what = "loss" if gained == "recovered" else "KL"
-    draw(
-        Figure(
-            name=f"downstream_shares_{against}_{gained}",
-            key=(selection.record["summary_key"], against, gained, *keys),
-            question="Does a part cost what its size says?",
-            caption=f"Across: {AGAINST[against]}. Up: share of the {what} that Sae(x) costs which adding the part back "
-            "recovers. On the "
-            "dashed line a part costs in proportion to its size; above it, more. Shares of the two parts need not add up "
-            "to 1: the "
-            "parts are not orthogonal, and the model is not linear. Larger dots: wider dictionaries; ringed: the selected SAE. "
-            f"Bars: 95 % intervals over contexts. {of}.",
-            chart=lambda: shares_chart(shares, against, gained, selection.record["sae"]),
-            data=lambda: shares_table(shares, against, gained),
-        )
-    )
+    draw(shares_figure(selection, against, gained))
     if sentence := both_sentence(found):
         st.markdown(sentence.replace(" %", "\xa0%"))
 
 
 def kinds_view(selection: Selection, found: Downstream) -> None:
     """How often the model is right, by the kind of the token that comes."""
-    kinds = found["kinds"]
-    if kinds_table(kinds).is_empty():
+    if kinds_table(found["kinds"]).is_empty():
         text = " ".join(remarks_of(found, ("kinds",))) or f"No kind of token has {LEAST} tokens here."
         st.info(text, icon=":material/inbox:")
         return
-    draw(
-        Figure(
-            name="downstream_kinds",
-            key=(selection.record["summary_key"], found.folder.name),
-            question="At which tokens do predictions suffer?",
-            caption="Cloze accuracy on held-out text: how often the most probable token is the one that comes, by the "
-            "kind of that token "
-            "(number of tokens in brackets). Right: how many percentage points fewer than the clean model, paired. Bars: 95 % "
-            f"intervals over contexts. Kinds of fewer than {LEAST} tokens are left out. {sample_of(found)}",
-            chart=lambda: kinds_chart(kinds),
-            data=lambda: kinds_table(kinds),
-        )
-    )
+    draw(kinds_figure(selection, found))
 
 
 def draw_no_downstream(selection: Selection) -> None:

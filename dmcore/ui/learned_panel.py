@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import polars as pl
 import streamlit as st
 
-from dmcore.charts.learned import learned_chart, learned_table
+from dmcore.figures.learned import learned_figure
 from dmcore.results import Learned
 from dmcore.results.learned import SAME
-from dmcore.ui.figure import Figure, draw
-from dmcore.words.learned import counts_words, names_of, shares_shown
+from dmcore.ui.figure import draw
+from dmcore.words.learned import shares_shown
 
 
 def draw_learned(learned: Learned, key: tuple[str, ...]) -> None:
     """Draw the view; `key` names the entry."""
     if learned.latents["cosine"].null_count() == len(learned.latents):
         return
-    names = names_of(learned)
-    named = learned.latents.with_columns(pl.col("against").replace(names))
-    seeds = learned.latents["seed"].n_unique()
-    draw(
-        Figure(
-            name="learned",
-            key=key,
-            question="Does a wider SAE have these features already?",
-            caption="Each latent of the SAEs on the parts: the largest cosine of its decoder row with a row of the base, of "
-            "wider SAEs of the site, and with principal components of x (without sign). A curve that falls further to the right: "
-            "more is known already. Dashed: what 95 % of random directions stay below; above each panel, the share of latents "
-            "beyond it, 5 % by chance. "
-            f"n = {counts_words(learned)}, of {seeds} seed{'s' if seeds > 1 else ''}; latents that never fire are left out.",
-            chart=lambda: learned_chart(named),
-            data=lambda: learned_table(named),
-        )
-    )
+    draw(learned_figure(learned, key))
     shown = shares_shown(learned)
     st.dataframe(
         shown,

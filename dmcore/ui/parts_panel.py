@@ -5,61 +5,22 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.parts import parts_chart, parts_table, training_chart, training_table
-from dmcore.charts.seeds import seeds_chart, seeds_table
+from dmcore.charts.parts import training_table
+from dmcore.charts.seeds import seeds_table
+from dmcore.figures.parts import parts_figure, seeds_figure, training_figure
 from dmcore.results import Parts
-from dmcore.ui.figure import Figure, draw
+from dmcore.ui.figure import draw
 from dmcore.ui.selection import Selection
-from dmcore.words.names import architecture_name
 from dmcore.words.parts import harder_sentence
 
 
 def draw_parts(selection: Selection, parts: Parts) -> None:
     """Draw the view."""
-    about, key = parts.about, (selection.record["summary_key"], parts.folder.name)
-    budget = (
-        f"{architecture_name(about['architecture'])} SAEs of {about['width']:,} latents, L0 {about['l0']}, "
-        f"{about['tokens']:,} training tokens "
-        f"each, seeds {', '.join(map(str, about['seeds']))}"
-    )
-    sample = (
-        f"n = {about['n_tokens']:,} tokens in {about['n_contexts']:,} contexts; parts out of {about['n_folds']} folds."
-    )
-    draw(
-        Figure(
-            name="parts_fvu",
-            key=key,
-            question="How much of each part can an SAE rewrite?",
-            caption=f"{budget}. FVU = Σ|v − Sae(v)|² / Σ|v − mean v|² of each part v: a dot is a seed, the bar their mean. "
-            f"Bars: 95 % intervals over contexts. Right: latents that no token activates. {sample}",
-            chart=lambda: parts_chart(parts["saes"], parts["means"], parts["differences"]),
-            data=lambda: parts_table(parts["saes"], parts["means"]),
-        )
-    )
+    key = (selection.record["summary_key"], parts.folder.name)
+    draw(parts_figure(parts, key))
     st.markdown(harder_sentence(parts))
     if len(training_table(parts["curves"])):
-        draw(
-            Figure(
-                name="parts_training",
-                key=key,
-                question="Was the budget enough?",
-                caption="FVU on held-out training texts, a line for each seed. Where a line still falls at its end, more tokens "
-                f"would lower it; compare parts by that too. {budget}.",
-                chart=lambda: training_chart(parts["curves"]),
-                data=lambda: training_table(parts["curves"]),
-            )
-        )
+        draw(training_figure(parts, key))
     if len(seeds_table(parts["stability"]).filter(pl.col("value").is_not_null())):
-        draw(
-            Figure(
-                name="parts_seeds",
-                key=key,
-                question="Do other seeds find the same latents?",
-                caption="Latents of two seeds, matched one to one by the cosine of their decoder rows; those that some token "
-                "activates. Dashed: random rows, and random rows with the second moments of the dictionaries. SAEs that are "
-                "trained on noise can agree more than either, so a share above a cosine is no count of true features.",
-                chart=lambda: seeds_chart(parts["stability"]),
-                data=lambda: seeds_table(parts["stability"]),
-            )
-        )
-    st.caption(about["note"])
+        draw(seeds_figure(parts, key))
+    st.caption(parts.about["note"])

@@ -9,37 +9,23 @@ import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dmcore.charts.earlier import earlier_chart, earlier_table
-from dmcore.charts.league import OWN, featured, league_chart, league_table
-from dmcore.charts.ranks import half_rank, ranks_chart, ranks_table
-from dmcore.charts.sparsity import sparsity_chart, sparsity_table
+from dmcore.charts.ranks import half_rank
+from dmcore.figures.league import league_of, leagues
+from dmcore.figures.reduction import earlier_figure, l0_figure, l0_rows, methods_figure, ranks_figure
 from dmcore.results import REDUCTION, Reduction
 from dmcore.ui import reads
-from dmcore.ui.figure import Figure, draw
-from dmcore.ui.league_rows import draw_league, league_of, leagues, on_all_tokens
+from dmcore.ui.figure import draw
+from dmcore.ui.league_rows import draw_league
 from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, select
-from dmcore.words.names import l0_text, plain
-from dmcore.words.reduction import earlier_sentence, reduction_finding, remarks_of, sample_of, skip_sentence
+from dmcore.words.names import plain
+from dmcore.words.reduction import earlier_sentence, reduction_finding, remarks_of, skip_sentence
 
-CARRIED = (
-    "Other codes ran on a sample of contexts: the share that they remove there is taken off the SAE's error on all. "
-)
 View = Callable[[Selection, Reduction | None, DeltaGenerator], None]
 """Draws a view of the selected SAE, given what makes its error smaller, if that is known; its finding goes to the container."""
 LEFT = {"fvu_nonlinear": "Nonlinear FVU", "fvu": "FVU"}
-ON_LINES = {
-    "encoder": "The SAE as it is",
-    "orthogonal_matching_pursuit": "Orthogonal matching",
-    "nnls_on_support": "Least squares on support",
-}
-"""Methods whose titles are too long for the end of a line."""
-ONE_FORMULA = (
-    "FVU = Σ|error that is left|² / Σ|x − mean x|²; nonlinear FVU: the same of what no affine map of x predicts of that error, "
-    "fitted anew for each method. Removed: 1 − after / before, paired over contexts. "
-)
 
 
 def methods_view(selection: Selection, found: Reduction | None, top: DeltaGenerator) -> None:
@@ -51,22 +37,7 @@ def methods_view(selection: Selection, found: Reduction | None, top: DeltaGenera
         finding(reduction_finding(found))
     more = reads.wider(selection.study_id, selection.record["summary_key"])
     table = league_of(selection, selection.record, found, more)
-    rows = featured(table)
-    draw(
-        Figure(
-            name="reduction_methods",
-            key=(selection.record["summary_key"], found.folder.name, *(row["source"] for row in more)),
-            question="Which method leaves the smallest error at the same sparsity?",
-            caption=f"Dashed: the SAE as it is; left of its line is better. {ONE_FORMULA}Bars: 95 % intervals over "
-            "contexts. Earlier "
-            "components come with active latents of their own SAEs, so they are not at this L0; wider dictionaries are "
-            "the study's "
-            "own at the nearest L0. Grey ticks: the SAE on the tokens of a sample, where a method ran on one. All ranks "
-            f"and sets of inputs are in the table below. {sample_of(found)}",
-            chart=lambda: league_chart(rows),
-            data=lambda: league_table(rows),
-        )
-    )
+    draw(methods_figure(selection, found, table, more))
     st.markdown("### All methods, in numbers")
     draw_league(table, "league.one", many=False)
     st.caption(
@@ -83,21 +54,8 @@ def ranks_view(selection: Selection, found: Reduction | None, top: DeltaGenerato
         return
     with top:
         finding(skip_sentence(found))
-    ranks, own = found["ranks"], found.method(OWN)
-    half = half_rank(ranks)
-    draw(
-        Figure(
-            name="reduction_ranks",
-            key=(selection.record["summary_key"], found.folder.name),
-            question="How large must a skip be to absorb the linear error?",
-            caption="FVU of Sae(x) + A x + b, with A of each rank by reduced-rank regression of the error on x. Band: 95 "
-            "% interval "
-            "over contexts. A rank r adds min(2 d r, d²) + d numbers, with d = "
-            f"{found.about['d_model']:,}; rank 0, a bias alone, is in the data. {sample_of(found)}",
-            chart=lambda: ranks_chart(ranks, own),
-            data=lambda: ranks_table(ranks),
-        )
-    )
+    half = half_rank(found["ranks"])
+    draw(ranks_figure(selection, found))
     if half is not None:
         st.caption(f"The ring is the least rank that removes at least half of what full rank does: {half['rank']}.")
 
@@ -109,21 +67,8 @@ def earlier_view(selection: Selection, found: Reduction | None, top: DeltaGenera
         return
     with top:
         finding(earlier_sentence(found))
-    regressions = found["regressions"]
-    if len(regressions):
-        draw(
-            Figure(
-                name="reduction_earlier",
-                key=(selection.record["summary_key"], found.folder.name),
-                question="What do SAEs of earlier components know of the error?",
-                caption="Held-out R², pooled over tokens and dimensions, of the error and its parts by least squares from the "
-                "reconstructions that SAEs make of earlier components (not from the components), alone and together. Where x is "
-                "among them the linear error is explained whole, by definition. Bars: 95 % intervals over contexts. "
-                f"{sample_of(found)}",
-                chart=lambda: earlier_chart(regressions),
-                data=lambda: earlier_table(regressions),
-            )
-        )
+    if len(found["regressions"]):
+        draw(earlier_figure(selection, found))
     components = found["components"]
     if len(components):
         st.markdown("### Which SAEs were they?")
@@ -171,33 +116,14 @@ def _draw_against_l0(selection: Selection, table: pl.DataFrame, key: tuple[str, 
     """Error against L0 for the methods that need no other latents, at the selected site and width."""
     record = selection.record
     left = option("left", "Error", list(LEFT), list(LEFT.values()), "fvu_nonlinear", kind=st.segmented_control)
-    skip = (pl.col("kind") == "skip") & (pl.col("rank") == pl.col("rank").max().over("summary_key"))
-    kinds = pl.col("kind").is_in(["encoder", "coding"]) | (skip if left == "fvu" else pl.lit(False))
-    here = (
-        (pl.col("site") == record["site"]) & (pl.col("d_sae") == record["d_sae"]) & (pl.col("label") == record["label"])
-    )
-    rows = on_all_tokens(table.filter(kinds & here)).with_columns(
-        label=pl.col("method").replace_strict(ON_LINES, default=pl.col("title"))
-    )
+    rows = l0_rows(record, table, left)
     if rows.is_empty():
         st.info(
             "No SAE of this site and width has results: choose another, or see the table below.",
             icon=":material/inbox:",
         )
         return
-    n = rows["sae"].n_unique()
-    draw(
-        Figure(
-            name=f"reduction_l0_{left}",
-            key=(record["summary_key"], left, *key),
-            question="Which method is best at every L0?",
-            caption=f"{n} SAE{'s' if n > 1 else ''} of {record['d_sae']:,} latents at this site, a line for each method that "
-            f"needs no other latents: further down is better. {ONE_FORMULA}{CARRIED}Bars: 95 % intervals over contexts, for "
-            f"other codes of what they remove. Ringed: the selected SAE, L0 {l0_text(record['l0'])}.",
-            chart=lambda: sparsity_chart(rows, left, record["sae"], label="method"),
-            data=lambda: sparsity_table(rows, left),
-        )
-    )
+    draw(l0_figure(record, rows, left, key))
 
 
 def draw_no_reduction(selection: Selection) -> None:

@@ -7,26 +7,22 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.numbers import compact
-from dmcore.charts.sparsity import sparsity_chart, sparsity_table
-from dmcore.charts.surface import surface_chart, surface_table
+from dmcore.figures.grid import PLANE, sparsity_figure, sparsity_question, surface_figure
 from dmcore.results import Scaling
-from dmcore.ui.figure import Figure, Pick, draw
-from dmcore.ui.scaling_metrics import FORMULAS, SURFACE_OPTIONS, choose_metric
-from dmcore.ui.sections import sample_words
+from dmcore.ui.figure import Pick, draw
+from dmcore.ui.scaling_metrics import choose_metric
 from dmcore.ui.selection import Selection, select
 from dmcore.words.grid import equal_l0_lines, joint_sentence, shrinkage_note
+from dmcore.words.metrics import SURFACE_OPTIONS
 from dmcore.words.names import architecture_name, plain
 from dmcore.words.paired import equal_l0_ratios
 from dmcore.words.scaling import row_of
-from dmcore.words.streams import site_phrase
 
 
 def draw_plane(selection: Selection, scaling: Scaling) -> None:
     """A metric over width and L0."""
     record = selection.record
-    question = "What do width and sparsity do together?"
-    st.subheader(question, anchor=False)
+    st.subheader(PLANE, anchor=False)
     site = selection.published.records.filter(site=record["site"])
     labels = set(scaling["surfaces"]["label"])
     label = record["label"] if record["label"] in labels or not labels else sorted(labels)[0]
@@ -40,8 +36,6 @@ def draw_plane(selection: Selection, scaling: Scaling) -> None:
         st.info(plain(" ".join(texts)), icon=":material/info:")
         return
     metric = choose_metric("surface")
-    lines = scaling["isolines"].filter(label=label)
-    other = "" if label == record["label"] else f" The selected SAE is {plain(architecture_name(record['label']))}."
 
     def pick(name: Any) -> None:
         rows = points.filter(pl.col("sae") == str(name))
@@ -49,19 +43,7 @@ def draw_plane(selection: Selection, scaling: Scaling) -> None:
             select(selection.study_id, rows.row(0, named=True))
 
     draw(
-        Figure(
-            name=f"surface_{metric}",
-            key=(record["summary_key"], str(scaling.folder.name), metric, label),
-            question=question,
-            caption=f"{plain(architecture_name(label))} SAEs on {site_phrase(record)}.{other} {FORMULAS[metric]} Circles: "
-            f"measured SAEs; between them values are interpolated linearly over triangles in log width and log L0; nothing "
-            "is drawn outside their hull. Lines: equal values. Click on a circle, or near it, to choose that SAE "
-            f"on every page. {sample_words(record)}",
-            chart=lambda: surface_chart(
-                cells.filter(metric=metric), lines.filter(metric=metric), points, record["sae"], metric
-            ),
-            data=lambda: surface_table(points, metric),
-        ),
+        surface_figure(selection, scaling, label, metric),
         level=0,
         pick=Pick("pick", "sae", pick),
     )
@@ -75,22 +57,10 @@ def draw_sparsity(selection: Selection) -> None:
     record = selection.record
     here = selection.published.records.filter(site=record["site"], d_sae=record["d_sae"])
     several = here["label"].n_unique() > 1
-    question = (
-        "Which architecture leaves less error at equal L0?" if several else "What does sparsity do at this width?"
-    )
-    st.subheader(question, anchor=False)
-    named = here.with_columns(pl.col("label").map_elements(architecture_name, return_dtype=pl.String))
+    st.subheader(sparsity_question(here), anchor=False)
     metric = choose_metric("over")
     draw(
-        Figure(
-            name=f"sparsity_{metric}",
-            key=(record["summary_key"], *here["summary_key"], metric),
-            question=question,
-            caption=f"SAEs with {compact(record['d_sae'])} latents on {site_phrase(record)}. {FORMULAS[metric]} L0 is "
-            f"measured on the same tokens. Bars: 95 % intervals over contexts. {sample_words(record)}",
-            chart=lambda: sparsity_chart(named, metric, record["sae"]),
-            data=lambda: sparsity_table(named, metric),
-        ),
+        sparsity_figure(selection, here, metric),
         level=0,
     )
     if not several:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.extrapolation import budget_chart, budget_table
-from dmcore.charts.laws import LAW_NAMES, law_chart, law_table
+from dmcore.charts.laws import LAW_NAMES
+from dmcore.figures.width import extrapolated_figure, law_figure
 from dmcore.results import Scaling, over_widths
-from dmcore.ui import reads
-from dmcore.ui.figure import Figure, draw
-from dmcore.ui.sections import sample_words
+from dmcore.ui.figure import draw
 from dmcore.ui.selection import Selection, option
 from dmcore.words.laws import (
     FORMULAS,
@@ -18,7 +16,6 @@ from dmcore.words.laws import (
     SPACES,
     aic_text,
     few_points,
-    hollow_words,
     left_out_text,
     scatter_span,
 )
@@ -33,12 +30,6 @@ from dmcore.words.scaling import (
     too_far,
 )
 from dmcore.words.streams import site_phrase
-
-PURSUIT = "gradient_pursuit"
-ENCODER_WORDS = (
-    "Encoder error: what gradient pursuit takes off the nonlinear FVU with the same dictionary at the same L0 (*Error "
-    "reduction*), so what another encoder could avoid; beyond the widths that it was run on its share is held."
-)
 
 
 def draw_width(selection: Selection, scaling: Scaling, chosen: int) -> None:
@@ -68,53 +59,10 @@ def draw_width(selection: Selection, scaling: Scaling, chosen: int) -> None:
 def draw_budget(
     selection: Selection, points: pl.DataFrame, curves: pl.DataFrame, laws: pl.DataFrame, what: str, l0s: str
 ) -> None:
-    record = selection.record
-    extrapolated = (
-        "Right of the line the areas follow the fitted laws c + a·W⁻ᵐ; dashed: their 95 % intervals, the wider of what the "
-        "choice of texts and the SAEs' scatter about the law leave open (long dashes: FVU, short: nonlinear FVU). Absent "
-        "features: what the law of FVU says that width would still remove, down to its floor c or to the nonlinear error, "
-        "whichever comes first. Linear error: from there down to nonlinear FVU = Σ|e − ê|² / Σ|x − mean x|²."
-        if len(laws)
-        else "Linear error: between FVU = Σ|e|² / Σ|x − mean x|² and nonlinear FVU = Σ|e − ê|² / Σ|x − mean x|². "
-        "Without a fitted "
-        "law nothing is said of wider dictionaries or of absent features."
-    )
-    floor = encoder_floor(selection.study_id, points)
-    draw(
-        Figure(
-            name="error_budget_extrapolated",
-            key=(record["summary_key"], *points["summary_key"], *(() if floor is None else floor["fvu"])),
-            question=_question(len(points), len(laws)),
-            caption=f"{what}. {l0s} {extrapolated} {'' if floor is None else ENCODER_WORDS} {sample_words(record)}",
-            chart=lambda: budget_chart(points, curves, laws, record["sae"], floor),
-            data=lambda: budget_table(points, curves, laws, floor),
-        )
-    )
-
-
-def encoder_floor(study_id: str, points: pl.DataFrame) -> pl.DataFrame | None:
-    """`d_sae`, `fvu`: nonlinear FVU of pursuit codes by width, where it is known; None where it is of no SAE.
-
-    The share that pursuit removes, which is paired on the contexts that it ran on, is taken off the nonlinear FVU of all.
-    """
-    rows = []
-    for point in points.to_dicts():
-        found = reads.reduction(study_id, point["summary_key"])
-        pursuit = None if found is None else found["methods"].filter(pl.col("method") == PURSUIT)
-        removed = None if pursuit is None or pursuit.is_empty() else pursuit["nonlinear_removed"][0]
-        if removed is not None:
-            rows.append({"d_sae": point["d_sae"], "fvu": point["fvu_nonlinear"] * (1 - removed)})
-    return pl.DataFrame(rows) if rows else None
-
-
-def _question(n_widths: int, n_laws: int) -> str:
-    if n_laws:
-        return "What would a still wider dictionary leave?"
-    return "What does width leave?" if n_widths > 1 else "What is the error made of?"
+    draw(extrapolated_figure(selection, points, curves, laws, what, l0s))
 
 
 def draw_laws(selection: Selection, points: pl.DataFrame, curves: pl.DataFrame, laws: pl.DataFrame) -> None:
-    record = selection.record
     st.subheader("Which law does the error follow?", anchor=False)
     left, right = st.columns(2)
     with left:
@@ -129,17 +77,7 @@ def draw_laws(selection: Selection, points: pl.DataFrame, curves: pl.DataFrame, 
     if power is not None:
         st.markdown(few_points(power))
     draw(
-        Figure(
-            name=f"law_{metric}_{space}",
-            key=(record["summary_key"], *points["summary_key"], metric, space),
-            question="Which law does the error follow?",
-            caption=f"Points: measured {METRIC_OPTIONS[metric]}, bars 95 % over contexts. Solid: c + a·W⁻ᵐ, W in latents; dark "
-            "band: how the law moves with the texts, light band: how far the SAEs' own scatter leaves it open (95 %). Dashed: "
-            "the floor c, with the interval of that scatter. "
-            f"{hollow_words(fitted)} {sample_words(record)}",
-            chart=lambda: law_chart(points, curves, laws, record["sae"], metric, space),
-            data=lambda: law_table(points, curves, laws, metric, space),
-        ),
+        law_figure(selection, points, curves, laws, metric, space),
         level=0,
     )
     draw_law_rows(fitted)

@@ -7,18 +7,17 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.lift import group_lift_chart, group_lift_table, lift_chart, lift_table
-from dmcore.charts.numbers import percent, point
-from dmcore.charts.spectrum import overlap_chart, overlap_table, spectrum_chart, spectrum_table
+from dmcore.charts.lift import group_lift_table
+from dmcore.charts.numbers import percent
+from dmcore.figures.structure import groups_figure, halves_figure, latents_figure, spectrum_figure
 from dmcore.results import Features, Structure
 from dmcore.ui.clusters_panel import draw_clusters
-from dmcore.ui.figure import Figure, Pick, draw
+from dmcore.ui.figure import Pick, draw
 from dmcore.ui.selection import set_option
 from dmcore.words.structure import (
     alignment_rows,
     latent_names,
     parts_rows,
-    sample_of,
 )
 
 
@@ -39,18 +38,7 @@ def draw_structure(structure: Structure, key: tuple[str, ...], features: Feature
 
 def draw_directions(structure: Structure, key: tuple[str, ...]) -> None:
     """Spectra, halves of the texts, directions of x and of the decoder."""
-    draw(
-        Figure(
-            name="structure_spectrum",
-            key=key,
-            question="In how many directions does the error lie?",
-            caption="Share of a part's variance in its first directions: eigenvectors of its covariance, the largest "
-            "eigenvalue first. The lower the line, the more evenly the part is spread. Diamond: effective rank, "
-            f"exp(−Σ p ln p) of the shares p of all directions. {sample_of(structure)}",
-            chart=lambda: spectrum_chart(structure["spectra"], structure["parts"]),
-            data=lambda: spectrum_table(structure["spectra"]),
-        )
-    )
+    draw(spectrum_figure(structure, key))
     st.dataframe(parts_rows(structure), hide_index=True)
     st.caption(
         f"95 % intervals: jackknife over {structure.about['n_groups']} groups of contexts, the linear maps held fixed. "
@@ -59,19 +47,7 @@ def draw_directions(structure: Structure, key: tuple[str, ...]) -> None:
     _remarks(structure, "parts")
     left, right = st.columns(2, gap="large")
     with left:
-        n = structure["stability"]["n_splits"].max() or 0
-        draw(
-            Figure(
-                name="structure_halves",
-                key=key,
-                question="Do the directions come back in other texts?",
-                caption="Overlap of the first k directions of two halves of the contexts: mean cos² of the angles between "
-                f"the two spans, 1 if they are the same. Bars: least and most of {n} ways to halve. A dip can come from two "
-                "nearly equal eigenvalues that change places.",
-                chart=lambda: overlap_chart(structure["stability"]),
-                data=lambda: overlap_table(structure["stability"]),
-            )
-        )
+        draw(halves_figure(structure, key))
         _remarks(structure, "stability")
     with right:
         _draw_alignment(structure)
@@ -95,25 +71,10 @@ def draw_lifts(structure: Structure, key: tuple[str, ...], features: Features | 
     if about["least_share"] is None:
         _remarks(structure, "latents")
         return
-    high = (
-        f"Lift: P(active | high) / P(active), where high is the tenth of the tokens with the largest |nonlinear|² / |error|² "
-        f"({point(about['least_share'])} or more; above 1 where the two parts point against each other)."
-    )
     names = latent_names(structure, features)
     if len(structure["latents"]):
         draw(
-            Figure(
-                name="structure_latents",
-                key=(*key, features.folder.name if features is not None and names else ""),
-                question="Which latents fire where the error is nonlinear?",
-                caption=f"{high} {about['n_significant']:,} of the {about['n_tested']:,} latents with {about['least_active']} "
-                "active tokens or more differ from 1 (adjusted p ≤ 0.05, Benjamini and Hochberg); drawn are the largest "
-                "and the smallest lifts, a lift of 0 at the left end. Bars: 95 % intervals, clustered by context. "
-                + ("Text: the token a latent fires on most. Click on a dot to see its card. " if names else "")
-                + sample_of(structure),
-                chart=lambda: lift_chart(structure["latents"], names),
-                data=lambda: lift_table(structure["latents"], names),
-            ),
+            latents_figure(structure, key, features, names),
             level=4,
             pick=Pick("pick", "latent", lambda latent: _show_latent(structure, latent)) if names else None,
         )
@@ -135,15 +96,7 @@ def _draw_groups(structure: Structure, key: tuple[str, ...], by: str, question: 
         _remarks(structure, "groups")
         return
     draw(
-        Figure(
-            name=f"structure_groups_{by}",
-            key=(*key, by),
-            question=question,
-            caption="Lift: P(group | high) / P(group), of the same high tokens. Bars: 95 % intervals, clustered by context. "
-            f"At 1, a group is met as often as anywhere. Groups of fewer than {least} tokens are left out.",
-            chart=lambda: group_lift_chart(groups, by),
-            data=lambda: group_lift_table(groups, by),
-        ),
+        groups_figure(structure, key, by, question),
         level=4,
     )
 

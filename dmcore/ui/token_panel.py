@@ -8,15 +8,13 @@ import numpy as np
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.pairs import pairs_chart, pairs_table
-from dmcore.charts.slices import slices_chart, slices_table
 from dmcore.charts.token_lines import token_lines_chart, token_lines_table
 from dmcore.charts.token_strip import token_strip_chart, token_strip_table
 from dmcore.charts.token_text import visible
+from dmcore.figures.tokens import pairs_figure, slices_figure
 from dmcore.results import Scaling
 from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import Selection, option, own_value, set_option
-from dmcore.words.scaling import l0_span
 from dmcore.words.tokens import pair_sentence
 
 PART_NAMES = {"error": "Total error", "linear": "Linear error", "nonlinear": "Nonlinear error"}
@@ -24,11 +22,6 @@ SLICE_NAMES = {"class": "Kind of token", "position": "Position", "domain": "Doma
 PAIR_NAMES = {"r2": "R²", "spearman": "Spearman", "closed": "Closed by nonlinear norm"}
 REACH = 32
 """Positions shown on either side of the chosen token."""
-KINDS = (
-    "Word start: letters after a space; word part: letters with none before; mixed: letters with digits or "
-    "signs; newline: white "
-    "space with a line break; bytes: a piece of a character. "
-)
 UNIT = "Norms are in units of the root mean square of |x − mean x|, so that their mean square is the FVU."
 
 
@@ -51,23 +44,8 @@ def draw_pairs(scaling: Scaling, members: pl.DataFrame) -> None:
         st.info("This site has one width here: there is nothing to compare it with.", icon=":material/inbox:")
         return
     value = option("value", "Show", list(PAIR_NAMES), list(PAIR_NAMES.values()), "r2", kind=st.segmented_control)
-    explained = {
-        "r2": "Held-out R² of the error norm |e| of one SAE (column) predicted from that of another (row) by a straight line.",
-        "spearman": "Spearman's rank correlation of the error norms |e| of two SAEs.",
-        "closed": "Share of the variance that the row's |e| leaves unexplained in the column's |e|, which adding the row's "
-        "|nonlinear error| as a second regressor explains, held out: (R²₂ − R²₁) / (1 − R²₁).",
-    }
-    pairs = scaling["pairs"]
     draw(
-        Figure(
-            name=f"pairs_{value}",
-            key=(str(scaling.folder.name), str(members["set"][0]), value),
-            question="Do wider SAEs fail on the same tokens?",
-            caption=f"{explained[value]} n = {scaling.about['n_tokens']:,} tokens in {scaling.about['n_contexts']:,} contexts; "
-            f"folds of whole contexts. {l0_span(members)}. Diagonal: an SAE from itself.",
-            chart=lambda: pairs_chart(pairs, members, value),
-            data=lambda: pairs_table(pairs, members, value),
-        ),
+        pairs_figure(scaling, members, value),
         level=0,
     )
     st.markdown(pair_sentence(scaling, members))
@@ -182,16 +160,7 @@ def draw_slices(selection: Selection, scaling: Scaling) -> None:
     st.subheader("Where is the error large?", anchor=False)
     by = option("by", "Tokens by", kinds, [SLICE_NAMES[k] for k in kinds], kinds[0], kind=st.segmented_control)
     draw(
-        Figure(
-            name=f"slices_{by}",
-            key=(selection.record["summary_key"], str(scaling.folder.name), by),
-            question="Where is the error large?",
-            caption="Left: mean squared norm of each part in a group over that of all tokens (dashed, 1: average). Right: "
-            "nonlinear error's squared norm over the total error's, in the group. "
-            f"{KINDS if by == 'class' else ''}Bars: 95 % intervals over contexts. n = {scaling.about['n_tokens']:,} tokens.",
-            chart=lambda: slices_chart(slices, by),
-            data=lambda: slices_table(slices, by),
-        ),
+        slices_figure(selection, scaling, slices, by),
         level=0,
     )
 

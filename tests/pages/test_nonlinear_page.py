@@ -14,9 +14,9 @@ from dmcore.run.queue import Queue
 from dmcore.store.published import open_published
 from dmcore.store.store import Store
 from dmcore.ui import look_job, reads
-from dmcore.ui.learned_panel import names_of, shares_shown
+from dmcore.ui.learned_panel import shares_shown
 from dmcore.ui.link import write_params
-from dmcore.words.learned import learned_finding
+from dmcore.words.learned import learned_finding, names_of
 from tests.pages.conftest import serve
 from tests.pages.fake_parts import base_key, write_fake_parts
 from tests.pages.fake_results import write_fake_study

@@ -12,6 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dmcore.charts.token_text import visible
+from dmcore.figures.league import LEAGUE, league_of, on_all_tokens
 from dmcore.results import Downstream, Reduction, reduction_spec
 from dmcore.results.downstream import DOWNSTREAM_TABLES
 from dmcore.results.reduction import REDUCTION_TABLES
@@ -20,7 +21,7 @@ from dmcore.store.store import Store
 from dmcore.ui import model_kind, reads
 from dmcore.ui.downstream_tokens import worst_rows, worst_tokens
 from dmcore.ui.downstream_views import recovered_rows
-from dmcore.ui.league_rows import LEAGUE, league_of, on_all_tokens, shown
+from dmcore.ui.league_rows import shown
 from dmcore.ui.link import write_params
 from dmcore.ui.selection import Selection
 from dmcore.words.downstream import NO_LOSS, both_sentence, control_sentence, downstream_finding
@@ -309,16 +310,17 @@ def test_a_caption_says_on_how_much_other_codes_ran(tmp_path: Path) -> None:
 
 
 def test_the_encoder_error_of_the_budget_is_what_pursuit_removes(cache: Path) -> None:
-    from dmcore.ui.scaling_width import encoder_floor
+    from dmcore.figures.width import encoder_floor
 
     records = open_published("demo", Store(cache)).records
     own = record_of(cache, HAS)
-    floor = encoder_floor("demo", records)
+    chosen = Selection("demo", open_published("demo", Store(cache)), own)
+    floor = encoder_floor(chosen, records)
     assert floor is not None
     removed = fake.methods().row(by_predicate=pl.col("method") == "gradient_pursuit", named=True)["nonlinear_removed"]
     (mine,) = [v for w, v in floor.rows() if w == own["d_sae"]][:1]
     assert mine == pytest.approx(own["fvu_nonlinear"] * (1 - removed))
-    assert encoder_floor("demo", records.filter(pl.col("summary_key") != own["summary_key"]).head(1)) is None
+    assert encoder_floor(chosen, records.filter(pl.col("summary_key") != own["summary_key"]).head(1)) is None
 
 
 def test_the_loss_of_a_method_is_its_own_where_it_was_run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ from dmcore.charts.numbers import compact
 from dmcore.charts.positions import positions_chart, positions_table
 from dmcore.charts.ridge import ridge_chart, ridge_table
 from dmcore.charts.variants import setting_name, variants_chart, variants_table
+from dmcore.figures.figure import Figure
 from dmcore.results import Summary
-from dmcore.ui.figure import Figure
-from dmcore.ui.sections import sample_words
-from dmcore.ui.selection import Selection
+from dmcore.words.chosen import Chosen
 from dmcore.words.names import architecture_name, l0_text, plain
+from dmcore.words.sample import sample_words
 from dmcore.words.streams import stream_name
 
 _INTERVALS = "Bars: 95 % intervals over contexts."
@@ -118,32 +118,32 @@ def baselines_figure(summary: Summary) -> Figure:
     )
 
 
-def baselines_by_layer_figure(selection: Selection, layers: pl.DataFrame) -> Figure:
+def baselines_by_layer_figure(chosen: Chosen, layers: pl.DataFrame) -> Figure:
     """The baselines of one SAE per layer."""
 
     def table() -> pl.DataFrame:
         return pl.concat(
-            selection.summary_of(row).baselines.with_columns(layer=pl.lit(row["layer"])) for row in layers.to_dicts()
+            chosen.summary_of(row).baselines.with_columns(layer=pl.lit(row["layer"])) for row in layers.to_dicts()
         )
 
     return Figure(
         name="baselines_by_layer",
         key=tuple(layers["summary_key"]),
         question="Is it the same at every layer?",
-        caption=f"Held-out R² of |e|². {layers_caption(selection.record, layers)}",
+        caption=f"Held-out R² of |e|². {layers_caption(chosen.record, layers)}",
         chart=lambda: baselines_by_layer_chart(table()),
         data=table,
     )
 
 
-def layers_figure(selection: Selection, layers: pl.DataFrame) -> Figure:
+def layers_figure(chosen: Chosen, layers: pl.DataFrame) -> Figure:
     """R2 of the vector and of the squared norm over layers."""
     return Figure(
         name="r2_by_layer",
-        key=(selection.record["summary_key"], *layers["summary_key"]),
+        key=(chosen.record["summary_key"], *layers["summary_key"]),
         question="How linear is the error over layers?",
-        caption=f"{_INTERVALS} {layers_caption(selection.record, layers)}",
-        chart=lambda: layers_chart(layers, selection.record),
+        caption=f"{_INTERVALS} {layers_caption(chosen.record, layers)}",
+        chart=lambda: layers_chart(layers, chosen.record),
         data=lambda: layers_table(layers),
     )
 
