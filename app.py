@@ -17,6 +17,7 @@ st.navigation(
         st.Page(PAGES / "nonlinear.py", title="Nonlinear error", icon=":material/blur_on:", url_path="nonlinear"),
         st.Page(PAGES / "reduction.py", title="Error reduction", icon=":material/compress:", url_path="reduction"),
         st.Page(PAGES / "downstream.py", title="Downstream", icon=":material/water_drop:", url_path="downstream"),
+        st.Page(PAGES / "synthetic.py", title="Synthetic", icon=":material/science:", url_path="synthetic"),
         st.Page(PAGES / "controls.py", title="Controls", icon=":material/fact_check:", url_path="controls"),
         st.Page(PAGES / "catalogue.py", title="Catalogue", icon=":material/library_books:", url_path="catalogue"),
         st.Page(PAGES / "runs.py", title="Runs", icon=":material/play_circle:", url_path="runs"),

@@ -54,5 +54,15 @@ FIELD_NAMES = {
     "spliced": "variant",
     "read": "context",
     "at": "token",
+    "synthetic": "view",
+    "noise": "noise",
+    "ablated": "share of latents",
+    "density": "density",
+    "absent": "share of absent features",
+    "dense": "dense part",
+    "circles": "amount of circles",
+    "introduced": "spurious activity",
+    "shrinkage": "shrinkage",
+    "tokens": "number of tokens",
 }
 """Controls and link parameters, as a sentence says them."""
