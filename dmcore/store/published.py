@@ -53,9 +53,6 @@ from dmcore.results.claim_groups import group_claims
 from dmcore.results.claim_tests import study_claims
 from dmcore.results.claims import Claims
 from dmcore.results.controls import VERSION as CONTROLS_VERSION
-from dmcore.results.claim_groups import group_claims
-from dmcore.results.claim_tests import study_claims
-from dmcore.results.claims import Claims
 from dmcore.results.downstream import VERSION as DOWNSTREAM_VERSION
 from dmcore.results.earlier import earlier_saes
 from dmcore.results.shrinkage import SHRINKAGE, Shrinkage, shrinkage_spec
@@ -187,13 +184,6 @@ class Published:
         given = claim_inputs(self)
         return Claims(study_claims(given), group_claims(given))
 
-    def claims(self) -> Claims:
-        """The paper's statements held against this study, from what has been computed."""
-        from dmcore.store.claim_inputs import claim_inputs
-
-        given = claim_inputs(self)
-        return Claims(study_claims(given), group_claims(given))
-
     @property
     def file(self) -> str:
         """What a command is given for this study."""
@@ -296,6 +286,11 @@ def _indexes(store: Store) -> dict[str, Entry]:
         if NAME.fullmatch(name) and (name not in newest or newest[name].manifest.created < entry.manifest.created):
             newest[name] = entry
     return newest
+
+
+def index_of(study_id: str, store: Store) -> Entry | None:
+    """The newest index of a study; its manifest says of which study, and by which versions. None if there is none."""
+    return _indexes(store).get(study_id)
 
 
 def list_studies(store: Store | None = None) -> dict[str, str]:
