@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from dmcore.results.claim_tests import ClaimInputs, from_ends, tested, too_small
+from dmcore.results.claim_tests import ClaimInputs, from_ends, measured, too_small
 from dmcore.results.claims import STATEMENTS, Missing, claim_row, claims_frame
 from dmcore.results.compare import log_distance
 
@@ -34,7 +34,7 @@ def group_claims(given: ClaimInputs) -> pl.DataFrame:
         ("site", by_site(given.records)),
     ):
         if len(groups) > 1:
-            rows += [tested(claim, given, of, (by, name)) for name, of in groups.items() for claim in STATEMENTS]
+            rows += [measured(claim, given, of, (by, name)) for name, of in groups.items() for claim in STATEMENTS]
     return claims_frame(rows + _domains(given))
 
 

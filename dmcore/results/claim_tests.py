@@ -49,10 +49,10 @@ class ClaimInputs:
 
 def study_claims(given: ClaimInputs) -> pl.DataFrame:
     """A row of `CLAIMS` for each statement, over all SAEs of the study."""
-    return claims_frame([tested(claim, given, given.records) for claim in STATEMENTS])
+    return claims_frame([measured(claim, given, given.records) for claim in STATEMENTS])
 
 
-def tested(claim: str, given: ClaimInputs, records: pl.DataFrame, group: tuple[str, str] | None = None) -> dict:
+def measured(claim: str, given: ClaimInputs, records: pl.DataFrame, group: tuple[str, str] | None = None) -> dict:
     """The row of a statement over some of the study's SAEs."""
     found = too_small(given) or TESTS[claim](given, records)
     return claim_row(STATEMENTS[claim], found, given.n_contexts, group)
