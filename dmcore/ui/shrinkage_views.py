@@ -1,0 +1,122 @@
+"""The view Shrinkage of the page Controls: is the linear part of an SAE's error only undone shrinkage, and what is its map."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+import polars as pl
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from dmcore.charts.numbers import number
+from dmcore.figures.shrinkage import (
+    ablation_figure,
+    alignment_figure,
+    ladder_figure,
+    rank_figure,
+    rows_figure,
+    shape_figure,
+    singular_figure,
+)
+from dmcore.results.shrinkage import CASES, Shrinkage
+from dmcore.ui import reads
+from dmcore.ui.figure import draw
+from dmcore.ui.look_job import draw_look_button
+from dmcore.ui.missing import draw_missing
+from dmcore.ui.sections import finding
+from dmcore.ui.selection import Selection, option
+from dmcore.words.shrinkage import (
+    direction_sentence,
+    group_sentence,
+    ladder_sentence,
+    outlier_sentence,
+    rank_sentence,
+    shrinkage_remarks,
+)
+
+PARTS = {"ladder": "Ladder", "directions": "Directions of the map", "groups": "Directions of x"}
+"""What the view shows, and its title."""
+
+
+def shrinkage_view(selection: Selection, top: DeltaGenerator) -> None:
+    """The ladder, the map, and what it reads."""
+    record = selection.record
+    found = reads.shrinkage(selection.study_id, record["summary_key"])
+    if found is None:
+        draw_missing("The shrinkage of this SAE has", f"shrinkage {selection.published.file} {quote(record['sae'])}")
+        draw_look_button(
+            selection.study_id,
+            record["sae"],
+            lambda published: published.shrinkage(record["summary_key"]) is not None,
+            "shrinkage",
+        )
+        return
+    part = option("shrunk", "Show", list(PARTS), list(PARTS.values()), "ladder",
+                  kind=st.segmented_control, label_visibility="collapsed")  # fmt: skip
+    {"ladder": _ladder, "directions": _directions, "groups": _groups}[part](found, top)
+    for text in shrinkage_remarks(found):
+        st.caption(f":material/info: {text}")
+
+
+def _ladder(found: Shrinkage, top: DeltaGenerator) -> None:
+    with top:
+        finding(ladder_sentence(found), rank_sentence(found))
+    if found["ladder"].is_empty():
+        return
+    draw(ladder_figure(found))
+    draw(rank_figure(found))
+    with st.expander("All rungs, in numbers"):
+        st.dataframe(_numbers(found), hide_index=True)
+        st.caption(
+            "Left: R² from x, held out, of what is left of the error once the rung is taken away. Gain: over the smaller map "
+            "that the rung holds, paired. Intervals are over contexts."
+        )
+
+
+def _numbers(found: Shrinkage) -> pl.DataFrame:
+    """The ladder with every number and its interval as text."""
+    rows = found["ladder"].to_dicts()
+
+    def said(name: str) -> list[str]:
+        return [number(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) for row in rows]
+
+    columns = {"R²": said("r2"), "of the linear part": said("share"), "gain": said("gain"), "left": said("left")}
+    about = {"map": [row["title"] for row in rows], "numbers fitted": [row["n_weights"] for row in rows]}
+    alpha = ["" if row["alpha"] is None else f"{row['alpha']:.4g}" for row in rows]
+    blank = {name: ["" if text == "not computed" else text for text in texts] for name, texts in columns.items()}
+    return pl.DataFrame({**about, "α": alpha, **blank})
+
+
+def _directions(found: Shrinkage, top: DeltaGenerator) -> None:
+    with top:
+        finding(direction_sentence(found))
+    if found["shape"].is_empty():
+        return
+    draw(shape_figure(found))
+    draw(singular_figure(found))
+    weighting = option("weighting", "Order of directions", ["data", "plain"],
+                       ["By what the map predicts", "By singular value"], "data", kind=st.segmented_control)  # fmt: skip
+    draw(alignment_figure(found, weighting))
+    if len(found["rows"]):
+        draw(rows_figure(found, weighting))
+
+
+def _groups(found: Shrinkage, top: DeltaGenerator) -> None:
+    with top:
+        finding(group_sentence(found))
+    if len(found["ablations"]):
+        draw(ablation_figure(found))
+    st.markdown("### Is it an affair of a few outlying dimensions?")
+    st.markdown(outlier_sentence(found))
+    rows = found["without"].to_dicts()
+    if len(rows) > 1:
+        texts = [
+            [number(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) for row in rows] for name in ("r2", "drop")
+        ]
+        cases = [CASES[row["case"]] for row in rows]
+        drops = ["" if text == "not computed" else text for text in texts[1]]
+        st.dataframe(
+            pl.DataFrame({"R² of the full map where": cases, "R²": texts[0], "less than with all": drops}),
+            hide_index=True,
+        )
+        st.caption("Held out by context, pooled; 95 % intervals over contexts, differences paired.")
