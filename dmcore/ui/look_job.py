@@ -30,6 +30,8 @@ MAKES = {
     "inspect": "features, structure and detection scores of this SAE",
     "reduce": "this comparison",
     "downstream": "these numbers",
+    "shrinkage": "this ladder",
+    "transfer": "the matrices of this SAE",
     "controls": "the controls of this SAE's numbers",
     "synthetic": "this experiment",
 }

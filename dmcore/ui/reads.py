@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         Summary,
     )
     from dmcore.results.claims import Claims
+    from dmcore.results.shrinkage import Shrinkage
+    from dmcore.results.transfer import Transfer
     from dmcore.run.job_disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
@@ -138,6 +140,18 @@ def controls(study_id: str, summary_key: str) -> Controls | None:
     return published(study_id).controls(summary_key)
 
 
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner="Reading how much of this SAE's error is shrinkage")
+def shrinkage(study_id: str, summary_key: str) -> Shrinkage | None:
+    """How much of an SAE's linear error is undone shrinkage; None if it has not been made."""
+    return published(study_id).shrinkage(summary_key)
+
+
+@st.cache_resource(max_entries=64, ttl=FRESH_SECONDS, show_spinner="Reading whether the map holds elsewhere")
+def transfer(study_id: str, summary_key: str, by: str) -> Transfer | None:
+    """Maps fitted in one place and tested in another, around an SAE; None if that has not been made."""
+    return published(study_id).transfer(summary_key, by)
+
+
 @st.cache_resource(max_entries=16, ttl=FRESH_SECONDS, show_spinner="Looking which SAEs have results")
 def looked(study_id: str, stage: str) -> list[str]:
     """Keys of the summaries of the study's SAEs that have what `reduction` or `downstream` reads, in the study's order."""
@@ -206,6 +220,8 @@ def forget() -> None:
         reduction,
         downstream,
         controls,
+        shrinkage,
+        transfer,
         looked,
         wider,
         claims,
