@@ -76,8 +76,8 @@ def shape_figure(found: Shrinkage) -> Figure:
         key=_key(found),
         question="What does the map look like?",
         caption="Shares of |W|², the sum of its squares: (tr W)² / d, Σ W_ii², |(W + Wᵀ) / 2|², |(W − Wᵀ) / 2|². Dashed: the "
-        "mean of a random W. Every direction counts the same here, however much x varies along it. Bars: 95 % intervals, jackknife "
-        f"over {found.about['n_folds']} folds. W of all {found.about['n_tokens']:,} tokens.",
+        "mean of a random W. Every direction counts the same here, however much x varies along it. Bars: 95 % intervals, "
+        f"jackknife over {found.about['n_folds']} folds. W of all {found.about['n_tokens']:,} tokens.",
         chart=lambda: facts_chart(shape),
         data=lambda: facts_table(shape),
     )
@@ -90,8 +90,8 @@ def singular_figure(found: Shrinkage) -> Figure:
         name="shrinkage_spectrum",
         key=_key(found),
         question="Does the map treat all directions alike?",
-        caption="Singular values of W. Pure shrinkage, α I, has the same in every direction. Bands: 95 % intervals, jackknife "
-        f"over {found.about['n_folds']} folds. W of all {found.about['n_tokens']:,} tokens.",
+        caption="Singular values of W. Pure shrinkage, α I, has the same in every direction. Bands: 95 % intervals, "
+        f"jackknife over {found.about['n_folds']} folds. W of all {found.about['n_tokens']:,} tokens.",
         chart=lambda: singular_chart(spectrum, slope),
         data=lambda: singular_table(spectrum),
     )
