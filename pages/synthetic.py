@@ -10,7 +10,7 @@ from dmcore.ui.page import page
 from dmcore.ui.selection import option
 from dmcore.ui.synthetic_views import VIEWS
 
-OWN = ("synthetic", "noise", "ablated", *INGREDIENTS)
+OWN = ("synthetic", "noise", "ablated", "price", *INGREDIENTS)
 
 
 def main() -> None:

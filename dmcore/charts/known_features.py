@@ -10,7 +10,7 @@ import altair as alt
 import polars as pl
 
 from dmcore.charts.axes import FIT_WIDTH, at_ticks, finite, known
-from dmcore.charts.numbers import number
+from dmcore.charts.numbers import percent
 from dmcore.charts.planted import PART_NAMES
 from dmcore.charts.theme import NEUTRAL, part_colour
 from dmcore.results.agreement import SOUND, agreement_by
@@ -56,7 +56,8 @@ def components_chart(setting: Mapping[str, Any], components: pl.DataFrame) -> al
     low = min([0.0, *finite(table["share"]), *finite(table["low"])])
     high = max([*finite(table["share"]), *finite(table["high"])], default=0.0) or 0.1
     lane = {PART_NAMES[part]: 0.36 * (k - 0.5) for k, part in enumerate(SPLIT)}
-    words = [number(s, a, b) for s, a, b in table.select("share", "low", "high").rows()]
+    shares = table.select("share", "low", "high").rows()
+    words = [f"{100 * s:.1f} %".replace("-0.0", "0.0") if a is None else percent(s, a, b) for s, a, b in shares]
     drawn = table.with_columns(
         pl.Series("words", words, dtype=pl.String),
         at=pl.col("what").replace_strict({name: k for k, name in enumerate(order)}, return_dtype=pl.Float64)
@@ -66,8 +67,8 @@ def components_chart(setting: Mapping[str, Any], components: pl.DataFrame) -> al
     ).with_columns(top=pl.col("at") - 0.15, bottom=pl.col("at") + 0.15)
     first = pl.col("what") == order[0] if order else pl.lit(False)
     drawn = drawn.with_columns(words=pl.when(first).then(pl.col("words") + "  " + pl.col("part")).otherwise("words"))
-    x = alt.X("foot:Q", title="share of the variance of x", axis=alt.Axis(format="~%", tickCount=6),
-              scale=alt.Scale(domain=[low * 1.25, high * 1.6], nice=False, zero=False))  # fmt: skip
+    x = alt.X("foot:Q", title="share of the variance of x", axis=alt.Axis(format="~%", tickCount=4),
+              scale=alt.Scale(domain=[low * 1.25, high * 2.1], nice=False, zero=False))  # fmt: skip
     axis = alt.Axis(**at_ticks(list(range(len(order)))), labelExpr=f"{json.dumps(order)}[datum.value]", grid=False,
                     ticks=False, domain=False, labelLimit=280, labelFontSize=13, labelPadding=8)  # fmt: skip
     y = alt.Y("at:Q", title=None, axis=axis, scale=alt.Scale(domain=[len(order) - 0.5, -0.5], nice=False, zero=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import FIT_WIDTH, finite, known, with_text
+from dmcore.charts.axes import FIT_WIDTH, finite, known, linear_ends, linear_y, with_text
 from dmcore.charts.numbers import number, point
 from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, part_colour
 from dmcore.results.agreement import with_agreement
@@ -80,6 +80,39 @@ def truth_chart(rows: pl.DataFrame) -> alt.LayerChart:
         *_part_names(table, top),
     ]
     return alt.layer(*layers).properties(height=HEIGHT, autosize=FIT_WIDTH)
+
+
+def miss_chart(rows: pl.DataFrame) -> alt.LayerChart:
+    """How far each estimate is from its truth, with its interval; it is right where that reaches the dashed line.
+
+    Args:
+        rows: as of `truth_table`.
+    """
+    table = with_text(truth_table(rows), "found", "low", "high")
+    table = table.with_columns(
+        pl.Series("truth_text", [point(v) for v in table["truth"]], dtype=pl.String),
+        ring=pl.col("verdict") != "in the interval",
+        **{name: 100 * (pl.col(name) - pl.col("truth")) for name in ("found", "low", "high")},
+    )
+    low, high = linear_ends([0.0, *table["found"], *table["low"], *table["high"]])
+    far = max(finite(table["truth"]), default=1.0) or 1.0
+    x = alt.X("truth:Q", title="truth (share of the variance of x)", axis=alt.Axis(format=".0%", tickCount=6, grid=False),
+              scale=alt.Scale(domain=[-0.03 * far, 1.06 * far], nice=False, zero=False))  # fmt: skip
+    y = linear_y("found:Q", "estimate less truth (percentage points)", low, high)
+    tooltip = [alt.Tooltip("what:N", title="setting"), alt.Tooltip("part:N"), alt.Tooltip("truth_text:N", title="truth"),
+               alt.Tooltip("text:N", title="estimate"), alt.Tooltip("verdict:N", title="truth is")]  # fmt: skip
+    zero = alt.Chart(pl.DataFrame({"found": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[5, 4], strokeWidth=1.5)
+    base = alt.Chart(table)
+    dots = base.encode(x=x, y=y, color=part_colour(), tooltip=tooltip)
+    return alt.layer(
+        zero.encode(y=alt.Y("found:Q")),
+        base.mark_rule(strokeWidth=2, opacity=0.5).encode(
+            x=alt.X("truth:Q"), y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=part_colour()
+        ),
+        dots.transform_filter("!datum.ring").mark_point(filled=True, size=60, opacity=0.9),
+        dots.transform_filter("datum.ring").mark_point(filled=False, size=75, strokeWidth=2, opacity=1),
+        *_chosen(table.filter("chosen")),
+    ).properties(height=HEIGHT, autosize=FIT_WIDTH)
 
 
 def _chosen(table: pl.DataFrame) -> list[alt.Chart]:

@@ -30,6 +30,19 @@ def with_agreement(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(columns)
 
 
+def less_price(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with the known cost of the fit taken off: `nonlinear / (1 + price)`, and what that takes is linear.
+
+    Args:
+        table: with `price`, and the estimates of both parts with their ends. Ends move with their estimate.
+    """
+    price = pl.col("price")
+    cost = pl.when(price.is_finite()).then(pl.col("nonlinear") * price / (1 + price)).otherwise(0.0)
+    ends = ("", "_low", "_high")
+    moved = [(pl.col(f"linear{end}") + cost).alias(f"linear{end}") for end in ends]
+    return table.with_columns(*moved, *((pl.col(f"nonlinear{end}") - cost).alias(f"nonlinear{end}") for end in ends))
+
+
 def agreement_by(table: pl.DataFrame, ingredient: str) -> pl.DataFrame:
     """A row a level of an ingredient: `level`, `n`, and of each part the share inside and the median ratio."""
     return (

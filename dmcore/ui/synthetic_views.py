@@ -10,7 +10,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dmcore.charts.known_features import agreement_chart, agreement_table, components_chart, components_table
-from dmcore.charts.planted import correlation_chart, correlation_table, truth_chart, truth_table
+from dmcore.charts.planted import correlation_chart, correlation_table, miss_chart, truth_chart, truth_table
+from dmcore.results.agreement import less_price
 from dmcore.results.synthetic import ABLATED, DEFAULTS, INGREDIENTS, NOISES, GroundTruth, Planted
 from dmcore.store.synthetic import find_ground_truth, find_planted
 from dmcore.ui.figure import Figure, draw
@@ -63,13 +64,16 @@ def planted_view(selection: Selection, top: DeltaGenerator) -> None:
                        kind=st.segmented_control)  # fmt: skip
         shares = [f"{share:g}" for share in ABLATED]
         texts = [level_text("ablated", share) for share in ABLATED]
-        out = option("ablated", "Latents taken out, the least used", shares, texts, shares[0])
+        out = option(
+            "ablated", "Latents taken out, the least used", shares, texts, shares[0], kind=st.select_slider, width=260
+        )
+        less = cost_option()
     with top:
         finding(planted_finding(found, noise))
-    draw_cells(found, noise, float(out))
+    draw_cells(found, noise, float(out), less)
     draw_correlations(found, noise, float(out))
     with st.expander("Where is the estimate off?"):
-        _draw_regimes(found["cells"], CELL_NAMES)
+        _draw_regimes(less(found["cells"]), CELL_NAMES)
     with st.expander("How is this made?"):
         st.markdown(
             "x' = Sae(x) stands for the true activation, which the SAE reconstructs exactly. Taking out its least used latents "
@@ -80,22 +84,50 @@ def planted_view(selection: Selection, top: DeltaGenerator) -> None:
         )
 
 
-def draw_cells(found: Planted, noise: str, share: float) -> None:
+def cost_option() -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """What the estimates of a table are drawn as: as they are, or with the cost of the fit taken off."""
+    help_ = (
+        "Held-out least squares pays for the map that it fits: with n tokens and d dimensions it finds about d / (n − d − 1) too "
+        "much nonlinear error. The amount is known, so it can be taken off."
+    )
+    chosen = option("price", "Cost of the fit", ["in", "off"], ["As estimated", "Taken off"], "in",
+                    kind=st.segmented_control, help=help_)  # fmt: skip
+    return less_price if chosen == "off" else lambda table: table
+
+
+def draw_cells(found: Planted, noise: str, share: float, less: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
     """Truth against estimate of every cell of a noise and an ablation."""
     cells = found["cells"].filter((pl.col("noise") == noise) & (pl.col("ablated") == share))
-    rows = cells.with_columns(what=pl.format("noise on x {} ×, on Sae(x) {} ×", pl.col("on_acts"), pl.col("on_recon")))
-    draw(
-        Figure(
-            name="synthetic_planted",
-            key=(found.folder.name, noise, f"{share:g}"),
-            question="Does the estimate find what was planted?",
-            caption=f"{len(rows)} cells: {NOISES[noise]} of 0 to 2 times the SAE's squared error on x and on Sae(x), "
-            f"{level_text('ablated', share)} of the latents taken out. Dashed: the estimate is the truth. Hollow: the truth is "
-            f"outside the interval. Shares of Σ|x − mean x|². {planted_sample(found)}",
-            chart=lambda: truth_chart(rows),
-            data=lambda: truth_table(rows),
-        )
+    rows = less(cells).with_columns(
+        what=pl.format("noise on x {} ×, on Sae(x) {} ×", pl.col("on_acts"), pl.col("on_recon"))
     )
+    key = (found.folder.name, noise, f"{share:g}", str(less is less_price))
+    left, right = st.columns(2, gap="large")
+    with left:
+        draw(
+            Figure(
+                name="synthetic_planted",
+                key=key,
+                question="Does the estimate find what was planted?",
+                caption=f"{len(rows)} cells: {NOISES[noise]} of 0 to 2 times the SAE's squared error on x and on Sae(x), "
+                f"{level_text('ablated', share)} of the latents taken out. Dashed: the estimate is the truth. Hollow: the truth "
+                f"is outside the interval. Shares of Σ|x − mean x|². {planted_sample(found)}",
+                chart=lambda: truth_chart(rows),
+                data=lambda: truth_table(rows),
+            )
+        )
+    with right:
+        draw(
+            Figure(
+                name="synthetic_missed",
+                key=key,
+                question="By how much is it off?",
+                caption="The same, less the truth, in percentage points of the variance of x. An interval that reaches the dashed "
+                f"line holds the truth. {planted_sample(found)}",
+                chart=lambda: miss_chart(rows),
+                data=lambda: truth_table(rows),
+            )
+        )
 
 
 def draw_correlations(found: Planted, noise: str, share: float) -> None:
@@ -123,16 +155,18 @@ def known_view(selection: Selection, top: DeltaGenerator) -> None:
     with top:
         finding(known_finding(found))
     levels = choose_levels()
+    less = cost_option()
     setting = found.setting(**levels)
     if setting is None:
         st.info("This setting has not been made: choose another.", icon=":material/inbox:")
         return
+    setting = less(pl.DataFrame([setting], infer_schema_length=None)).row(0, named=True)
     same = found.setting(**levels | {"tokens": DEFAULTS["tokens"]}) or setting
     components = found["components"].filter(pl.col("setting") == same["setting"])
     st.markdown(f"**{setting_sentence(setting, components).replace(' %', chr(160) + '%')}**")
-    key = (found.folder.name, str(setting["setting"]))
+    key = (found.folder.name, str(setting["setting"]), str(less is less_price))
     left, right = st.columns(2, gap="large")
-    rows = neighbours(found, levels)
+    rows = less(neighbours(found, levels))
     with left:
         draw(
             Figure(
@@ -158,8 +192,8 @@ def known_view(selection: Selection, top: DeltaGenerator) -> None:
                 data=lambda: components_table(setting, components),
             )
         )
-    draw_agreement(found)
-    draw_trained(found)
+    draw_agreement(found, less)
+    draw_trained(found, less)
 
 
 def choose_levels() -> dict[str, float]:
@@ -168,7 +202,8 @@ def choose_levels() -> dict[str, float]:
     for k, (name, values) in enumerate(INGREDIENTS.items()):
         keys, texts = [f"{v:g}" for v in values], [level_text(name, v) for v in values]
         with columns[k % 4]:
-            chosen = option(name, INGREDIENT_NAMES[name], keys, texts, f"{DEFAULTS[name]:g}", help=HELP[name])
+            chosen = option(name, INGREDIENT_NAMES[name], keys, texts, f"{DEFAULTS[name]:g}",
+                            kind=st.select_slider, help=HELP[name])  # fmt: skip
         levels[name] = values[keys.index(chosen)]
     return levels
 
@@ -186,14 +221,14 @@ def neighbours(found: GroundTruth, levels: dict[str, float]) -> pl.DataFrame:
     return rows.with_columns(pl.Series("what", words, dtype=pl.String), chosen=pl.col("n_other") == 0).drop("n_other")
 
 
-def draw_agreement(found: GroundTruth) -> None:
+def draw_agreement(found: GroundTruth, less: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
     """In what share of the settings the interval holds the truth, by ingredient."""
-    settings = found["settings"]
+    settings = less(found["settings"])
     table = agreement_table(settings, INGREDIENT_NAMES, levels_texts(settings, list(INGREDIENT_NAMES)))
     draw(
         Figure(
             name="synthetic_agreement",
-            key=(found.folder.name,),
+            key=(found.folder.name, str(less is less_price)),
             question="Where can the interval be trusted?",
             caption=f"All {len(settings):,} settings of the grid, by the level of one ingredient at a time; dashed: 95 %. "
             "Settings of one density, dense part, circles and number of tokens share their tokens, so they are not independent. "
@@ -206,12 +241,12 @@ def draw_agreement(found: GroundTruth) -> None:
         _draw_regimes(settings, INGREDIENT_NAMES)
 
 
-def draw_trained(found: GroundTruth) -> None:
+def draw_trained(found: GroundTruth, less: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
     """SAEs that were trained on known features."""
     trained = found["trained"]
     if trained.is_empty():
         return
-    rows = trained.with_columns(
+    rows = less(trained).with_columns(
         what=pl.format(
             "density {}, circles {}, {} tokens a dimension",
             *(pl.col(c).cast(pl.Int32) for c in ("density", "circles", "tokens")),
@@ -223,7 +258,7 @@ def draw_trained(found: GroundTruth) -> None:
     draw(
         Figure(
             name="synthetic_trained",
-            key=(found.folder.name,),
+            key=(found.folder.name, str(less is less_price)),
             question="And with SAEs that were trained?",
             caption=f"{len(saes)} TopK SAEs of {trained['d_sae'][0]:,} latents, trained on {about['training_tokens']:,} tokens "
             "of each density, without circles and with as much of them as of sparse features; each at "
@@ -242,10 +277,6 @@ def _draw_regimes(table: pl.DataFrame, names: dict[str, str]) -> None:
         st.markdown("Nowhere on this grid, by any single ingredient.")
     for text in said:
         st.markdown(f"- {_capital(text)}.")
-    st.caption(
-        "Held-out least squares pays for the map that it fits: with n tokens and d dimensions it finds about d / (n − d − 1) too "
-        "much nonlinear error, and as much too little linear error. The interval holds that luck, not that bias."
-    )
 
 
 def _capital(text: str) -> str:

@@ -62,6 +62,7 @@ FIELD_NAMES = {
     "synthetic": "view",
     "noise": "noise",
     "ablated": "share of latents",
+    "price": "cost of the fit",
     "density": "density",
     "absent": "share of absent features",
     "dense": "dense part",
