@@ -35,13 +35,19 @@ def others(cells_of_fold: Cells, fold: int) -> list[int]:
     return [cell for other, cells in enumerate(cells_of_fold) if other != fold for cell in cells]
 
 
-def gaussian_bias(n_train: float, d_in: int) -> float:
-    """Expected held-out R2 of a target that has nothing to do with Gaussian `x`; nan where it has no mean.
+def gaussian_bias(n_train: float, d_in: int, n_tokens: int) -> float:
+    """Expected R2, pooled over folds, of a target that has nothing to do with Gaussian `x`; nan where it has no mean.
 
-    `1 - (1 + 1/n) (n - 2) / (n - d - 2)`, which is about `-d / (n - d - 1)`.
+    `1 - (1 + 1/n) (n - 2) / (n - d - 2) N / (N - 1)`, which is about `-d / (n - d - 1)`; with d = 0, that of the mean alone.
+
+    Args:
+        n_train: n, training tokens of a fold.
+        d_in: d, dimensions of x.
+        n_tokens: N, all tokens, about whose mean the variance is.
     """
     left = n_train - d_in - 2
-    return 1.0 - (1.0 + 1.0 / n_train) * (n_train - 2) / left if left > 0 else float("nan")
+    worse = (1.0 + 1.0 / n_train) * (n_train - 2) / left if left > 0 else float("nan")
+    return 1.0 - worse * n_tokens / (n_tokens - 1.0)
 
 
 def exchangeable_bias(inputs: InputMoments, cells_of_fold: Cells) -> float:
