@@ -9,7 +9,7 @@ from dmcore.ui.glossary import glossary
 from dmcore.ui.page import page
 from dmcore.ui.selection import option
 
-OWN = ("trust", "shrunk", "weighting", "between", "kept", "cells",)
+OWN = ("trust", "shrunk", "weighting", "between", "kept", "cells")
 
 
 def main() -> None:

@@ -53,10 +53,10 @@ def matrix_chart(cells: pl.DataFrame, labels: Sequence[str], kept: str, shown: s
     order = list(labels)
     x = alt.X("tested:N", sort=order, title="tested on",
               axis=alt.Axis(orient="top", labelAngle=angle, labelLimit=180, ticks=False, domain=False, labelFontSize=12,
-                            labelOverlap=False, labelAlign="left" if angle else "center"))  # fmt: skip
+                            labelOverlap=False, labelFlush=False, labelAlign="left" if angle else "center"))  # fmt: skip
     y = alt.Y("fitted:N", sort=order, title="fitted on",
               axis=alt.Axis(labelLimit=240, labelPadding=6, ticks=False, domain=False, labelFontSize=12,
-                            labelOverlap=False))  # fmt: skip
+                            labelOverlap=False, labelFlush=False))  # fmt: skip
     # Twice as far as the values go: the darker half of the scale would hide the numbers in it.
     colour = alt.Color("shade:Q", scale=alt.Scale(domain=[0.0, 2.0 * top], nice=False), legend=None)
     tooltip = [alt.Tooltip("fitted:N", title="fitted on"), alt.Tooltip("tested:N", title="tested on"),

@@ -62,7 +62,7 @@ def transfer_sentence(found: Transfer) -> str:
     scaled = found.off_diagonal("scaled").filter(pl.col("relative").is_not_null())
     if len(scaled):
         kept = float(scaled["relative"].median())  # type: ignore[arg-type]
-        said.append(f"Its directions, with their size fitted anew, keep {percent(kept)}.")
+        said.append(f"The slope up to one number keeps {fixed(100 * kept, 0)} %.")
     return " ".join(said)
 
 
