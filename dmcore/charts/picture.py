@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
@@ -29,6 +30,21 @@ def svg(chart: alt.TopLevelMixin, title: str, caption: str) -> bytes:
     import vl_convert
 
     return vl_convert.vegalite_to_svg(picture_spec(chart, title, caption)).encode()
+
+
+def plot_svg(chart: alt.TopLevelMixin, clean: Callable[[Any], Any] = lambda spec: spec) -> str:
+    """The chart alone as SVG, for a page that has its title and caption already.
+
+    Args:
+        chart: any of `dmcore.charts`.
+        clean: what is done to its spec first.
+    """
+    import vl_convert
+
+    spec = chart.to_dict(validate=False)
+    _fix_width(spec)
+    spec["config"] = PICTURE_CONFIG
+    return vl_convert.vegalite_to_svg(clean(spec))
 
 
 def png(chart: alt.TopLevelMixin, title: str, caption: str) -> bytes:

@@ -1,0 +1,39 @@
+"""A report: its sections in their order. Another topic is another file of `dmcore.report.sections` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dmcore.report.blocks import Section
+from dmcore.report.sections import controls, downstream, nonlinear, origin, overview, reduction, regression, scaling
+from dmcore.report.subject import Subject
+
+SECTIONS: tuple[Callable[[Subject], Section], ...] = (
+    overview.section,
+    regression.section,
+    scaling.section,
+    nonlinear.section,
+    reduction.section,
+    downstream.section,
+    controls.section,
+    origin.section,
+)
+"""Each makes one section; order of the report."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is sent."""
+
+    subject: Subject
+    sections: tuple[Section, ...]
+
+
+def build(subject: Subject) -> Report:
+    """The report of a subject.
+
+    Raises:
+        StoreError: the results of its SAE are missing or damaged.
+    """
+    return Report(subject, tuple(make(subject) for make in SECTIONS))

@@ -1,0 +1,121 @@
+"""A report as one HTML file: nothing in it is fetched, and no script runs."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dmcore.report.blocks import Block, Code, Missing, Numbers, Said, Section, Shown
+from dmcore.report.build import Report
+from dmcore.report.escape import escape, inline
+from dmcore.report.pictures import inline_svg
+from dmcore.report.style import STYLE
+from dmcore.words.names import plain, sae_phrase
+from dmcore.words.sample import sample_words
+from dmcore.words.streams import site_phrase
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+LONG = 12
+"""Rows up to which a table cannot be folded away."""
+
+
+def page(title: str, body: str) -> str:
+    """A document around its body, which is HTML."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def report_html(report: Report) -> str:
+    """The whole report."""
+    subject = report.subject
+    links = "".join(f'<li><a href="#{one.name}">{escape(one.title)}</a></li>' for one in report.sections)
+    body = [heading(report), f'<nav aria-label="Contents"><ul>{links}</ul></nav>', "<main>"]
+    body += [section_html(section, section.name) for section in report.sections]
+    body += ["</main>", f"<footer>{footer(report)}</footer>"]
+    return page(f"{subject.published.title}: what its SAEs miss", "\n".join(body))
+
+
+def heading(report: Report) -> str:
+    """Title, study, model, sites, the SAE; and how much of the study is missing."""
+    subject = report.subject
+    published, records = subject.published, subject.published.records
+    sites = records["site"].unique(maintain_order=True).to_list()
+    rows = {
+        "Study": published.study_id,
+        "Model": published.model,
+        "Sites": ", ".join(sites),
+        "SAEs": f"{len(records):,} with results",
+        "This SAE": subject.record["sae"],
+    }
+    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows.items())
+    where = f"{site_phrase(subject.record)} · {sae_phrase(subject.record)}"
+    missing = ""
+    if published.n_missing > 0:
+        n = (
+            "1 of the study's SAEs has"
+            if published.n_missing == 1
+            else f"{published.n_missing:,} of the study's SAEs have"
+        )
+        missing = block_html(Missing(f"{n} no result yet: run `python -m dmcore sweep {published.file}`."), "")
+    return (
+        f"<header><h1>{escape(published.title)}</h1><p>{inline(where[0].upper() + where[1:])}. "
+        f"{inline(plain(sample_words(subject.record)))}</p><dl>{facts}</dl>{missing}</header>"
+    )
+
+
+def footer(report: Report) -> str:
+    """What made the file."""
+    file = escape(report.subject.published.file)
+    return f"Made by dmcore, the dark-matter explorer: <code>python -m dmcore report {file} -o report.html</code>"
+
+
+def section_html(section: Section, prefix: str) -> str:
+    """A section; `prefix` begins the ids of its pictures."""
+    blocks = [block_html(block, f"{prefix}-{k}") for k, block in enumerate(section.blocks)]
+    return f'<section id="{prefix}"><h2>{escape(section.title)}</h2>\n' + "\n".join(blocks) + "\n</section>"
+
+
+def block_html(block: Block, prefix: str) -> str:
+    """One block."""
+    if isinstance(block, Said):
+        return f'<p class="{"finding" if block.finding else "said"}">{inline(block.text)}</p>'
+    if isinstance(block, Missing):
+        return f'<p class="missing"><strong>Missing.</strong> {inline(block.text)}</p>'
+    if isinstance(block, Code):
+        return f"<h3>{escape(block.title)}</h3><pre>{escape(block.text)}</pre>"
+    if isinstance(block, Numbers):
+        return numbers_html(block)
+    return figure_html(block, prefix)
+
+
+def figure_html(block: Shown, prefix: str) -> str:
+    """A chart under its question, over its caption."""
+    figure = block.figure
+    question = f"<h3>{inline(figure.question)}</h3>" if figure.question else ""
+    if not len(figure.data()):
+        return f'<figure>{question}<p class="missing">There are no rows for this chart.</p></figure>'
+    svg = inline_svg(figure, prefix)
+    caption = f"<figcaption>{inline(figure.caption.replace('$', ''))}</figcaption>"
+    return f'<figure>{question}<div class="chart" tabindex="0">{svg}</div>{caption}</figure>'
+
+
+def numbers_html(block: Numbers) -> str:
+    """A table under its title; a long one can be folded away."""
+    table = f'<div class="table" tabindex="0">{table_html(block.table)}</div>'
+    caption = f'<p class="caption">{inline(block.caption)}</p>' if block.caption else ""
+    if len(block.table) <= LONG:
+        return f"<h3>{escape(block.title)}</h3>{table}{caption}"
+    head = f"<h3>{escape(block.title)}</h3> {len(block.table):,} rows"
+    return f"<details open><summary>{head}</summary>{table}{caption}</details>"
+
+
+def table_html(table: pl.DataFrame) -> str:
+    """Every cell is text, the first of a row its head."""
+    if not len(table):
+        return "<p>There are no rows.</p>"
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in table.rows())
+    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table>"

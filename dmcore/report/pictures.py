@@ -1,0 +1,32 @@
+"""Charts as SVG inside one document: of a fixed width, with no script, no address, and ids of their own."""
+
+from __future__ import annotations
+
+import re
+
+from dmcore.charts.picture import plot_svg
+from dmcore.figures.figure import Figure
+from dmcore.report.escape import cleaned, escape, unmarked
+
+_ID = re.compile(r'(?<=\bid=")[^"]+(?=")')
+_USED = re.compile(r'(?P<before>url\(["\']?#|href="#)(?P<id>[^)"\']+)')
+
+
+def inline_svg(figure: Figure, prefix: str) -> str:
+    """A figure's chart as an `<svg>` element.
+
+    Args:
+        figure: whose table must not be empty.
+        prefix: of its ids, so that no two pictures of a document share one. They are counted anew: the renderer counts on
+            through its life, and the same chart must be the same bytes.
+    """
+    svg = plot_svg(figure.chart(), cleaned)
+    svg = svg[svg.index("<svg") :]
+    names = {old: f"{prefix}-{k}" for k, old in enumerate(dict.fromkeys(_ID.findall(svg)))}
+    svg = _ID.sub(lambda m: names[m[0]], svg)
+    svg = _USED.sub(lambda m: m["before"] + names.get(m["id"], m["id"]), svg)
+    label = escape(unmarked(figure.question or figure.name.replace("_", " ")))
+    svg = svg.replace('xmlns:xlink="http://www.w3.org/1999/xlink"', "").replace(
+        'xmlns="http://www.w3.org/2000/svg"', ""
+    )
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
