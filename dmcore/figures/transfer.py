@@ -20,7 +20,8 @@ KEPT_WORDS = {
 }
 ABOUT = {
     "domain": "All texts: every kept token. Where texts are named by document, contexts of one document are both fitted and "
-    "tested on in the diagonal, never the same ones. ",
+    "tested on in the diagonal, never the same ones. A map of few tokens is noisy, most of all along directions in which its own "
+    "text hardly varies: part of what does not transfer is that, and the row of all texts has the least of it. ",
     "layer": "One SAE a layer, of the nearest width and L0. The map of one layer reads x of the other and predicts the error "
     "there. ",
     "sae": "SAEs of this site: of this kind at every width and L0, and of the other kinds at this width. ",
