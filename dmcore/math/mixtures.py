@@ -213,7 +213,7 @@ def held_out_split(tokens: Tokens, x: Weights, e: Weights) -> tuple[dict[str, fl
         below = draws @ variance
         columns = {"fvu": draws @ size / below, "nonlinear": (draws @ left + (draws - 1.0) @ moved) / below}
     columns["linear"] = columns["fvu"] - columns["nonlinear"]
-    found: dict[str, float] = {"n_tokens": tokens.n_tokens, "price": price_of(tokens, acts.shape[1])}
+    found: dict[str, float] = {"n_tokens": float(tokens.n_tokens), "price": price_of(tokens, acts.shape[1])}
     for name, column in columns.items():
         one = interval(float(column[0]), column[1:])
         found |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
