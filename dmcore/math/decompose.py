@@ -19,7 +19,7 @@ from torch import Tensor
 from dmcore.errors import DataError
 from dmcore.estimate import Estimate
 from dmcore.math.bootstrap import bootstrap_units
-from dmcore.math.fit_noise import fit_influence, fit_pulls
+from dmcore.math.fit_noise import error_influence, fit_pulls
 from dmcore.math.folds import assign_folds
 from dmcore.math.linear_map import AffineMap
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, error_targets, product_dtype
@@ -208,8 +208,7 @@ def _parts(
         x = acts[rows].to(dtype)
         error = x - recon[rows].to(dtype)
         parts = split_tokens(fit, x, error, folds[rows])
-        residual = torch.cat([parts.nonlinear, (error.square().sum(1) - parts.predicted_norm_sq)[:, None]], dim=1)
-        influence = fit_influence(pulls, x, residual, folds[rows])
+        influence = error_influence(pulls, x, error, parts, folds[rows])
         sums.add(units[rows], torch.ones_like(units[rows], dtype=torch.bool), x, error, parts, influence)
         nonlinear[rows] = parts.nonlinear
         # Taken from the rounded nonlinear part, so that the two add up to `acts - recon` as it is in this dtype.

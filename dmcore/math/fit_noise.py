@@ -5,7 +5,8 @@
 2. The squared error held out in fold f moves with the map `W` by `-2 tr(K_f^T dW)`, where `K_f = C_f - G_f W` is what the inputs
    of the held-out tokens still say of their residuals: zero but for luck.
 3. So a token of fold g adds `-2 sum over f not g of [x, 1] G_-f^-1 K_f . r` to the squared error of the folds that trained on it,
-   which is one affine map of x, times the residual. Its sums over contexts enter the bootstrap with weights less one.
+   which is one affine map of x, times the residual. Its sums over contexts enter the bootstrap with the replicate's weights less
+   their mean over tokens: weights that are all doubled move no map.
 
 With it the intervals of R2 and of nonlinear FVU say how the numbers vary with the texts *and* with the fit on them;
 `benchmarks/coverage.py` shows what they cover with it and without. The residual of a token is the held-out one, which is a little
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from dmcore.math.linear_map import AffineMap, fit_map
 from dmcore.math.moments import InputMoments, TargetMoments
-from dmcore.math.split import FoldedFit
+from dmcore.math.split import FoldedFit, TokenParts, row_norm_sq
 
 
 def fit_pulls(
@@ -73,3 +74,11 @@ def fit_influence(
         rows = folds == fold
         moved[rows] = -2.0 * pulls[fold].predict(x[rows]) * residual[rows]
     return moved
+
+
+def error_influence(
+    pulls: Sequence[AffineMap], x: Tensor, error: Tensor, parts: TokenParts, folds: Int64[Tensor, " n_tokens"]
+) -> Tensor:
+    """`fit_influence` of an error taken apart: (n_tokens, d_model + 1), of each dimension and of the squared norm."""
+    norm_residual = (row_norm_sq(error) - parts.predicted_norm_sq.double()).to(x.dtype)
+    return fit_influence(pulls, x, torch.cat([parts.nonlinear, norm_residual[:, None]], dim=1), folds)

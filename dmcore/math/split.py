@@ -218,7 +218,9 @@ def estimates(sums: SplitSums, seed: int) -> SplitEstimates:
     weights = np.concatenate([np.ones((1, n_units)), poisson_weights(n_units, seed)])
     alive = np.isfinite(sums.r2_dims())
     scatter_dims = weights @ sums.error_scatter_dims[:, alive]
-    through_fit = (weights - 1.0) @ sums.fit_influence
+    # More of everything fits the same map: weights less their mean, not less one, so that only what texts differ in counts.
+    n_tokens = sums.scalar("n_tokens")
+    through_fit = (weights - (weights @ n_tokens / n_tokens.sum())[:, None]) @ sums.fit_influence
     nonlinear_dims = weights @ sums.nonlinear_dims[:, alive] + through_fit[:, :-1][:, alive]
     act_scatter, norm_scatter = (weights @ sums.scalar(name) for name in ("act_scatter", "norm_scatter"))
     nonlinear = weights @ sums.scalar("nonlinear_sq") + through_fit[:, :-1].sum(1)

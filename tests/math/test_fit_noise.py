@@ -88,7 +88,7 @@ def test_intervals_over_tokens_do_not_cover_it(world, truth) -> None:
 def test_without_the_noise_of_the_fit_the_interval_of_the_norm_is_too_short(
     world, truth, by_context, monkeypatch
 ) -> None:
-    monkeypatch.setattr("dmcore.math.decompose.fit_influence", lambda pulls, x, residual, folds: 0 * residual)
+    monkeypatch.setattr("dmcore.math.fit_noise.fit_influence", lambda pulls, x, residual, folds: 0 * residual)
     texts_alone = simulate(world, 40, N_STUDIES)
     for metric in ("r2_error_norm_sq", "r2_error"):
         with_fit, without = ([s[metric].high - s[metric].low for s in studies] for studies in (by_context, texts_alone))
