@@ -13,6 +13,7 @@ from dmcore.ui.figure import Figure, draw
 from dmcore.ui.glossary import glossary
 from dmcore.ui.page import page
 from dmcore.ui.paper_claims import CLAIMS, MARKS, SUBJECTS
+from dmcore.ui.report_button import draw_report_buttons
 from dmcore.ui.sae_table import draw_sae_table
 from dmcore.ui.sections import cards, finding, sample_words
 from dmcore.ui.selection import Selection
@@ -123,6 +124,7 @@ def main() -> None:
         st.subheader("Which SAEs does this study have?", anchor=False)
         draw_sae_table(selection)
         st.caption("Click on a row's circle to show that SAE, on a column's name to sort.")
+        draw_report_buttons(selection)
         draw_methods(selection)
 
 

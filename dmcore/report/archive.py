@@ -10,7 +10,7 @@ import polars as pl
 from dmcore.charts import picture
 from dmcore.report.blocks import Code, Numbers, Shown
 from dmcore.report.build import Report
-from dmcore.report.escape import unmarked, visible
+from dmcore.report.escape import unmarked, visible, without_clicks
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date of every file: that of a day would make another archive of the same results."""
@@ -42,7 +42,7 @@ def archive(report: Report) -> bytes:
             elif isinstance(block, Shown) and len(block.figure.data()):
                 figure = block.figure
                 name = _fresh(files, f"charts/{figure.name}", ".svg")
-                caption = unmarked(figure.caption)
+                caption = unmarked(without_clicks(figure.caption))
                 files[name] = picture.svg(figure.chart(), figure.question, caption)
                 files[name.removesuffix(".svg") + ".parquet"] = _parquet(figure.data())
                 lines += [f"{name}: {unmarked(figure.question)} {caption}"]

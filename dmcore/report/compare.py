@@ -28,11 +28,12 @@ CAPTION = (
 def comparison_html(left: Report, right: Report) -> str:
     """Both reports in one document."""
     titles = [one.subject.published.title for one in (left, right)]
+    numbers = differences(left.subject, right.subject)
     body = [
         f'<div class="pair"><div>{heading(left)}</div><div>{heading(right)}</div></div>',
         "<main>",
-        f'<section><h2>How do their numbers differ?</h2><div class="table">{table_html(differences(left.subject, right.subject))}'
-        f'</div><p class="caption">{escape(CAPTION)}</p></section>',
+        f'<section><h2>How do their numbers differ?</h2><div class="table">{table_html(numbers)}</div>'
+        f'<p class="caption">{escape(CAPTION)}</p></section>',
     ]
     others = {section.name: section for section in right.sections}
     for section in left.sections:
@@ -80,15 +81,19 @@ def _name(block: Block) -> tuple[str, str]:
     )
 
 
+def _is_said(block: Block, first: bool) -> bool:
+    """Whether a block is a finding or something missing, which come first, or another sentence."""
+    if isinstance(block, Said):
+        return block.finding is first
+    return first and isinstance(block, Missing)
+
+
 def _beside(left: Section, right: Section) -> str:
     """A section of both: sentences first, then pairs of charts and tables."""
     pairs: list[tuple[Block | None, Block | None]] = []
-    for said in (True, False):
-        own = [
-            [b for b in one.blocks if isinstance(b, Said | Missing) and getattr(b, "finding", True) is said]
-            for one in (left, right)
-        ]
-        pairs += list(zip_longest(*own))
+    for first in (True, False):
+        own = [[block for block in one.blocks if _is_said(block, first)] for one in (left, right)]
+        pairs.extend(zip_longest(*own))
     by_name = [{_name(b): b for b in one.blocks if not isinstance(b, Said | Missing)} for one in (left, right)]
     pairs += [(by_name[0].get(name), by_name[1].get(name)) for name in dict.fromkeys([*by_name[0], *by_name[1]])]
     cells = []

@@ -43,6 +43,11 @@ def unmarked(text: str) -> str:
     return _MARKDOWN.sub(lambda m: m["plain"] or m["bold"] or m["slant"] or m["code"] or "", text)
 
 
+def without_clicks(caption: str) -> str:
+    """A page's caption without the sentences on what a click does there."""
+    return re.sub(r"(?:^|(?<=\.) )Click on [^.]*\.", "", caption).strip()
+
+
 def cleaned(spec: Any) -> Any:
     """A chart's spec with all of its texts visible."""
     if isinstance(spec, str):

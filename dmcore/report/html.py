@@ -6,7 +6,7 @@ import polars as pl
 
 from dmcore.report.blocks import Block, Code, Missing, Numbers, Said, Section, Shown
 from dmcore.report.build import Report
-from dmcore.report.escape import escape, inline
+from dmcore.report.escape import escape, inline, without_clicks
 from dmcore.report.pictures import inline_svg
 from dmcore.report.style import STYLE
 from dmcore.words.names import plain, sae_phrase
@@ -41,11 +41,11 @@ def report_html(report: Report) -> str:
 def heading(report: Report) -> str:
     """Title, study, model, sites, the SAE; and how much of the study is missing."""
     subject = report.subject
-    published, records = subject.published, subject.published.records
+    published, records, model = subject.published, subject.published.records, subject.published.model
     sites = records["site"].unique(maintain_order=True).to_list()
     rows = {
         "Study": published.study_id,
-        "Model": published.model,
+        "Model": model if "/" in model or "(" in model else f"{model} (a folder beside the study file)",
         "Sites": ", ".join(sites),
         "SAEs": f"{len(records):,} with results",
         "This SAE": subject.record["sae"],
@@ -98,7 +98,7 @@ def figure_html(block: Shown, prefix: str) -> str:
     if not len(figure.data()):
         return f'<figure>{question}<p class="missing">There are no rows for this chart.</p></figure>'
     svg = inline_svg(figure, prefix)
-    caption = f"<figcaption>{inline(figure.caption.replace('$', ''))}</figcaption>"
+    caption = f"<figcaption>{inline(without_clicks(figure.caption).replace('$', ''))}</figcaption>"
     return f'<figure>{question}<div class="chart" tabindex="0">{svg}</div>{caption}</figure>'
 
 

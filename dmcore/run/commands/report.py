@@ -37,10 +37,8 @@ def _report(arguments: argparse.Namespace) -> int:
     for path in filter(None, (arguments.out, arguments.tables)):
         check_file(path)
     report = build(opened(arguments.study, arguments.sae))
-    if arguments.compare is None:
-        text = report_html(report)
-    else:
-        text = comparison_html(report, build(opened(arguments.compare, None)))
+    other = None if arguments.compare is None else build(opened(arguments.compare, None))
+    text = report_html(report) if other is None else comparison_html(report, other)
     write(arguments.out, text.encode())
     if arguments.tables is not None:
         write(arguments.tables, archive(report))
