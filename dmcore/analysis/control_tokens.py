@@ -16,6 +16,8 @@ from torch import Tensor
 
 from dmcore.estimate import Estimate
 from dmcore.math.bootstrap import interval
+from dmcore.math.fit_noise import error_influence, fit_pulls
+from dmcore.math.linear_map import AffineMap
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, error_targets, product_dtype
 from dmcore.math.split import Centres, FoldedFit, SplitEstimates, SplitSums, estimates, fit_folds, split_tokens
 
@@ -157,16 +159,26 @@ def measure(
     targets = tokens.error_moments(error, folds, n_folds)
     groups = [[fold] for fold in range(n_folds)]
     fit = fit_folds(inputs, targets, groups, ridge=ridge, fit_bias=fit_bias, full=False, single=True)
-    return measured(tokens, error, folds, fit, Centres.from_moments(inputs, targets, range(n_folds)))
+    pulls = fit_pulls(inputs, targets, groups, fit, ridge=ridge, fit_bias=fit_bias)
+    return measured(tokens, error, folds, fit, Centres.from_moments(inputs, targets, range(n_folds)), pulls)
 
 
-def measured(tokens: ControlTokens, error: Tensor, folds: Tensor, fit: FoldedFit, centres: Centres) -> Measured:
-    """The numbers of an error by maps that have been fitted."""
+def measured(
+    tokens: ControlTokens,
+    error: Tensor,
+    folds: Tensor,
+    fit: FoldedFit,
+    centres: Centres,
+    pulls: Sequence[AffineMap] | None = None,
+) -> Measured:
+    """The numbers of an error by maps that have been fitted; with `pulls`, intervals hold the luck of the fit too."""
     sums = SplitSums(tokens.n_units, tokens.d_model, centres)
     everything = torch.ones(ROWS, dtype=torch.bool, device=tokens.x.device)
     chunks = zip(tokens.x.split(ROWS), error.split(ROWS), folds.split(ROWS), tokens.units.split(ROWS), strict=True)
     for x, e, fold, unit in chunks:
-        sums.add(unit, everything[: len(x)], x, e, split_tokens(fit, x, e, fold))
+        parts = split_tokens(fit, x, e, fold)
+        influence = None if pulls is None else error_influence(pulls, x, e, parts, fold)
+        sums.add(unit, everything[: len(x)], x, e, parts, influence)
     return Measured(estimates(sums, tokens.seed), sums)
 
 

@@ -32,6 +32,10 @@ __all__ = [
 ]
 
 
+OTHER_WEIGHTS = 0x5EED_0000
+"""Added to the seed of a copy with random weights."""
+
+
 def load_model(study: Study, device: torch.device | str) -> LanguageModel:
     """Load a study's model.
 
@@ -83,7 +87,8 @@ def random_model(study: Study, device: torch.device | str, seed: int) -> Languag
                 raise SpecError(
                     f"A copy of {study.model.name} with random weights takes {size / 1e9:.0f} GB of memory."
                 )
-            torch.manual_seed(seed)
+            # Not the plain seed: a small model that was itself made by it must not come out again.
+            torch.manual_seed(seed + OTHER_WEIGHTS)
             hf: Any = loader.from_config(config, trust_remote_code=False, attn_implementation="eager")
         hf = hf.to(device=device, dtype=getattr(torch, study.model.dtype)).eval()
     except SpecError:
