@@ -40,7 +40,8 @@ def ladder_figure(found: Shrinkage) -> Figure:
         key=_key(found),
         question="Is the linear part only undone shrinkage?",
         caption=f"{R2}{_biased(found)}Dashed: the map of every rank. At the right R² as a share of its, paired. x and Sae(x) "
-        "together are no rung: e = x − Sae(x). Bars: 95 % intervals over contexts, most of them narrower than their mark. "
+        "together are no rung: e = x − Sae(x). Bars: 95 % intervals over contexts, maps held fixed; most are narrower than their "
+        "mark. "
         f"{shrinkage_sample(found)}",
         chart=lambda: ladder_chart(ladder),
         data=lambda: ladder_table(ladder),

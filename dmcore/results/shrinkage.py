@@ -1,8 +1,8 @@
 """Whether the linear part of an SAE's error is only undone shrinkage: a ladder of ever larger maps, and what the map is.
 
 Every R2 is held out by context, pooled over tokens and dimensions, of the error about its mean, with a 95 % interval from the
-bootstrap over contexts; differences and ratios of rungs are paired, replicate by replicate. What the map looks like has intervals
-from a jackknife over the folds. What cannot be said is null, and `remarks` says why.
+bootstrap over contexts, the maps held fixed; differences and ratios of rungs are paired, replicate by replicate. What the map
+looks like has intervals from a jackknife over the folds. What cannot be said is null, and `remarks` says why.
 """
 
 from __future__ import annotations

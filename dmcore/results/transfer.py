@@ -5,8 +5,8 @@ of fold f the map was fitted on the other folds of its own member, whatever is t
     map      slope and bias
     slope    the slope; the means of x and of the error are those of the training folds where it is tested
     scaled   the slope times one number, fitted there too: whether the directions hold where the size does not
-R2 is pooled over tokens and dimensions, about the mean of the error that is tested; intervals by the bootstrap over contexts, and
-what is relative to the map fitted on the tested member itself is paired.
+R2 is pooled over tokens and dimensions, about the mean of the error that is tested; intervals by the bootstrap over contexts,
+maps held fixed, and what is relative to the map fitted on the tested member itself is paired.
 """
 
 from __future__ import annotations
