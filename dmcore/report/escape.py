@@ -9,7 +9,7 @@ from typing import Any
 KEPT = "\n\xa0"
 """Characters that are not printable to Python and harmless here."""
 _MARKDOWN = re.compile(
-    r"\\(?P<plain>.)|\*\*(?P<bold>.+?)\*\*|(?<!\*)\*(?P<slant>[^*]+?)\*|`(?P<code>[^`]+)`|:material/\w+:", re.DOTALL
+    r"\\(?P<plain>.)|\*\*(?P<bold>.+?)\*\*|(?<!\*)\*(?P<slant>[^*]+?)\*|`(?P<code>[^`]+)`|:material/\w+: ?", re.DOTALL
 )
 
 

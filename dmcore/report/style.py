@@ -2,7 +2,7 @@
 
 STYLE = """
 :root { color-scheme: light; }
-body { margin: 0 auto; max-width: 60rem; padding: 1.5rem; background: #fff; color: #222;
+body { margin: 0 auto; max-width: 60rem; overflow-wrap: anywhere; padding: 1.5rem; background: #fff; color: #222;
   font: 1rem/1.5 "Source Sans 3", "Source Sans Pro", Helvetica, Arial, sans-serif; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .5rem; }
 h2 { font-size: 1.5rem; line-height: 1.25; margin: 3rem 0 .75rem; padding-top: 1rem; border-top: 1px solid #ddd; }
@@ -17,7 +17,7 @@ figure { margin: 0; break-inside: avoid; }
 .chart svg { display: block; max-width: 100%; height: auto; }
 figcaption, .caption { color: #555; font-size: .875rem; margin: .4rem 0 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #e6e6e6; vertical-align: top; }
+th, td { text-align: left; overflow-wrap: normal; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #e6e6e6; vertical-align: top; }
 th { color: #555; font-weight: 600; } td { white-space: nowrap; }
 td:last-child { white-space: normal; min-width: 12rem; }
 summary h3 { display: inline-block; } summary { cursor: pointer; margin-top: 1rem; color: #555; }

@@ -28,7 +28,7 @@ def draw_report_buttons(selection: Selection) -> None:
             mime="application/zip", key="report.zip", on_click="ignore", icon=":material/folder_zip:",
         )  # fmt: skip
     st.caption(
-        "One file with every chart and number of the study, charts of single SAEs for the one shown, the formulae, the study file "
+        "One file with the charts and numbers of the study, those of single SAEs for the one shown, formulae, the study file "
         "and the commands that make it again; it opens without network. Making it takes a while: "
         f"`python -m dmcore report {selection.published.file}` makes the same file."
     )
