@@ -2,7 +2,8 @@
 
 1. For each density a world (`dmcore.math.known_features`), and the moments of its pieces over `truth_tokens` tokens: the truth
    of every point of the grid follows from them (`dmcore.math.mixtures.best_split`), by a sample that is at least 10 times the
-   largest that an estimate is made of. What is introduced is independent of x, so that its linear part is 0 but for that sample.
+   largest that an estimate is made of. What is introduced is independent of x: only its mean, which a bias predicts, is
+   linear.
 2. For each density, amount of dense and circular parts, and number of tokens a sample of its own: the estimates of all points
    that have them, held out by context.
 """

@@ -65,10 +65,11 @@ def components_chart(setting: Mapping[str, Any], components: pl.DataFrame) -> al
         beside=pl.max_horizontal("share", pl.col("high").fill_null(0.0), pl.lit(0.0)),
         foot=pl.lit(0.0),
     ).with_columns(top=pl.col("at") - 0.15, bottom=pl.col("at") + 0.15)
-    first = pl.col("what") == order[0] if order else pl.lit(False)
-    drawn = drawn.with_columns(words=pl.when(first).then(pl.col("words") + "  " + pl.col("part")).otherwise("words"))
+    drawn = drawn.with_columns(
+        words=pl.when(pl.col("what") == TRUTH).then(pl.col("words") + "  " + pl.col("part")).otherwise("words")
+    )
     x = alt.X("foot:Q", title="share of the variance of x", axis=alt.Axis(format="~%", tickCount=4),
-              scale=alt.Scale(domain=[low * 1.25, high * 2.1], nice=False, zero=False))  # fmt: skip
+              scale=alt.Scale(domain=[low * 1.25, high * 2.0], nice=False, zero=False))  # fmt: skip
     axis = alt.Axis(**at_ticks(list(range(len(order)))), labelExpr=f"{json.dumps(order)}[datum.value]", grid=False,
                     ticks=False, domain=False, labelLimit=280, labelFontSize=13, labelPadding=8)  # fmt: skip
     y = alt.Y("at:Q", title=None, axis=axis, scale=alt.Scale(domain=[len(order) - 0.5, -0.5], nice=False, zero=False))
@@ -127,13 +128,17 @@ def agreement_chart(table: pl.DataFrame) -> alt.LayerChart:
         pl.Series("at", at, dtype=pl.Float64), pl.Series("shares", shares, dtype=pl.String),
         pl.Series("ratios", ratios, dtype=pl.String),
     ).filter(known("inside"))  # fmt: skip
-    low = min([SOUND, *finite(drawn["inside"])])
+    left = max(min([SOUND, *finite(drawn["inside"])]) - 0.05, 0.0)
     x = alt.X("inside:Q", title="share of the settings in which the 95 % interval holds the truth",
-              scale=alt.Scale(domain=[max(low - 0.05, 0.0), 1.02], nice=False, zero=False),
+              scale=alt.Scale(domain=[left, 1.02], nice=False, zero=False),
               axis=alt.Axis(format=".0%", tickCount=6))  # fmt: skip
     axis = alt.Axis(**at_ticks(list(range(len(keys)))), labelExpr=f"{json.dumps(labels)}[datum.value]", grid=False,
                     ticks=False, domain=False, labelLimit=320, labelFontSize=12, labelPadding=8)  # fmt: skip
-    y = alt.Y("at:Q", title=None, axis=axis, scale=alt.Scale(domain=[len(keys) - 0.5, -0.5], nice=False, zero=False))
+    y = alt.Y("at:Q", title=None, axis=axis, scale=alt.Scale(domain=[len(keys) - 0.5, -1.4], nice=False, zero=False))
+    names = pl.DataFrame(
+        [{"part": PART_NAMES[part], "inside": left + (0.01 + 0.17 * k) * (1.02 - left), "at": -1.0}
+         for k, part in enumerate(SPLIT)]
+    )  # fmt: skip
     tooltip = [alt.Tooltip("ingredient:N"), alt.Tooltip("level:N"), alt.Tooltip("part:N"),
                alt.Tooltip("shares:N", title="truth in the interval"),
                alt.Tooltip("ratios:N", title="estimate over truth, median"),
@@ -142,4 +147,7 @@ def agreement_chart(table: pl.DataFrame) -> alt.LayerChart:
     return alt.layer(
         meant.mark_rule(color=NEUTRAL, strokeDash=[5, 4], strokeWidth=1.5).encode(x=alt.X("inside:Q")),
         alt.Chart(drawn).mark_point(filled=True, size=90, opacity=0.9).encode(x=x, y=y, color=part_colour(), tooltip=tooltip),
+        alt.Chart(names).mark_text(align="left", fontSize=13, fontWeight="bold").encode(
+            x=alt.X("inside:Q"), y=alt.Y("at:Q"), text=alt.Text("part:N"), color=part_colour()
+        ),
     ).properties(height=max(21 * len(keys), 60), autosize=FIT_WIDTH)  # fmt: skip

@@ -209,9 +209,11 @@ def held_out_split(tokens: Tokens, x: Weights, e: Weights) -> tuple[dict[str, fl
     if not variance.sum() > 0:
         raise DataError("The activations do not vary over tokens, so there is no variance to explain: give other ones.")
     draws = tokens.draws
+    count = tokens.sums(torch.ones_like(tokens.folds, dtype=torch.float64))
+    through_fit = (draws - (draws @ count / count.sum())[:, None]) @ moved  # as in `dmcore.math.split.estimates`
     with np.errstate(divide="ignore", invalid="ignore"):
         below = draws @ variance
-        columns = {"fvu": draws @ size / below, "nonlinear": (draws @ left + (draws - 1.0) @ moved) / below}
+        columns = {"fvu": draws @ size / below, "nonlinear": (draws @ left + through_fit) / below}
     columns["linear"] = columns["fvu"] - columns["nonlinear"]
     found: dict[str, float] = {"n_tokens": float(tokens.n_tokens), "price": price_of(tokens, acts.shape[1])}
     for name, column in columns.items():

@@ -69,7 +69,7 @@ def planted_view(selection: Selection, top: DeltaGenerator) -> None:
         )
         less = cost_option()
     with top:
-        finding(planted_finding(found, noise))
+        _draw_finding(*planted_finding(found, noise))
     draw_cells(found, noise, float(out), less)
     draw_correlations(found, noise, float(out))
     with st.expander("Where is the estimate off?"):
@@ -122,8 +122,8 @@ def draw_cells(found: Planted, noise: str, share: float, less: Callable[[pl.Data
                 name="synthetic_missed",
                 key=key,
                 question="By how much is it off?",
-                caption="The same, less the truth, in percentage points of the variance of x. An interval that reaches the dashed "
-                f"line holds the truth. {planted_sample(found)}",
+                caption="The same, less the truth, in percentage points of the variance of x. An interval that reaches the "
+                f"dashed line holds the truth. {planted_sample(found)}",
                 chart=lambda: miss_chart(rows),
                 data=lambda: truth_table(rows),
             )
@@ -153,7 +153,7 @@ def known_view(selection: Selection, top: DeltaGenerator) -> None:
         draw_missing("The activations of known features have", "synthetic --ground-truth")
         return
     with top:
-        finding(known_finding(found))
+        _draw_finding(*known_finding(found))
     levels = choose_levels()
     less = cost_option()
     setting = found.setting(**levels)
@@ -277,6 +277,12 @@ def _draw_regimes(table: pl.DataFrame, names: dict[str, str]) -> None:
         st.markdown("Nowhere on this grid, by any single ingredient.")
     for text in said:
         st.markdown(f"- {_capital(text)}.")
+
+
+def _draw_finding(first: str, more: str) -> None:
+    finding(first)
+    if more:
+        st.markdown(more.replace(" %", "\xa0%"))
 
 
 def _capital(text: str) -> str:

@@ -111,7 +111,7 @@ def regimes_sentence(table: pl.DataFrame, names: Mapping[str, str], where: str =
     if not found:
         return ""
     more = f"; {len(found) - most} more below" if len(found) > most else ""
-    return f"It is off{where}: {'; '.join(found[:most])}{more}."
+    return f"Off{where}: {'; '.join(found[:most])}{more}."
 
 
 def noise_sentence(found: Planted, noise: str) -> str:
@@ -140,31 +140,24 @@ def cost_sentence(found: Planted) -> str:
     )
 
 
-def planted_finding(found: Planted, noise: str) -> str:
-    """The sentences that the view of an SAE opens with."""
-    sentences = (noise_sentence(found, noise), inside_sentence(found["cells"], "planted errors"), cost_sentence(found))
-    return " ".join(filter(None, sentences))
+def planted_finding(found: Planted, noise: str) -> tuple[str, str]:
+    """The sentences that the view of an SAE opens with, and those below them."""
+    return noise_sentence(found, noise), " ".join(
+        filter(None, (inside_sentence(found["cells"], "planted errors"), cost_sentence(found)))
+    )
 
 
-def known_finding(found: GroundTruth) -> str:
-    """The sentences that the view of known features opens with: where tokens are many, then with fewer."""
+def known_finding(found: GroundTruth) -> tuple[str, str]:
+    """The sentences that the view of known features opens with, where tokens are many; and below them, where it is off."""
     settings = found["settings"]
     if settings.is_empty():
-        return ""
+        return "", ""
     counts = settings["tokens"].unique().sort().to_list()
     most = settings.filter(pl.col("tokens") == counts[-1])
     others = {name: title for name, title in INGREDIENT_NAMES.items() if name != "tokens"}
     many = f"settings with {counts[-1]:,.0f} tokens a dimension"
-    return " ".join(
-        filter(
-            None,
-            (
-                inside_sentence(most, many),
-                regimes_sentence(most, others, " even there"),
-                fewer_sentence(settings, counts),
-            ),
-        )
-    )
+    off = (fewer_sentence(settings, counts), regimes_sentence(most, others, f" even with {counts[-1]:,.0f} tokens a dimension"))
+    return inside_sentence(most, many), " ".join(filter(None, off))
 
 
 def fewer_sentence(settings: pl.DataFrame, counts: Sequence[float]) -> str:
@@ -184,7 +177,9 @@ def setting_sentence(setting: Mapping[str, Any], components: pl.DataFrame) -> st
     said = []
     for part in SPLIT:
         verdict = "in its interval" if row[f"{part}_inside"] else "outside its interval"
-        said.append(f"{percent(*triple(row, part))} {part} against {percent(row[f'truth_{part}'])}, {verdict}")
+        said.append(
+            f"{percent(*triple(row, part))} {part} against {100 * row[f'truth_{part}']:.2f} % in truth, {verdict}"
+        )
     text = f"Here the estimate is {listed(said)}."
     truth = setting["truth_nonlinear"]
     own = components.filter(component="introduced")
