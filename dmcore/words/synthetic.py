@@ -156,7 +156,10 @@ def known_finding(found: GroundTruth) -> tuple[str, str]:
     most = settings.filter(pl.col("tokens") == counts[-1])
     others = {name: title for name, title in INGREDIENT_NAMES.items() if name != "tokens"}
     many = f"settings with {counts[-1]:,.0f} tokens a dimension"
-    off = (fewer_sentence(settings, counts), regimes_sentence(most, others, f" even with {counts[-1]:,.0f} tokens a dimension"))
+    off = (
+        fewer_sentence(settings, counts),
+        regimes_sentence(most, others, f" even with {counts[-1]:,.0f} tokens a dimension"),
+    )
     return inside_sentence(most, many), " ".join(filter(None, off))
 
 
