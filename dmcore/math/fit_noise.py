@@ -10,7 +10,8 @@
 
 With it the intervals of R2 and of nonlinear FVU say how the numbers vary with the texts *and* with the fit on them;
 `benchmarks/coverage.py` shows what they cover with it and without. The residual of a token is the held-out one, which is a little
-larger than the fitted one, so that intervals err on the wide side where tokens are few.
+larger than the fitted one, so that intervals err on the wide side where tokens are few. `decompose` has it; the tables of a study
+are compared with one another replicate by replicate, and their intervals are of the texts alone.
 Reference: Efron 2014, Estimation and Accuracy after Model Selection (the infinitesimal jackknife of a bootstrap).
 """
 

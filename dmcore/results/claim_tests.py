@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -41,7 +42,51 @@ class ClaimInputs:
     downstream: Mapping[str, Downstream] = field(default_factory=dict)
     reduction: Mapping[str, Reduction] = field(default_factory=dict)
 
-    @property
+    @cached_property
+    def norms(self) -> dict[str, dict[str, dict]]:
+        """Rows of the tests of norms from x, by key of summary and quantity."""
+        found: dict[str, dict[str, dict]] = {}
+        for scaling in self.scaling.values():
+            keys = {number: key for key, number in scaling.number.items()}
+            for row in scaling["norm_tests"].filter(pl.col("predictor") == "x").to_dicts():
+                found.setdefault(keys[row["sae"]], {})[row["quantity"]] = row
+        return found
+
+    @cached_property
+    def pursuits(self) -> dict[str, list[dict]]:
+        """The rows of `PURSUIT` in the tables of methods, by key of summary."""
+        return {
+            key: [row for row in found["methods"].to_dicts() if row["method"] == PURSUIT]
+            for key, found in self.reduction.items()
+        }
+
+    @cached_property
+    def regressions(self) -> dict[str, list[dict]]:
+        """The rows of the nonlinear error in the tables of regressions, by key of summary."""
+        return {
+            key: [row for row in found["regressions"].to_dicts() if row["target"] == "nonlinear"]
+            for key, found in self.reduction.items()
+        }
+
+    @cached_property
+    def costs(self) -> dict[str, dict[str, dict]]:
+        """The rows of the parts of the error in the tables of what they cost, by key of summary and part."""
+        return {key: {row["part"]: row for row in found["parts"].to_dicts()} for key, found in self.downstream.items()}
+
+    @cached_property
+    def draws(self) -> dict[str, dict[str, Array]]:
+        """The replicates of each number, by key of summary."""
+        return {
+            key: {name: table[name].to_numpy().astype(np.float64) for name in table.columns}
+            for key, table in self.replicates.items()
+        }
+
+    @cached_property
+    def pairs(self) -> dict[str, list[dict]]:
+        """The pairs of SAEs, by site."""
+        return {site: scaling["pairs"].to_dicts() for site, scaling in self.scaling.items()}
+
+    @cached_property
     def n_contexts(self) -> int:
         """The fewest of any SAE."""
         return int(self.records["n_contexts"].min() or 0)  # pyright: ignore[reportArgumentType]
@@ -92,12 +137,12 @@ def _triple(row: Mapping[str, float | None], name: str) -> tuple[float | None, f
 
 def _known(given: ClaimInputs, records: pl.DataFrame, *metrics: str) -> list[dict]:
     """Rows of SAEs that have these numbers and their replicates."""
-    there = records.drop_nulls(list(metrics)).to_dicts()
-    return [row for row in there if row["summary_key"] in given.replicates]
+    there = [row for row in records.to_dicts() if row["summary_key"] in given.replicates]
+    return [row for row in there if all(row[metric] is not None for metric in metrics)]
 
 
 def _column(given: ClaimInputs, row: Mapping, metric: str) -> Array:
-    return given.replicates[row["summary_key"]][metric].to_numpy().astype(np.float64)
+    return given.draws[row["summary_key"]][metric]
 
 
 def _metric(metric: str) -> Callable[[ClaimInputs, pl.DataFrame], Evidence | Missing]:
@@ -183,9 +228,9 @@ def _same_tokens(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missin
         scaling = given.scaling.get(members[0]["site"])
         numbers = [scaling.number.get(row["summary_key"], -1) for row in members] if scaling is not None else []
         if scaling is not None and numbers:
-            pairs = scaling["pairs"].filter(pl.col("source").is_in(numbers) & pl.col("target").is_in(numbers))
             order = {number: place for place, number in enumerate(numbers)}
-            rows += [_triple(p, "r2") for p in pairs.to_dicts() if order[p["source"]] < order[p["target"]]]
+            pairs = [p for p in given.pairs[members[0]["site"]] if p["source"] in order and p["target"] in order]
+            rows += [_triple(p, "r2") for p in pairs if order[p["source"]] < order[p["target"]]]
     return from_ends(rows, "pairs of SAEs") or Missing(
         "The SAEs of a site have not been compared yet.", f"scaling {given.file}"
     )
@@ -193,17 +238,13 @@ def _same_tokens(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missin
 
 def _norm_order(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missing:
     rows = []
-    for site, scaling in given.scaling.items():
-        keys = set(records.filter(pl.col("site") == site)["summary_key"])
-        tests = scaling["norm_tests"].filter(pl.col("predictor") == "x")
-        by = {(row["sae"], row["quantity"]): row for row in tests.to_dicts()}
-        for key in sorted(keys & set(scaling.number)):
-            both = [by.get((scaling.number[key], part)) for part in ("linear", "nonlinear")]
-            if both[0] is not None and both[1] is not None:
-                linear, nonlinear = (_triple(row, "r2") for row in (both[0], both[1]))
-                if None not in (*linear, *nonlinear):
-                    # The lowest of one less the highest of the other: the two are of the same tokens, so it is too wide.
-                    rows.append((linear[0] - nonlinear[0], linear[1] - nonlinear[2], linear[2] - nonlinear[1]))  # pyright: ignore
+    for key in records["summary_key"]:
+        both = [given.norms.get(key, {}).get(part) for part in ("linear", "nonlinear")]
+        if both[0] is not None and both[1] is not None:
+            linear, nonlinear = (_triple(row, "r2") for row in (both[0], both[1]))
+            if None not in (*linear, *nonlinear):
+                # The lowest of one less the highest of the other: the two are of the same tokens, so it is too wide.
+                rows.append((linear[0] - nonlinear[0], linear[1] - nonlinear[2], linear[2] - nonlinear[1]))  # pyright: ignore
     return from_ends(rows, "SAEs") or Missing(
         "The sizes of the parts of the error have not been predicted yet.", f"scaling {given.file}"
     )
@@ -225,8 +266,8 @@ def _parts_order(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missin
 
 def _loss(part: str) -> Callable[[ClaimInputs, pl.DataFrame], Evidence | Missing]:
     def test(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missing:
-        there = [given.downstream[key] for key in records["summary_key"] if key in given.downstream]
-        rows = [_triple(found.part(part), "per_norm_sq") for found in there]
+        keys = [key for key in records["summary_key"] if key in given.costs]
+        rows = [_triple(given.costs[key][part], "per_norm_sq") for key in keys]
         return from_ends(rows, "SAEs") or Missing(
             "The model's loss has not been run with the parts of an error, or they cost it nothing that can be told from 0.",
             f"downstream {given.file}",
@@ -237,12 +278,7 @@ def _loss(part: str) -> Callable[[ClaimInputs, pl.DataFrame], Evidence | Missing
 
 def _pursuit(column: str) -> Callable[[ClaimInputs, pl.DataFrame], Evidence | Missing]:
     def test(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missing:
-        there = [given.reduction[key] for key in records["summary_key"] if key in given.reduction]
-        rows = [
-            _triple(row, column)
-            for found in there
-            for row in found["methods"].filter(pl.col("method") == PURSUIT).to_dicts()
-        ]
+        rows = [_triple(row, column) for key in records["summary_key"] for row in given.pursuits.get(key, [])]
         return from_ends(rows, "SAEs") or Missing("No SAE's codes were chosen anew.", f"reduce {given.file}")
 
     return test
@@ -251,11 +287,9 @@ def _pursuit(column: str) -> Callable[[ClaimInputs, pl.DataFrame], Evidence | Mi
 def _earlier(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missing:
     rows = []
     for key in records["summary_key"]:
-        if key in given.reduction:
-            table = given.reduction[key]["regressions"].filter(pl.col("target") == "nonlinear").to_dicts()
-            without_x = [row for row in table if "x" not in row["inputs"].split(JOINED)]
-            if without_x:
-                rows.append(_triple(max(without_x, key=lambda row: row["inputs"].count(JOINED)), "r2"))
+        without_x = [row for row in given.regressions.get(key, []) if "x" not in row["inputs"].split(JOINED)]
+        if without_x:
+            rows.append(_triple(max(without_x, key=lambda row: row["inputs"].count(JOINED)), "r2"))
     return from_ends(rows, "SAEs") or Missing(
         "No SAE's error was regressed on earlier components: the study needs SAEs of the layer before, or of the layer's MLP or "
         "attention, and reduce.",

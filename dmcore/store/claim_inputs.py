@@ -8,9 +8,10 @@ from collections import defaultdict
 import polars as pl
 
 from dmcore.errors import StoreError
-from dmcore.results import DOWNSTREAM, PARTS_STAGE, REDUCTION, Downstream, Parts
+from dmcore.results import DOWNSTREAM, PARTS_STAGE, REDUCTION, Downstream, Parts, Reduction, reduction_spec
 from dmcore.results.claim_tests import ClaimInputs
 from dmcore.results.downstream import VERSION as DOWNSTREAM_VERSION
+from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import Manifest, read_manifest
 from dmcore.store.published import SUMMARY, Published
 from dmcore.store.store import Entry
@@ -27,8 +28,6 @@ def claim_inputs(published: Published) -> ClaimInputs:
             scaling[site] = published.scaling(site)
         except StoreError:
             continue
-    reduced = _manifests(published, REDUCTION, keys)
-    reduction = {key: found for key in reduced if (found := published.reduction(key)) is not None}
     return ClaimInputs(
         records=records,
         file=published.file,
@@ -36,8 +35,20 @@ def claim_inputs(published: Published) -> ClaimInputs:
         scaling=scaling,
         parts={key: Parts.read(entry.path) for key, entry in parts.items()},
         downstream={key: Downstream.read(entry.path) for key, entry in downstream.items()},
-        reduction=reduction,
+        reduction=_reductions(published, keys),
     )
+
+
+def _reductions(published: Published, keys: set[str]) -> dict[str, Reduction]:
+    """What `Published.reduction` gives for each SAE; which earlier SAEs it read is only looked for where there are several."""
+    found = {}
+    for key, manifests in _manifests(published, REDUCTION, keys).items():
+        usual = [m for m in manifests if m.key == content_key(reduction_spec(key, m.spec.get("earlier", [])))]
+        entry = published.store.find(REDUCTION, usual[0].key) if len(usual) == 1 else None
+        one = Reduction.read(entry.path) if entry is not None else published.reduction(key) if usual else None
+        if one is not None:
+            found[key] = one
+    return found
 
 
 def _replicates(published: Published) -> dict[str, pl.DataFrame]:
@@ -47,7 +58,7 @@ def _replicates(published: Published) -> dict[str, pl.DataFrame]:
         entry = published.store.find(SUMMARY, key)
         if entry is not None:
             try:
-                found[key] = pl.read_parquet(entry.path / "replicates.parquet")
+                found[key] = pl.read_parquet(entry.path / "replicates.parquet", memory_map=False)
             except (OSError, pl.exceptions.PolarsError) as error:
                 raise StoreError(
                     f"The results of an SAE cannot be read: `python -m dmcore sweep {published.file}` makes them again."
