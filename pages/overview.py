@@ -9,6 +9,7 @@ from dmcore.charts.numbers import number
 from dmcore.charts.schematic import schematic_chart, schematic_table
 from dmcore.figures.overview import budget_figure
 from dmcore.results import over_widths
+from dmcore.ui.controls_panel import draw_controls_line
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.glossary import glossary
 from dmcore.ui.page import page
@@ -120,6 +121,7 @@ def main() -> None:
                 ("R² of squared norm", "r2_error_norm_sq", "R²"),
             ],
         )
+        draw_controls_line(selection)
         draw_paper(selection, rows)
         st.subheader("Which SAEs does this study have?", anchor=False)
         draw_sae_table(selection)

@@ -18,6 +18,7 @@ from dmcore.figures.regression import (
     settings_figure,
 )
 from dmcore.results import over_layers
+from dmcore.ui.controls_panel import draw_controls_line
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.glossary import glossary
 from dmcore.ui.page import page
@@ -137,6 +138,7 @@ def main() -> None:
                 ("Nonlinear FVU", "fvu_nonlinear", "nonlinear FVU"),
             ],
         )
+        draw_controls_line(selection)
         glossary("linear error", "nonlinear error", "R²", "pooled, mean over dimensions", "held out by context", "interval",
                  "ridge", "attention sink")  # fmt: skip
         summary = selection.summary

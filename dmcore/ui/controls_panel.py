@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from shlex import quote
 
 import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.errors import StreamlitAPIException
 
-from dmcore.charts.controls import (
-    controls_chart,
-    controls_table,
-    curve_chart,
-    curve_table,
-    spectra_chart,
-    spectra_table,
-)
 from dmcore.charts.numbers import number
+from dmcore.figures.controls import controls_figure, curve_figure, spectra_figure
 from dmcore.results import Controls
 from dmcore.results.controls import METRICS, PASSED, RULE_WORDS
 from dmcore.ui import reads
-from dmcore.ui.figure import Figure, draw
+from dmcore.ui.figure import draw
 from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection
-from dmcore.words.controls import controls_finding, count_sentence, sample_sentence, shuffled_sentence
+from dmcore.words.controls import controls_finding, count_sentence, shuffled_sentence
 from dmcore.words.names import plain
 
 HEADS = {
@@ -44,28 +39,14 @@ def controls_view(selection: Selection, top: DeltaGenerator) -> None:
         return
     with top:
         finding(controls_finding(found))
-    key = (selection.record["summary_key"], found.folder.name)
-    rows = found["controls"]
-    draw(
-        Figure(
-            name="controls",
-            key=key,
-            question="Is each number what it should be where the answer is known?",
-            caption="Each row has a scale of its own. Grey: where the number should be; dashed box: where it should not be. "
-            "Mark: what it is, with its 95 % interval: over shuffles or random draws where chance is in question, over "
-            "contexts elsewhere, over seeds for seeds (least to largest). Circle, cross, diamond: passed, not passed, "
-            f"undecided. Point at a row to read what is done and why. {sample_sentence(found)}",
-            chart=lambda: controls_chart(rows),
-            data=lambda: controls_table(rows),
-        )
-    )
+    draw(controls_figure(found))
     if sentence := shuffled_sentence(found):
         st.markdown(sentence)
     _draw_notes(found)
-    _draw_curves(found, key)
+    _draw_curves(found)
     _draw_dictionaries(found)
-    _draw_spectra(found, key)
-    _draw_rules(rows)
+    draw(spectra_figure(found))
+    _draw_rules(found)
 
 
 def draw_no_controls(selection: Selection) -> None:
@@ -88,7 +69,8 @@ def draw_controls_line(selection: Selection) -> None:
     more = f" {failed} did not." if failed else f" {undecided} undecided." if undecided else ""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{icon} {count_sentence(found)}{more}", width="content")
-        st.page_link("pages/controls.py", label="Controls", icon=":material/arrow_forward:", width="content")
+        with suppress(StreamlitAPIException):  # a page that was started without the app has no other to go to
+            st.page_link("pages/controls.py", label="Controls", icon=":material/arrow_forward:", width="content")
 
 
 def _draw_notes(found: Controls) -> None:
@@ -99,24 +81,11 @@ def _draw_notes(found: Controls) -> None:
         st.caption(f":material/info: {plain(text)}")
 
 
-def _draw_curves(found: Controls, key: tuple[str, ...]) -> None:
-    curve, tends = found["curve"], found["asymptotes"]
+def _draw_curves(found: Controls) -> None:
     st.markdown("### Are there enough tokens?")
     for column, metric in zip(st.columns(2, gap="large"), ("r2_error", "fvu_nonlinear"), strict=True):
         with column:
-            draw(
-                Figure(
-                    name=f"controls_curve_{metric}",
-                    key=(*key, metric),
-                    question=f"{'Linear share' if metric == 'r2_error' else 'Nonlinear FVU'} by maps of fewer texts",
-                    caption="Maps fitted on 1/16 to all of the training contexts of each fold, tested on the same tokens. "
-                    "Band: 95 % interval over contexts. Dashed: the intercept of a line over d/(n − d − 1) through the last "
-                    f"three points. {sample_sentence(found)}",
-                    chart=lambda metric=metric: curve_chart(curve, tends, metric),
-                    data=lambda metric=metric: curve_table(curve, metric),
-                ),
-                level=4,
-            )
+            draw(curve_figure(found, metric), level=4)
 
 
 def _draw_dictionaries(found: Controls) -> None:
@@ -137,24 +106,9 @@ def _draw_dictionaries(found: Controls) -> None:
     )
 
 
-def _draw_spectra(found: Controls, key: tuple[str, ...]) -> None:
-    spectra = found["spectra"]
-    draw(
-        Figure(
-            name="controls_spectra",
-            key=key,
-            question="In how many directions is more predicted than chance would?",
-            caption="Eigenvalues of the variance of the predicted error, by the map of all tokens, over the error's variance; "
-            f"dashed: the same of shuffled errors. In sample: the fit to noise is in both. {sample_sentence(found)}",
-            chart=lambda: spectra_chart(spectra),
-            data=lambda: spectra_table(spectra),
-        )
-    )
-
-
-def _draw_rules(rows: pl.DataFrame) -> None:
+def _draw_rules(found: Controls) -> None:
     with st.expander("What is done, and how each is judged", icon=":material/science:"):
-        for row in rows.to_dicts():
+        for row in found["controls"].to_dicts():
             st.markdown(
                 f"- **{plain(row['title'])}.** {plain(row['what'])} {plain(row['why'])} Number: {plain(row['quantity'])}. "
                 f"It has {RULE_WORDS[row['rule']]}."

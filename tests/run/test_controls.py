@@ -77,7 +77,8 @@ def test_controls_are_run_once_and_a_page_finds_them(study_path: Path, store: St
 def test_the_saes_own_numbers_are_those_of_its_record(store: Store, found: Controls) -> None:
     own, row = record_of(store), found["dictionaries"].row(by_predicate=pl.col("name") == "own", named=True)
     for metric in ("fvu", "fvu_nonlinear", "r2_error", "r2_error_norm_sq"):
-        assert row[metric] == pytest.approx(own[metric], abs=2e-5)
+        for end in ("", "_low", "_high"):
+            assert row[f"{metric}{end}"] == pytest.approx(own[f"{metric}{end}"], abs=2e-5)
 
 
 def test_what_is_known_exactly_holds_on_a_real_study(found: Controls) -> None:
