@@ -10,6 +10,9 @@ from dmcore.report.escape import cleaned, escape, unmarked
 
 _ID = re.compile(r'(?<=\bid=")[^"]+(?=")')
 _USED = re.compile(r'(?P<before>url\(["\']?#|href="#)(?P<id>[^)"\']+)')
+_SPOKEN = re.compile(r' (?:aria-[a-z]+|role)="[^"]*"')
+_SHAPE = re.compile(r'(?<= d=")[^"]*(?=")|(?<= transform=")[^"]*(?=")')
+_LONG = re.compile(r"-?\d+\.\d{3,}")
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:
@@ -21,7 +24,8 @@ def inline_svg(figure: Figure, prefix: str) -> str:
             through its life, and the same chart must be the same bytes.
     """
     svg = plot_svg(figure.chart(), cleaned)
-    svg = svg[svg.index("<svg") :]
+    svg = _SPOKEN.sub("", svg[svg.index("<svg") :])  # a picture is one image: its caption and the tables say the rest
+    svg = _SHAPE.sub(lambda shape: _LONG.sub(lambda m: f"{float(m[0]):.2f}", shape[0]), svg)
     names = {old: f"{prefix}-{k}" for k, old in enumerate(dict.fromkeys(_ID.findall(svg)))}
     svg = _ID.sub(lambda m: names[m[0]], svg)
     svg = _USED.sub(lambda m: m["before"] + names.get(m["id"], m["id"]), svg)

@@ -17,7 +17,8 @@ figure { margin: 0; break-inside: avoid; }
 .chart svg { display: block; max-width: 100%; height: auto; }
 figcaption, .caption { color: #555; font-size: .875rem; margin: .4rem 0 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; overflow-wrap: normal; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #e6e6e6; vertical-align: top; }
+th, td { text-align: left; overflow-wrap: normal; padding: .25rem .75rem .25rem 0;
+  border-bottom: 1px solid #e6e6e6; vertical-align: top; }
 th { color: #555; font-weight: 600; } td { white-space: nowrap; }
 td:last-child { white-space: normal; min-width: 12rem; }
 summary h3 { display: inline-block; } summary { cursor: pointer; margin-top: 1rem; color: #555; }
