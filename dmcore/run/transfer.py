@@ -84,45 +84,54 @@ def make_transfer(
             opened[sae.sae.hook] = stages_of(sae)
         return opened[sae.sae.hook]
 
-    first = stages(asked.saes[0])
-    settings, seed = plan.study.settings, plan.study.seed
-    skip, device = settings.skip_positions, first.device
-
     def coded(sae: SaePlan) -> Coded:
         of_site = stages(sae)
         dictionary = load(sae, of_site)
         return Coded(of_site.site.acts, dictionary, of_site.codes_and_split(sae, dictionary)[0].path)
 
-    def texts() -> TransferInputs:
-        weights = first.site.acts.d_model + int(settings.fit_bias)
-        n_folds = plan.partition.n_folds
-        least = -(-LEAST_TOKENS * weights * n_folds // (n_folds - 1)) + plan.contexts.length
-        labels = labels_of(plan.contexts, skip, least)
-        if len(labels.names) < 2:
-            raise DataError(
-                f"The texts have no two domains of {least:,} tokens or more, which a map of {weights:,} weights a dimension "
-                "needs: name texts of several sources, or more of them."
-            )
-        about = {name: asked.records[0][name] for name in MEMBER}
-        sizes = zip(labels.names, labels.n_tokens, labels.n_contexts, strict=True)
-        members = [{**about, "name": name, "n_tokens": n, "n_contexts": c} for name, n, c in sizes]
-        members.append({**about, "name": ALL_TEXTS})
-        places = TextPlaces(coded(asked.saes[0]), labels, plan.partition, skip, device)
-        said = (labels.said,) if labels.said else ()
-        return TransferInputs(places, tuple(members), settings, seed, asked.by, said)
-
-    def saes() -> TransferInputs:
-        members = tuple({"name": one["sae"], **{name: one[name] for name in MEMBER}} for one in asked.records)
-        sites = tuple(one.sae.hook for one in asked.saes)
-        if len(members) < 2:
-            raise DataError(
-                f"The study has one SAE with a result to compare {BY[asked.by]}: add others and sweep them first."
-            )
-        places = SaePlaces(tuple(coded(one) for one in asked.saes), sites, plan.partition, skip, device)
-        return TransferInputs(places, members, settings, seed, asked.by)
+    first = stages(asked.saes[0])
 
     def make(folder: Path) -> None:
-        given = texts() if asked.by == "domain" else saes()
-        transfer(given, folder, first.reporter, BY[asked.by])
+        inputs = _between_texts if asked.by == "domain" else _between_saes
+        transfer(inputs(asked, plan, first, coded), folder, first.reporter, BY[asked.by])
 
     return first.store.get_or_make(TRANSFER, asked.spec, make)
+
+
+def _between_texts(
+    asked: TransferAsked, plan: Plan, stages: SaeStages, coded: Callable[[SaePlan], Coded]
+) -> TransferInputs:
+    """The domains of the texts of one SAE, and all of them."""
+    settings, n_folds = plan.study.settings, plan.partition.n_folds
+    weights = stages.site.acts.d_model + int(settings.fit_bias)
+    # A domain's folds are of unequal size: a context more than it takes on average.
+    least = -(-LEAST_TOKENS * weights * n_folds // (n_folds - 1)) + plan.contexts.length
+    labels = labels_of(plan.contexts, settings.skip_positions, least)
+    if len(labels.names) < 2:
+        raise DataError(
+            f"The texts have no two domains of {least:,} tokens or more, which a map of {weights:,} weights a dimension "
+            "needs: name texts of several sources, or more of them."
+        )
+    about = {name: asked.records[0][name] for name in MEMBER}
+    sizes = zip(labels.names, labels.n_tokens, labels.n_contexts, strict=True)
+    members = [{**about, "name": name, "n_tokens": n, "n_contexts": c} for name, n, c in sizes]
+    members.append({**about, "name": ALL_TEXTS})
+    places = TextPlaces(coded(asked.saes[0]), labels, plan.partition, settings.skip_positions, stages.device)
+    said = (labels.said,) if labels.said else ()
+    return TransferInputs(places, tuple(members), settings, plan.study.seed, asked.by, said)
+
+
+def _between_saes(
+    asked: TransferAsked, plan: Plan, stages: SaeStages, coded: Callable[[SaePlan], Coded]
+) -> TransferInputs:
+    """SAEs of one site or of several."""
+    if len(asked.saes) < 2:
+        raise DataError(
+            f"The study has one SAE with a result to compare {BY[asked.by]}: add others and sweep them first."
+        )
+    settings = plan.study.settings
+    members = tuple({"name": one["sae"], **{name: one[name] for name in MEMBER}} for one in asked.records)
+    sites = tuple(one.sae.hook for one in asked.saes)
+    saes = tuple(coded(one) for one in asked.saes)
+    places = SaePlaces(saes, sites, plan.partition, settings.skip_positions, stages.device)
+    return TransferInputs(places, members, settings, plan.study.seed, asked.by)
