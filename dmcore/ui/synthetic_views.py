@@ -45,6 +45,23 @@ HELP = {
 }
 
 
+HOW_KNOWN = """
+x = sparse features + dense part + circles. A sparse feature has a unit direction, a frequency by a power law and exponential
+values of mean 1; features of a group come together, at a token and over a context. The SAE reads the true values, so that its
+error x − Sae(x) is known, piece by piece:
+
+- *absent features*: those that it lacks, the rarest, whole;
+- *dense part*: it has none of it;
+- *shrinkage*: the share that it loses of every value that it finds; *missed weak values*: values below 0.5, whole;
+- *between the arcs of circles*: what is left of a point on a circle by the nearest of 8 directions;
+- *introduced error*: features that it adds though they are not there. They do not depend on x.
+
+*Truth*: the best affine map of x, by least squares over the tokens of the truth, is the sum of the best maps of the pieces; what
+it predicts is linear, the rest is not. Absent features are therefore partly nonlinear, and shrinkage partly linear: x holds other
+features in the same directions. *Estimate*: `dmcore.decompose`'s numbers on fewer tokens.
+"""
+
+
 def planted_view(selection: Selection, top: DeltaGenerator) -> None:
     """The paper's experiment on the selected SAE."""
     key = selection.record["summary_key"]
@@ -194,6 +211,8 @@ def known_view(selection: Selection, top: DeltaGenerator) -> None:
         )
     draw_agreement(found, less)
     draw_trained(found, less)
+    with st.expander("How is this made?"):
+        st.markdown(HOW_KNOWN)
 
 
 def choose_levels() -> dict[str, float]:
