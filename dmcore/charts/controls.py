@@ -43,7 +43,7 @@ def value_text(row: dict[str, Any]) -> str:
     if value is None or low is None or high is None:
         return fine(value)
     if high - low < 1e-6:
-        return signed(f"{round(value, 6):.6g}")
+        return signed(f"{value:.5f}".rstrip("0").rstrip("."))
     return f"{fine(value, low, high)} ({fine(low, low, high)} to {fine(high, low, high)})"
 
 
@@ -59,7 +59,7 @@ def expected_text(row: dict[str, Any]) -> str:
         return no + signed(f"{low:.3g}")
     if abs(low + high) <= 1e-9 * abs(high):
         return f"{no}0 ± {high:.2g}"
-    if exact is not None and exact in (low, high) and abs(high - low) < 1e-3:
+    if exact is not None and exact in (low, high) and high - low < 1e-3 * abs(exact):
         return f"{no}{exact:.3g}"
     return no + signed(f"{low:.3g}") + " to " + signed(f"{high:.3g}")
 

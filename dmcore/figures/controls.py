@@ -24,7 +24,7 @@ def controls_figure(found: Controls) -> Figure:
         question="Is each number what it should be where the answer is known?",
         caption="Each row has a scale of its own. Grey: where the number should be; dashed box: where it should not be. Mark: "
         "what it is, with its 95 % interval: over shuffles or random draws where chance is in question, over contexts "
-        "elsewhere, over seeds for seeds (least to largest). Circle, cross, diamond: passed, not passed, undecided. Point at a "
+        "elsewhere; for seeds the largest change. Circle, cross, diamond: passed, not passed, undecided. Point at a "
         f"row to read what is done and why. {sample_sentence(found)}",
         chart=lambda: controls_chart(rows),
         data=lambda: controls_table(rows),

@@ -83,6 +83,7 @@ def test_band_and_value_are_on_the_scale_of_their_row() -> None:
         ((6.088, 6.004, 6.173, None, 1.0, None, "within"), "6.088 (6.004 to 6.173)", "above 1"),
         ((0.2, 0.18, 0.22, None, -0.004, 0.004, "differs"), "0.200 (0.180 to 0.220)", "not 0 ± 0.004"),
         ((0.2, 0.18, 0.22, None, None, 0.1, "within"), "0.200 (0.180 to 0.220)", "below 0.1"),
+        ((7e-5, 7e-5, 7e-5, 0.0, 0.0, 0.00096, "within"), "0.00007", "0 to 0.00096"),
         ((None, None, None, 0.0, -0.00028, 0.00025, "agrees"), "not computed", "−0.00028 to 0.00025"),
     ],
 )
