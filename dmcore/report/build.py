@@ -6,7 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dmcore.report.blocks import Section
-from dmcore.report.sections import controls, downstream, nonlinear, origin, overview, reduction, regression, scaling
+from dmcore.report.sections import (
+    controls,
+    downstream,
+    nonlinear,
+    origin,
+    overview,
+    reduction,
+    regression,
+    scaling,
+    shrinkage,
+)
 from dmcore.report.subject import Subject
 
 SECTIONS: tuple[Callable[[Subject], Section], ...] = (
@@ -16,6 +26,7 @@ SECTIONS: tuple[Callable[[Subject], Section], ...] = (
     nonlinear.section,
     reduction.section,
     downstream.section,
+    shrinkage.section,
     controls.section,
     origin.section,
 )

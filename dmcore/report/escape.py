@@ -44,8 +44,8 @@ def unmarked(text: str) -> str:
 
 
 def without_clicks(caption: str) -> str:
-    """A page's caption without the sentences on what a click does there."""
-    return re.sub(r"(?:^|(?<=\.) )Click on [^.]*\.", "", caption).strip()
+    """A page's caption without the sentences on what a click or a pointer does there."""
+    return re.sub(r"(?:^|(?<=\.) )(?:Click on|Point at) [^.]*\.", "", caption).strip()
 
 
 def cleaned(spec: Any) -> Any:

@@ -16,6 +16,8 @@ from dmcore.words.streams import site_phrase
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 LONG = 12
 """Rows up to which a table cannot be folded away."""
+FOLDED = 60
+"""Rows beyond which it is, until it is opened."""
 
 
 def page(title: str, body: str) -> str:
@@ -109,7 +111,8 @@ def numbers_html(block: Numbers) -> str:
     if len(block.table) <= LONG:
         return f"<h3>{escape(block.title)}</h3>{table}{caption}"
     head = f"<h3>{escape(block.title)}</h3> {len(block.table):,} rows"
-    return f"<details open><summary>{head}</summary>{table}{caption}</details>"
+    shown = " open" if len(block.table) <= FOLDED else ""
+    return f"<details{shown}><summary>{head}</summary>{table}{caption}</details>"
 
 
 def table_html(table: pl.DataFrame) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import polars as pl
 
 from dmcore.charts.claims import claims_chart, claims_table
-from dmcore.charts.controls import controls_chart, controls_table
+from dmcore.charts.controls import controls_table
 from dmcore.errors import DarkMatterError
+from dmcore.figures.controls import controls_figure
 from dmcore.figures.figure import Figure
 from dmcore.report.blocks import Block, Numbers, Section, Shown, not_made, said, unreadable
 from dmcore.report.sections.tables import texts
@@ -27,19 +28,9 @@ def _controls(subject: Subject) -> list[Block]:
     if found is None:
         return [not_made("The controls of this SAE have", f"controls {subject.published.file} {subject.sae}")]
     rows = found["controls"]
-    figure = Figure(
-        name="controls",
-        key=(subject.key, found.folder.name),
-        question="Is each number what it should be where the answer is known?",
-        caption="Each row has a scale of its own. Grey: where the number should be; dashed box: where it should not be. Mark: "
-        "what it is, with its 95 % interval. Circle, cross, diamond: passed, not passed, undecided. "
-        f"{sample_sentence(found)}",
-        chart=lambda: controls_chart(rows),
-        data=lambda: controls_table(rows),
-    )
     return [
         *said(controls_finding(found), finding=True),
-        Shown(figure),
+        Shown(controls_figure(found)),
         *said(shuffled_sentence(found)),
         Numbers("controls", "Every control", as_text(controls_table(rows)), sample_sentence(found), rows),
     ]

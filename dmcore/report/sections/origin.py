@@ -43,6 +43,7 @@ def section(subject: Subject) -> Section:
         f"python -m dmcore detect {file} {'--parts' if parts else subject.sae}",
         f"python -m dmcore reduce {file}",
         f"python -m dmcore downstream {file}",
+        f"python -m dmcore shrinkage {file} {subject.sae}",
         f"python -m dmcore controls {file} {subject.sae}",
         f"python -m dmcore report {file} --sae {subject.sae} -o report.html --tables report.zip",
     ]
