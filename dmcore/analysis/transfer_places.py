@@ -156,13 +156,14 @@ class Labels:
         return torch.from_numpy(np.ascontiguousarray(each)).to(device)
 
 
-def labels_of(contexts: Contexts, skip: int, least_tokens: int) -> Labels:
+def labels_of(contexts: Contexts, skip: int, least_tokens: int, folds: np.ndarray) -> Labels:
     """The domains of the texts: their own, or, where a folder says the document of each context, its first folder or its name.
 
     Args:
         contexts: the texts.
         skip: positions that are not kept.
-        least_tokens: a domain with fewer kept tokens is none; of more than `MOST_MEMBERS` - 1 the largest are.
+        least_tokens: a domain with fewer in its smallest training set is none; of more than `MOST_MEMBERS` - 1 the largest are.
+        folds: (n_contexts,) fold of each context.
     """
     if contexts.domains is not None:
         numbers, names = np.asarray(contexts.domains).astype(np.int64), list(contexts.domain_names)
@@ -174,15 +175,18 @@ def labels_of(contexts: Contexts, skip: int, least_tokens: int) -> Labels:
         return Labels((), np.full(contexts.n_contexts, NO_DOMAIN), (), ())
     whole = np.broadcast_to(numbers.reshape(len(numbers), -1), contexts.tokens.shape)[:, skip:]
     sizes = np.bincount(whole.reshape(-1), minlength=len(names))
-    order = sorted(range(len(names)), key=lambda i: -sizes[i])
-    chosen = sorted(i for i in order[: MOST_MEMBERS - 1] if sizes[i] >= least_tokens)
+    n_folds = int(folds.max()) + 1
+    in_fold = np.bincount((whole * n_folds + folds[:, None]).reshape(-1), minlength=len(names) * n_folds)
+    training = sizes - in_fold.reshape(len(names), n_folds).max(1)
+    order = sorted((i for i in range(len(names)) if training[i] >= least_tokens), key=lambda i: -sizes[i])
+    chosen = sorted(order[: MOST_MEMBERS - 1])
     new = np.full(len(names), NO_DOMAIN)
     new[chosen] = np.arange(len(chosen))
     seen = tuple(int((whole == i).any(1).sum()) for i in chosen)
-    small = int((sizes < least_tokens).sum())
+    small = int((training < least_tokens).sum())
     said = "" if not small else (
-        f"{small:,} of {len(names):,} domains have fewer than {least_tokens:,} tokens: too few for a map of their own; they are "
-        f"in {ALL_TEXTS} alone."
+        f"{small:,} of {len(names):,} domains have fewer than {least_tokens:,} training tokens: too few for a map of their own; "
+        f"they are in {ALL_TEXTS} alone."
     )  # fmt: skip
     if len(names) - small > len(chosen):
         said += f" Of the others the {len(chosen)} largest are compared."

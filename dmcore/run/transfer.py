@@ -102,14 +102,13 @@ def _between_texts(
     asked: TransferAsked, plan: Plan, stages: SaeStages, coded: Callable[[SaePlan], Coded]
 ) -> TransferInputs:
     """The domains of the texts of one SAE, and all of them."""
-    settings, n_folds = plan.study.settings, plan.partition.n_folds
+    settings = plan.study.settings
     weights = stages.site.acts.d_model + int(settings.fit_bias)
-    # A domain's folds are of unequal size: a context more than it takes on average.
-    least = -(-LEAST_TOKENS * weights * n_folds // (n_folds - 1)) + plan.contexts.length
-    labels = labels_of(plan.contexts, settings.skip_positions, least)
+    least = LEAST_TOKENS * weights
+    labels = labels_of(plan.contexts, settings.skip_positions, least, plan.partition.folds)
     if len(labels.names) < 2:
         raise DataError(
-            f"The texts have no two domains of {least:,} tokens or more, which a map of {weights:,} weights a dimension "
+            f"The texts have no two domains of {least:,} training tokens or more, which a map of {weights:,} weights a dimension "
             "needs: name texts of several sources, or more of them."
         )
     about = {name: asked.records[0][name] for name in MEMBER}

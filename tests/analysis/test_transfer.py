@@ -200,28 +200,42 @@ def test_too_few_tokens_or_members_are_refused_in_a_sentence(tmp_path: Path) -> 
         of_texts(x, 0.1 * x, few, tmp_path / "few")
 
 
+EACH = np.arange(6)
+"""A fold for each of six contexts."""
+
+
 def contexts_of(**more: object) -> Contexts:
     return Contexts(np.zeros((6, 10), dtype=np.uint16), "print", **more)  # type: ignore[arg-type]
 
 
 def test_domains_are_the_texts_own_or_the_heads_of_their_documents() -> None:
     documents = ("a/x.py", "a/y.py", "b.py", "b.py", "c/z", "c/z")
-    found = labels_of(contexts_of(documents=documents), 2, 10)
+    found = labels_of(contexts_of(documents=documents), 2, 8, EACH)
     assert (found.names, found.n_tokens, found.n_contexts) == (("a", "b.py", "c"), (16, 16, 16), (2, 2, 2))
     assert found.values.tolist() == [0, 0, 1, 1, 2, 2] and not found.said
     numbers = np.zeros((6, 10), dtype=np.uint8)
     numbers[:, 5:] = 1
     numbers[0, 9] = 2
-    found = labels_of(contexts_of(domains=numbers, domain_names=("web", "code", "rare"), documents=documents), 2, 5)
+    found = labels_of(
+        contexts_of(domains=numbers, domain_names=("web", "code", "rare"), documents=documents), 2, 5, EACH
+    )
     assert (found.names, found.n_tokens, found.n_contexts) == (("web", "code"), (18, 29), (6, 6))
     assert found.values[0].tolist() == [0] * 5 + [1] * 4 + [NO_DOMAIN]
-    assert "1 of 3 domains have fewer than 5 tokens" in found.said
-    assert labels_of(contexts_of(), 2, 5).names == ()
+    assert "1 of 3 domains have fewer than 5 training tokens" in found.said
+    assert labels_of(contexts_of(), 2, 5, EACH).names == ()
 
 
 def test_of_many_domains_the_largest_are_compared() -> None:
     tokens = np.zeros((40, 10), dtype=np.uint16)
     documents = (*(f"text {k // 2}" for k in range(38)), "text 5", "text 5")
-    found = labels_of(Contexts(tokens, "print", documents=documents), 0, 1)
+    found = labels_of(Contexts(tokens, "print", documents=documents), 0, 1, np.arange(40) % 2)
     assert len(found.names) == 11 and "text 5" in found.names
     assert "the 11 largest are compared" in found.said
+
+
+def test_a_domain_that_lies_in_one_fold_has_no_map_of_its_own() -> None:
+    documents = ("a", "a", "a", "b", "b", "c")
+    found = labels_of(contexts_of(documents=documents), 0, 10, np.array([0, 1, 2, 0, 1, 2]))
+    assert found.names == ("a", "b")
+    found = labels_of(contexts_of(documents=documents), 0, 10, np.array([0, 1, 2, 1, 1, 2]))
+    assert found.names == ("a",) and "2 of 3 domains have fewer than 10 training tokens" in found.said
