@@ -19,7 +19,8 @@ from dmcore.analysis.encode import site_moments
 from dmcore.analysis.error_reduction import ReductionInputs, error_reduction
 from dmcore.analysis.partition import Partition
 from dmcore.analysis.reduction_methods import subsets_of
-from dmcore.analysis.reduction_passes import Coded, TokenSources, UnitSums
+from dmcore.analysis.reduction_passes import Coded, TokenSources
+from dmcore.analysis.unit_sums import UnitSums
 from dmcore.errors import Cancelled, DataError
 from dmcore.math.bootstrap import poisson_weights
 from dmcore.math.sparse_codes import SparseCodes, codes_from_dense
@@ -284,6 +285,15 @@ def test_shrinkage_that_was_planted_is_undone_and_no_more(tmp_path: Path) -> Non
     row = found.method("shrinkage_scalar")
     assert row["fvu"] == pytest.approx((0.05 / 0.7) ** 2, rel=0.05)
     assert row["nonlinear_removed"] == pytest.approx(1 - 1 / 0.7**2, rel=0.05), "noise grows with what it is in"
+
+
+def test_moments_that_do_not_fit_in_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, mlp = stored(tmp_path / "own", random(0), random(1)), stored(tmp_path / "mlp", random(2), random(3))
+    monkeypatch.setattr("dmcore.analysis.reduction_passes.available_memory", lambda _: 1000)
+    with pytest.raises(DataError, match="GiB are free: give it more memory.$"):
+        found_of(given_for(own, [mlp]), tmp_path / "one")
+    with pytest.raises(DataError, match="or name fewer components with --earlier"):
+        found_of(given_for(own, [mlp, mlp]), tmp_path / "two")
 
 
 def test_a_planted_dependence_on_an_earlier_component_is_found_with_its_share(tmp_path: Path) -> None:
