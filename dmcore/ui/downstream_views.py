@@ -38,6 +38,8 @@ from dmcore.ui.selection import Selection, option
 
 View = Callable[[Selection, Downstream], None]
 """Draws a view of what the selected SAE's error costs."""
+LEAST_TOLD = -1.0
+"""A variant that costs more than twice what a share is taken of has none."""
 GAINED = {"recovered": "Loss", "kl_recovered": "KL"}
 SIZES = {"norm_sq_share": "Squared norm", "norm_share": "Norm", "r2_share": "R² of the error"}
 LOST = "Loss: cross-entropy of the next token, in nats; its rise over the clean model's is paired, token by token."
@@ -86,7 +88,11 @@ def recovered_rows(found: Downstream) -> pl.DataFrame:
     columns: list[pl.Expr] = [pl.col("name")]
     for column in ("recovered_zero", "recovered_mean", "recovered_sae"):
         half = 100 * (pl.col(f"{column}_high") - pl.col(f"{column}_low")) / 2
-        columns += [pl.col(column) * 100, half.alias(f"{column}_half")]
+        told = pl.col(column) >= LEAST_TOLD  # ablations cost many times what Sae(x) does: no share of it
+        columns += [
+            pl.when(told).then(pl.col(column) * 100).alias(column),
+            pl.when(told).then(half).alias(f"{column}_half"),
+        ]
     return rows.select(*columns)
 
 
@@ -124,7 +130,8 @@ def doses_view(selection: Selection, found: Downstream) -> None:
             "line down to 1 "
             "would be in proportion; a curve that flattens early says that the first piece matters most. Beyond 1 there "
             "is more of "
-            f"the part than x has. Bands: 95 % intervals over {found.about['dose_contexts']:,} contexts ({n:,} predictions).",
+            f"the part than x has. Bands: 95 % intervals over {found.about['dose_contexts']:,} contexts ({n:,} predictions), so "
+            "that 0 and 1 need not be what all contexts give.",
             chart=lambda: doses_chart(doses),
             data=lambda: doses_table(doses),
         )
@@ -190,8 +197,8 @@ def kinds_view(selection: Selection, found: Downstream) -> None:
             question="At which tokens do predictions suffer?",
             caption="Cloze accuracy on held-out text: how often the most probable token is the one that comes, by the "
             "kind of that token "
-            "(number of tokens in brackets). Right: how many percentage points fewer than the clean model, paired. Bars: 95 % "
-            f"intervals over contexts. Kinds of fewer than {LEAST} tokens are left out. {sample_of(found)}",
+            "(number of tokens in brackets). Right: how many percentage points fewer than the clean model, paired. "
+            f"Kinds of fewer than {LEAST} tokens are left out. {sample_of(found)}",
             chart=lambda: kinds_chart(kinds),
             data=lambda: kinds_table(kinds),
         )
@@ -204,7 +211,7 @@ def draw_no_downstream(selection: Selection) -> None:
         st.info(NO_LOSS, icon=":material/info:")
         return
     command = f"downstream {selection.published.file} {quote(selection.record['sae'])}"
-    draw_missing("What this SAE's error costs the model has", command)
+    draw_missing("The cost of this SAE's error has", command)
     study_id, key = selection.study_id, selection.record["summary_key"]
     draw_look_button(
         study_id, selection.record["sae"], lambda published: published.downstream(key) is not None, "downstream"

@@ -10,22 +10,31 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dmcore.charts.earlier import earlier_chart, earlier_table
+from dmcore.charts.kept_tasks import LEAST, tasks_chart, tasks_table
 from dmcore.charts.league import OWN, featured, league_chart, league_table
 from dmcore.charts.ranks import half_rank, ranks_chart, ranks_table
 from dmcore.charts.sparsity import sparsity_chart, sparsity_table
 from dmcore.results import REDUCTION, Reduction
+from dmcore.results.reduction import EVERY_KIND
 from dmcore.ui import reads
 from dmcore.ui.figure import Figure, draw
-from dmcore.ui.league_rows import draw_league, league_of, leagues, on_all_tokens
+from dmcore.ui.league_rows import draw_league, league_of, leagues
 from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
-from dmcore.ui.reduction_words import earlier_sentence, reduction_finding, remarks_of, sample_of, skip_sentence
+from dmcore.ui.reduction_words import (
+    earlier_sentence,
+    reduction_finding,
+    remarks_of,
+    sample_of,
+    skip_sentence,
+    task_sentence,
+)
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, select
 from dmcore.ui.words import l0_text, plain
 
 CARRIED = (
-    "Other codes ran on a sample of contexts: the share that they remove there is taken off the SAE's error on all. "
+    "Other codes ran on a sample of contexts: what they leave of the SAE's error there is taken of its error on all. "
 )
 View = Callable[[Selection, Reduction | None, DeltaGenerator], None]
 """Draws a view of the selected SAE, given what makes its error smaller, if that is known; its finding goes to the container."""
@@ -61,8 +70,8 @@ def methods_view(selection: Selection, found: Reduction | None, top: DeltaGenera
             "contexts. Earlier "
             "components come with active latents of their own SAEs, so they are not at this L0; wider dictionaries are "
             "the study's "
-            "own at the nearest L0. Grey ticks: the SAE on the tokens of a sample, where a method ran on one. All ranks "
-            f"and sets of inputs are in the table below. {sample_of(found)}",
+            f"own at the nearest L0. {CARRIED}An arrow: further right. All ranks and sets of inputs are in the table below. "
+            f"{sample_of(found, coding=True)}",
             chart=lambda: league_chart(rows),
             data=lambda: league_table(rows),
         )
@@ -92,7 +101,7 @@ def ranks_view(selection: Selection, found: Reduction | None, top: DeltaGenerato
             question="How large must a skip be to absorb the linear error?",
             caption="FVU of Sae(x) + A x + b, with A of each rank by reduced-rank regression of the error on x. Band: 95 "
             "% interval "
-            "over contexts. A rank r adds min(2 d r, d²) + d numbers, with d = "
+            "over contexts. A rank r adds min(2 d r, d²) numbers, with d = "
             f"{found.about['d_model']:,}; rank 0, a bias alone, is in the data. {sample_of(found)}",
             chart=lambda: ranks_chart(ranks, own),
             data=lambda: ranks_table(ranks),
@@ -118,7 +127,9 @@ def earlier_view(selection: Selection, found: Reduction | None, top: DeltaGenera
                 question="What do SAEs of earlier components know of the error?",
                 caption="Held-out R², pooled over tokens and dimensions, of the error and its parts by least squares from the "
                 "reconstructions that SAEs make of earlier components (not from the components), alone and together. Where x is "
-                "among them the linear error is explained whole, by definition. Bars: 95 % intervals over contexts. "
+                "among them the linear error is explained whole, by definition. Each part has a map of its own here; on "
+                "*Methods* one map of the whole error is added, which takes less of the nonlinear part. Bars: 95 % intervals "
+                "over contexts. "
                 f"{sample_of(found)}",
                 chart=lambda: earlier_chart(regressions),
                 data=lambda: earlier_table(regressions),
@@ -136,6 +147,34 @@ def earlier_view(selection: Selection, found: Reduction | None, top: DeltaGenera
             hide_index=True,
         )  # fmt: skip
         st.caption("At each site the SAE of the nearest width, then of the nearest L0.")
+    _draw_remarks(found)
+
+
+def tasks_view(selection: Selection, found: Reduction | None, top: DeltaGenerator) -> None:
+    """What each method keeps of the model's own task."""
+    if found is None:
+        draw_no_reduction(selection)
+        return
+    with top:
+        finding(task_sentence(found) or reduction_finding(found))
+    tasks, methods = found["tasks"], found["methods"]
+    if tasks.is_empty():
+        st.info("The model's predictions were not read with these methods.", icon=":material/inbox:")
+    else:
+        n = tasks.filter(pl.col("kind") == EVERY_KIND)["n_tokens"][0]
+        draw(
+            Figure(
+                name="reduction_tasks",
+                key=(selection.record["summary_key"], found.folder.name),
+                question="Which method keeps the model's task?",
+                caption="Cloze accuracy on held-out text, in percentage points below the clean model: how often the most "
+                "probable token is the one that comes, with each method's reconstruction in the place of x, by the kind of "
+                f"token to be predicted. Kinds of fewer than {LEAST} tokens are left out. n = {n:,} predictions in "
+                f"{found.about['loss_contexts']:,} contexts; 95 % intervals over contexts are in the tooltips and the data.",
+                chart=lambda: tasks_chart(tasks, methods),
+                data=lambda: tasks_table(tasks, methods),
+            )
+        )
     _draw_remarks(found)
 
 
@@ -176,7 +215,7 @@ def _draw_against_l0(selection: Selection, table: pl.DataFrame, key: tuple[str, 
     here = (
         (pl.col("site") == record["site"]) & (pl.col("d_sae") == record["d_sae"]) & (pl.col("label") == record["label"])
     )
-    rows = on_all_tokens(table.filter(kinds & here)).with_columns(
+    rows = table.filter(kinds & here).with_columns(
         label=pl.col("method").replace_strict(ON_LINES, default=pl.col("title"))
     )
     if rows.is_empty():
@@ -190,10 +229,10 @@ def _draw_against_l0(selection: Selection, table: pl.DataFrame, key: tuple[str, 
         Figure(
             name=f"reduction_l0_{left}",
             key=(record["summary_key"], left, *key),
-            question="Which method is best at every L0?",
+            question="Which method is best at every L0?" if n > 1 else "Which method leaves least?",
             caption=f"{n} SAE{'s' if n > 1 else ''} of {record['d_sae']:,} latents at this site, a line for each method that "
-            f"needs no other latents: further down is better. {ONE_FORMULA}{CARRIED}Bars: 95 % intervals over contexts, for "
-            f"other codes of what they remove. Ringed: the selected SAE, L0 {l0_text(record['l0'])}.",
+            f"needs no other latents: further down is better. {ONE_FORMULA}{CARRIED}Bars, where they are larger than the marks: "
+            f"95 % intervals over contexts. Ringed: the selected SAE, L0 {l0_text(record['l0'])}.",
             chart=lambda: sparsity_chart(rows, left, record["sae"], label="method"),
             data=lambda: sparsity_table(rows, left),
         )
@@ -231,5 +270,6 @@ VIEWS: dict[str, tuple[str, View]] = {
     "all": ("All SAEs", everyone_view),
     "ranks": ("Ranks", ranks_view),
     "earlier": ("Earlier components", earlier_view),
+    "tasks": ("Next token", tasks_view),
 }
 """Title and view, by the name in the link."""
