@@ -63,7 +63,7 @@ def tasks_chart(tasks: pl.DataFrame, methods: pl.DataFrame) -> alt.LayerChart:
     )  # fmt: skip
     x_axis = alt.Axis(**at_ticks(list(range(len(kinds)))), labelExpr=f"{json.dumps(heads)}[datum.value]", orient="top",
                       grid=False, ticks=False, domain=False, labelFontSize=12, labelLimit=150, title=None)  # fmt: skip
-    y_axis = alt.Axis(**at_ticks(list(range(len(names)))), grid=False, ticks=False, domain=False, labelLimit=280,
+    y_axis = alt.Axis(**at_ticks(list(range(len(names)))), grid=False, ticks=False, domain=False, labelLimit=310,
                       labelExpr=f"{json.dumps([titles[n] for n in names])}[datum.value]", labelFontSize=13,
                       title=None)  # fmt: skip
     x_scale = alt.Scale(domain=[-0.5, max(len(kinds), 1) - 0.5], nice=False, zero=False)

@@ -37,7 +37,7 @@ MEASURES = {"fvu": TOTAL, "fvu_nonlinear": NONLINEAR}
 """What is drawn, and whose colour it has."""
 HEADS = {TOTAL: "FVU", NONLINEAR: "nonlinear FVU"}
 """What the dashed lines are called."""
-LABEL = 260
+LABEL = 310
 """Room for the names of methods, in pixels."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from dmcore.charts.numbers import percent
+from dmcore.charts.numbers import number, percent
 from dmcore.charts.ranks import half_rank
 from dmcore.results import Reduction
 from dmcore.results.reduction import EVERY_KIND, JOINED
@@ -85,12 +85,20 @@ def task_sentence(found: Reduction) -> str:
     free = found["methods"].filter((pl.col("extra_l0") == 0) & pl.col("method").is_in(list(rows)))
     best = max((rows[name] for name in free["method"]), key=lambda row: row["accuracy"])
     text = (
-        f"The model predicts {percent(*triple(clean, 'accuracy'))} of the next tokens; with Sae(x) in the place of x "
-        f"{percent(*triple(own, 'accuracy'))}"
+        f"The model predicts {percent(clean['accuracy'])} of the next tokens; Sae(x) in the place of x costs {_points(own)} of "
+        "that"
     )
     if best["method"] == "encoder":
-        return f"{text}, and no method at this L0 keeps more."
-    return f"{text}, and with {_name(found.method(best['method']))} {percent(*triple(best, 'accuracy'))}."
+        return f"{text}, and no method at this L0 costs less."
+    return f"{text}, {_name(found.method(best['method']))} {_points(best)}."
+
+
+def _points(row: dict[str, Any]) -> str:
+    """Accuracy lost, in percentage points."""
+    value, low, high = triple(row, "accuracy_delta")
+    if value is None or low is None or high is None:
+        return "some"
+    return f"{number(-100 * value, -100 * high, -100 * low)} points"
 
 
 def reduction_finding(found: Reduction) -> str:
