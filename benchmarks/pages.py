@@ -3,7 +3,7 @@
 1. `streamlit run app.py` from nothing to a drawn Overview.
 2. A change of page, to each.
 3. A slider of the sidebar on each page: key pressed to charts drawn with the new SAE's numbers.
-4. A change of view on Scaling and on Nonlinear error, to each.
+4. A change of view on each page that has views, to each.
 
 Run: `python benchmarks/pages.py [--repeats 7]`. Needs a Chromium (the system's, or Playwright's own). Prints medians, and
 ends with status 1 if one is over its limit. It serves the study of `$DMCORE_CACHE`, or of `cache/`.
@@ -43,6 +43,8 @@ OVERVIEW = ["What does a sparse autoencoder miss?", 2]
 REGRESSION = ["How linear is the error?", 4]
 SCALING = ["What do wider dictionaries still miss?", 2]
 NONLINEAR = ["What lives in the nonlinear error?", 3]
+REDUCTION = ["What makes the error smaller at the same sparsity?", 1]
+DOWNSTREAM = ["What does the error cost the model?", 1]
 SCALING_VIEWS = {
     "Width × L0": ("What do width and sparsity do together?", 1),
     "Depth": ("Is it the same at every layer?", 3),
@@ -58,7 +60,25 @@ NONLINEAR_VIEWS = {
     "Detection scores": ("How well can latents of each part be told?", 3),
     "SAEs on the parts": ("How much of each part can an SAE rewrite?", 3),
 }
-VIEWS = {"Scaling": (SCALING, SCALING_VIEWS), "Nonlinear error": (NONLINEAR, NONLINEAR_VIEWS)}
+REDUCTION_VIEWS = {
+    "All SAEs": ("Which method is best at every L0?", 1),
+    "Ranks": ("How large must a skip be to absorb the linear error?", 1),
+    "Earlier components": ("What do SAEs of earlier components know of the error?", 1),
+    "Methods": ("Which method leaves the smallest error at the same sparsity?", 1),
+}
+DOWNSTREAM_VIEWS = {
+    "Doses": ("Does a part cost in proportion to how much of it is missing?", 1),
+    "Shares": ("Does a part cost what its size says?", 1),
+    "Kinds of token": ("At which tokens do predictions suffer?", 1),
+    "Tokens": ("Which tokens lose most?", 1),
+    "Cost": ("What does it cost to hold something else there?", 1),
+}
+VIEWS = {
+    "Scaling": (SCALING, SCALING_VIEWS),
+    "Nonlinear error": (NONLINEAR, NONLINEAR_VIEWS),
+    "Error reduction": (REDUCTION, REDUCTION_VIEWS),
+    "Downstream": (DOWNSTREAM, DOWNSTREAM_VIEWS),
+}
 """Of each page that has views: itself, and a heading of each view with its charts."""
 _L0 = "L0 (active latents per token)"
 STEPS = [
@@ -193,6 +213,8 @@ def measure(repeats: int) -> dict[str, list[float]]:
                     ("Regression", REGRESSION),
                     ("Scaling", SCALING),
                     ("Nonlinear error", NONLINEAR),
+                    ("Error reduction", REDUCTION),
+                    ("Downstream", DOWNSTREAM),
                     ("Catalogue", CATALOGUE),
                     ("Runs", RUNS),
                 ):

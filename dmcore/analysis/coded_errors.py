@@ -130,6 +130,16 @@ class Clock:
 
 
 @torch.inference_mode()
+def encoder_seconds(given: CodingRuns) -> float:
+    """What the SAE itself takes to encode 1,000 tokens of the sample."""
+    device, skip, clock = given.sources.device, given.settings.skip_positions, Clock(given.sources.device)
+    for chunk in given.acts.chunks():
+        x = given.acts.read(chunk, device)[chunk.positions(device) >= skip]
+        clock.time(lambda x=x: given.sources.own.sae.encode(x), len(x))
+    return clock.seconds_per_1000
+
+
+@torch.inference_mode()
 def coded(
     given: CodingRuns, method: CodingMethod, folder: Path, clock: Clock, kept: dict[int, SparseCodes]
 ) -> Iterator[ErrorChunk]:

@@ -247,7 +247,7 @@ register_method(
 )
 register_method(
     "nnls_on_support",
-    "Least squares on the encoder's support",
+    "Non-negative least squares on the encoder's support",
     "Lawson and Hanson 1974; Kim and Park 2011",
     _least_squares,
 )

@@ -30,7 +30,7 @@ from dmcore.analysis.downstream_tables import downstream_tables, token_table
 from dmcore.analysis.encode import error_chunks
 from dmcore.analysis.norm_tests import NormTestInputs, fold_maps
 from dmcore.analysis.splice_variants import EVERYWHERE, ON_SOME, ChunkVectors
-from dmcore.analysis.token_kinds import KINDS, UNKNOWN
+from dmcore.analysis.token_kinds import KINDS, UNKNOWN, kind_numbers
 from dmcore.errors import Cancelled
 from dmcore.math.bootstrap import bootstrap_units
 from dmcore.math.split import FoldedFit, row_norm_sq, split_tokens
@@ -106,7 +106,7 @@ def downstream(
     )
     linear = fold_maps(given.split, given.inputs.shift, given.partition.n_folds)
     cells = [c for cells in given.partition.cells_of_fold(skip) for c in cells]
-    work = _Work(given, splicer, linear, given.inputs.mean(cells), _kinds(words), frozenset(doses), sums)
+    work = _Work(given, splicer, linear, given.inputs.mean(cells), kind_numbers(words), frozenset(doses), sums)
     _pass(work, chosen, folder, reporter, name)
     about, tables = downstream_tables(sums, given.seed, unnamed=bool((words["kind"] == UNKNOWN).all()))
     tables |= _token_tables(given, sums, scored, 0 if splicer.model.predicts_itself else 1)
@@ -128,13 +128,6 @@ def downstream(
 def _listed(wanted: Sequence[int], chosen: Sequence[int]) -> list[int]:
     run = [context for context in sorted(wanted) if context in set(chosen)]
     return run[:MOST_LISTED] or at_steps(chosen, MOST_LISTED)
-
-
-def _kinds(words: pl.DataFrame) -> np.ndarray:
-    ids = words["token"].to_numpy()
-    kind_of = np.full(int(ids.max()) + 1, KINDS.index(UNKNOWN))
-    kind_of[ids] = [KINDS.index(kind) for kind in words["kind"]]
-    return kind_of
 
 
 def _pass(work: _Work, chosen: list[int], folder: Path, reporter: Reporter, name: str) -> None:

@@ -10,20 +10,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
-from dmcore.analysis.coded_errors import CodedErrors, coded_errors, coding_runs
+from dmcore.analysis.coded_errors import CodedErrors, coded_errors, coding_runs, encoder_seconds
 from dmcore.analysis.coding_methods import OWN, CodingMethod, coding_method
 from dmcore.analysis.context_sample import ContextSample, at_steps, sample_of
 from dmcore.analysis.reduction_loss import LossInputs, LossSums, method_losses, run_methods
 from dmcore.analysis.reduction_methods import Fitted, fit_methods
 from dmcore.analysis.reduction_passes import ReductionSums, TokenSources, joint_moments, linear_sums
 from dmcore.analysis.reduction_tables import CodedMethod, Found, reduction_rows
+from dmcore.analysis.token_kinds import unnamed_vocabulary
 from dmcore.errors import DataError, SpecError
 from dmcore.math.moments import InputMoments
 from dmcore.math.split import check_determined
@@ -42,6 +44,8 @@ class Spliced:
     model: Callable[[], LanguageModel]
     """Loads the model."""
     hook: str
+    vocabulary: Callable[[Iterable[int]], pl.DataFrame] = unnamed_vocabulary
+    """Names tokens."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,10 @@ class _Coding:
     coded: list[CodedMethod]
     own: CodedErrors | None
     """The encoder's own on the sample; None where that is all contexts."""
+    seconds: float | None
+    """What the encoder takes for 1,000 tokens."""
     why: list[str]
-    """Sentences about methods that could not be run."""
+    """Sentences about methods that could not be run, and about the sample."""
 
 
 @torch.inference_mode()
@@ -110,6 +116,7 @@ def error_reduction(given: ReductionInputs, folder: Path, reporter: Reporter, na
         own=coding.own,
         sampled=len(sample.contexts),
         losses=losses,
+        encoder_seconds=coding.seconds,
         l0=given.l0,
         components=given.components,
         n_contexts=n_contexts,
@@ -156,25 +163,29 @@ def _coded(
 ) -> _Coding:
     """Every coding method that can be run, the encoder's own on the sample, and why others cannot."""
     if not given.methods:
-        return _Coding([], None, [])
+        return _Coding([], None, None, [])
     try:
         target = given.asked.target_l0
         runs = coding_runs(given.sources, given.inputs, given.settings, sample, keep, target, reporter)
     except DataError as error:
-        return _Coding([], None, [str(error)])
+        return _Coding([], None, None, [str(error)])
 
     def run(method: CodingMethod) -> CodedErrors:
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             return coded_errors(runs, method, Path(folder), reporter)
 
-    found, why = [], []
+    found, why, asked = [], [], given.asked.coding_contexts
+    if 0 < asked < len(sample.contexts):
+        why.append(
+            f"{asked:,} contexts are too few to fit a map from x: other codes were made on {len(sample.contexts):,}."
+        )
     own = None if sample.is_whole else run(coding_method(OWN))
     for method in given.methods:
         try:
             found.append((method, run(method)))
         except DataError as error:
             why.append(f"{method.name}: {error}")
-    return _Coding(found, own, why)
+    return _Coding(found, own, encoder_seconds(runs), why)
 
 
 def _losses(
@@ -191,7 +202,7 @@ def _losses(
         return None, []
     texts = given.spliced
     coded = {method.name: found.kept for method, found in coding.coded if method.name != OWN}
-    inputs = LossInputs(texts.contexts, texts.model, texts.hook, chosen)
+    inputs = LossInputs(texts.contexts, texts.model, texts.hook, chosen, texts.vocabulary)
     what = f"loss by {len(run_methods(fitted)) + len(coded)} methods on {name}"
     try:
         with reporter.stage(what, len(chosen), "contexts") as stage:

@@ -3,16 +3,17 @@
 1. Of some contexts: the activations, the SAE's codes, those of earlier components' SAEs.
 2. What each method makes of them, fitted on other contexts, is put in the place of the activation at the kept positions
    (`dmcore.sources.splice`); and 0, to have a scale.
-3. The loss of the scored tokens, summed over bootstrap units.
+3. The loss of the scored tokens, and how many were predicted rightly of each kind of token, summed over bootstrap units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from dmcore.analysis.activations import Chunk
 from dmcore.analysis.codes import Codes
 from dmcore.analysis.reduction_methods import Fitted, FittedMethod
 from dmcore.analysis.reduction_passes import Coded, TokenSources
+from dmcore.analysis.token_kinds import KINDS, kind_numbers, unnamed_vocabulary
 from dmcore.math.bootstrap import bootstrap_units
 from dmcore.math.corrections import Rows
 from dmcore.math.joint_moments import ACTS
@@ -34,8 +36,8 @@ CONTEXTS_PER_RUN = 8
 """Contexts that go through the model at once, where their predictions are not too large."""
 CLEAN, ZERO = "clean", "zero"
 """Runs besides those of the methods."""
-KINDS = ("encoder", "shrinkage", "earlier")
-"""Of methods that are affine, all of which are run; of the skips, two."""
+AFFINE = ("encoder", "shrinkage", "earlier")
+"""Kinds of methods that are affine, all of which are run; of the skips, two."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,33 @@ class LossInputs:
     hook: str
     chosen: Sequence[int]
     """Contexts that are run."""
+    vocabulary: Callable[[Iterable[int]], pl.DataFrame] = unnamed_vocabulary
+    """Names tokens: `token_kinds.vocabulary` with a tokenizer, or `unnamed_vocabulary`."""
 
 
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over bootstrap units, (n_units,) each."""
+    """Sums over bootstrap units, by name of method, `CLEAN` or `ZERO`."""
 
-    n_tokens: np.ndarray
     n_contexts: int
+    kinds: np.ndarray
+    """(n_units, len(KINDS)) scored tokens of each kind."""
     ce: dict[str, np.ndarray]
-    """By name of method, `CLEAN` or `ZERO`."""
+    """(n_units,)"""
+    right: dict[str, np.ndarray]
+    """(n_units, len(KINDS)) tokens that were predicted rightly."""
+
+    @property
+    def n_tokens(self) -> np.ndarray:
+        """(n_units,)"""
+        return self.kinds.sum(1)
 
 
 def run_methods(fitted: Fitted) -> list[FittedMethod]:
-    """The affine methods whose loss is computed: all, but of the skips the one of full rank and that of half of it."""
+    """The affine methods whose loss is computed: all, but of the skips the one of full rank and the nearest to half of that."""
     ranks = [method.rank for method in fitted.methods if method.rank is not None]
-    half = max((rank for rank in ranks if 2 * rank <= max(ranks)), default=None)
-    return [m for m in fitted.methods if m.kind in KINDS or m.rank in (half, max(ranks))]
+    half = min(ranks, key=lambda rank: abs(2 * rank - max(ranks)), default=None)
+    return [m for m in fitted.methods if m.kind in AFFINE or m.rank in (half, max(ranks))]
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ class _Work:
     coded: Mapping[str, Mapping[int, SparseCodes]]
     splicer: Splicer
     codes: dict[str, Codes]
+    kind_of: np.ndarray
 
 
 @torch.no_grad()
@@ -101,38 +114,56 @@ def method_losses(
         SpecError: the model predicts no next token, cannot be spliced at this site, or no position is scored.
         DataError: a loss is not finite.
     """
-    length = sources.own.acts.length
     splicer = Splicer(given.model(), given.hook, sources.skip_positions)
-    scored = splicer.scored(length)
+    splicer.scored(sources.own.acts.length)
     codes = {role: Codes(one.codes) for role, one in (("", sources.own), *sources.earlier.items())}
-    work = _Work(sources, given, shifts, run_methods(fitted), coded, splicer, codes)
+    kind_of = kind_numbers(given.vocabulary(np.unique(given.contexts.tokens).tolist()))
+    work = _Work(sources, given, shifts, run_methods(fitted), coded, splicer, codes, kind_of)
     units = bootstrap_units(sources.own.acts.n_contexts)
-    n_units = int(units.max()) + 1
-    ce = {name: np.zeros(n_units) for name in (CLEAN, ZERO, *(m.name for m in work.methods), *coded)}
-    step = min(CONTEXTS_PER_RUN, splicer.contexts_at_once(length))
+    shape, names = (int(units.max()) + 1, len(KINDS)), (CLEAN, ZERO, *(m.name for m in work.methods), *coded)
+    sums = LossSums(
+        len(given.chosen),
+        np.zeros(shape),
+        {name: np.zeros(shape[0]) for name in names},
+        {name: np.zeros(shape) for name in names},
+    )
+    step = min(CONTEXTS_PER_RUN, splicer.contexts_at_once(sources.own.acts.length))
     for first in range(0, len(given.chosen), step):
         last = min(first + step, len(given.chosen))
         parts = halve_when_out_of_memory(partial(_run, work, stage), first, last, "run the model on", "contexts")
-        for name, total in ce.items():
-            losses = np.concatenate([part[name] for part in parts])
-            np.add.at(total, units[list(given.chosen[first:last])], losses)
-    n_tokens = np.zeros(n_units)
-    np.add.at(n_tokens, units[list(given.chosen)], scored.stop - scored.start)
-    return LossSums(n_tokens, len(given.chosen), ce)
+        for context, found in zip(given.chosen[first:last], [one for part in parts for one in part], strict=True):
+            sums.kinds[units[context]] += np.bincount(found.kinds, minlength=len(KINDS))
+            for name, (loss, right) in found.scores.items():
+                sums.ce[name][units[context]] += loss.sum()
+                sums.right[name][units[context]] += np.bincount(found.kinds, weights=right, minlength=len(KINDS))
+    return sums
 
 
-def _run(work: _Work, stage: Stage, first: int, last: int) -> dict[str, np.ndarray]:
-    """The summed loss of each of some contexts, by run."""
+@dataclass(frozen=True)
+class _Graded:
+    """One context, (n_scored,) each."""
+
+    kinds: np.ndarray
+    """Of the tokens that are predicted, as places in `KINDS`."""
+    scores: dict[str, tuple[np.ndarray, np.ndarray]]
+    """Losses, and whether they were predicted rightly, by run."""
+
+
+def _run(work: _Work, stage: Stage, first: int, last: int) -> list[_Graded]:
+    """Each of some contexts."""
     numbers = list(work.given.chosen[first:last])
     tokens = torch.from_numpy(np.asarray(work.given.contexts.tokens[numbers]).astype(np.int64))
     clean = work.splicer.clean(tokens)
-    found = {CLEAN: clean.prediction.loss}
+    found = {CLEAN: (clean.prediction.loss, clean.right(clean.prediction))}
     for name, vectors in _vectors(work, numbers):
         shaped = vectors.reshape(len(numbers), work.sources.own.acts.length, -1)
-        found[name] = clean.losses(shaped.to(clean.acts.device))
+        found[name] = clean.graded(shaped.to(clean.acts.device))
         stage.advance(0)
     stage.advance(len(numbers))
-    return {name: loss.double().sum(1).cpu().numpy() for name, loss in found.items()}
+    arrays = {name: (loss.double().cpu().numpy(), right.cpu().numpy()) for name, (loss, right) in found.items()}
+    kinds = work.kind_of[clean.targets.cpu().numpy()]
+    scores = [{name: (loss[i], right[i]) for name, (loss, right) in arrays.items()} for i in range(len(numbers))]
+    return [_Graded(kinds[i], scores[i]) for i in range(len(numbers))]
 
 
 def _vectors(work: _Work, numbers: list[int]) -> Iterator[tuple[str, Tensor]]:

@@ -119,7 +119,7 @@ def fit_methods(moments: JointMoments, *, ridge: float, fit_bias: bool, dtype: t
             continue
         error, linear = fits.regression(names)
         name = f"earlier_{JOINED.join(names)}"
-        methods.append(fits.method(name, "earlier", d_model * width + d_model, error, inputs=names))
+        methods.append(fits.method(name, "earlier", d_model * width, error, inputs=names))
         regressions.append(FittedRegression(names, tuple(one.to(dtype) for one in linear)))
     own = [_of_x(one) for one in fits.linear]
     return Fitted(

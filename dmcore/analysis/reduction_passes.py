@@ -24,18 +24,22 @@ from dmcore.analysis.codes import NpyAppender
 from dmcore.analysis.encode import decoded
 from dmcore.analysis.partition import Partition
 from dmcore.analysis.reduction_methods import Fitted
-from dmcore.math.bootstrap import bootstrap_units
+from dmcore.analysis.unit_sums import UnitSums
+from dmcore.errors import DataError
 from dmcore.math.corrections import Rows
 from dmcore.math.joint_moments import ACTS, TARGETS, JointMoments
 from dmcore.math.linear_map import fit_map
 from dmcore.math.moments import MomentAccumulator, TargetMoments
 from dmcore.math.split import row_norm_sq
+from dmcore.memory import available_memory
 from dmcore.progress import Stage
 from dmcore.sources.dictionary import Dictionary
 from dmcore.sources.sliced_dictionary import SlicedDictionary
 
 AnyDictionary = Dictionary | SlicedDictionary
 NORMS = "norms.npy"
+SOLVING = 4
+"""Matrices of the size of a fold's Gram matrix that are held while maps are fitted."""
 SHIFT_TOKENS = 4096
 """Tokens whose mean is the shift of an input, about."""
 
@@ -93,7 +97,12 @@ class Tokens:
 
 
 def joint_moments(sources: TokenSources, stage: Stage) -> JointMoments:
-    """The first pass."""
+    """The first pass.
+
+    Raises:
+        DataError: the moments would not fit in memory.
+    """
+    _check_memory(sources)
     moments = None
     for tokens in sources.tokens():
         if moments is None:
@@ -106,19 +115,15 @@ def joint_moments(sources: TokenSources, stage: Stage) -> JointMoments:
     return moments
 
 
-class UnitSums:
-    """Sums over the tokens of each bootstrap unit: a context, or a bundle of contexts."""
-
-    def __init__(self, n_contexts: int, n_columns: int) -> None:
-        self._unit_of = torch.from_numpy(bootstrap_units(n_contexts))
-        self.sums = np.zeros((int(self._unit_of.max()) + 1, n_columns))
-
-    def add(self, contexts: Tensor, values: Tensor) -> None:
-        """Add tokens: `values` (n_tokens, n_columns). In the same order on every run, as a product with indicators is."""
-        units, local = torch.unique(self._unit_of.to(contexts.device)[contexts], return_inverse=True)
-        indicator = torch.zeros(units.numel(), contexts.numel(), dtype=torch.float64, device=contexts.device)
-        indicator[local, torch.arange(contexts.numel(), device=contexts.device)] = 1.0
-        self.sums[units.cpu().numpy()] += (indicator @ values.double()).cpu().numpy()
+def _check_memory(sources: TokenSources) -> None:
+    width = sum(one.acts.d_model for one in (sources.own, *sources.earlier.values())) + 1
+    needed, free = 8 * width**2 * (sources.partition.n_folds + SOLVING), available_memory(sources.device)
+    if needed > free:
+        fewer = ", or name fewer components with --earlier" if len(sources.earlier) > 1 else ""
+        raise DataError(
+            f"The moments of x and {len(sources.earlier)} earlier components take {needed / 2**30:.1f} GiB, of which "
+            f"{free / 2**30:.1f} GiB are free: give it more memory{fewer}."
+        )
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from dmcore.analysis.coding_methods import OWN, CodingMethod
 from dmcore.analysis.reduction_loss import CLEAN, ZERO, LossSums
 from dmcore.analysis.reduction_methods import Fitted
 from dmcore.analysis.reduction_passes import MethodSums, ReductionSums
+from dmcore.analysis.token_kinds import KINDS
 from dmcore.math.bootstrap import interval, poisson_weights, ratio
 from dmcore.math.joint_moments import TARGETS
 from dmcore.math.recovered import share_recovered
 from dmcore.math.reduced_rank import skip_parameters
-from dmcore.results.reduction import JOINED, method_title
+from dmcore.results.reduction import EVERY_KIND, JOINED, method_title
 
 ROUNDING = 1e-11
 """Share of the activations' variance below which a squared error is rounding of float32."""
@@ -47,6 +48,8 @@ class Found:
     sampled: int
     """Contexts of that sample."""
     losses: LossSums | None
+    encoder_seconds: float | None
+    """To encode 1,000 tokens by the SAE itself."""
     l0: float
     """Of the SAE."""
     components: Sequence[Mapping[str, Any]]
@@ -105,12 +108,13 @@ def reduction_rows(found: Found) -> tuple[dict[str, list[dict[str, Any]]], list[
     for number, row in enumerate(_linear_rows(found)):
         rows.append(row | _judged(sums.methods, number, whole, intervals))
     for row, (_, one) in zip(_coding_rows(found.coded), found.coded, strict=True):
-        rows.append(row | _judged(one.sums, 0, sampled, intervals))
+        rows.append(row | _judged(one.sums, 0, sampled, intervals) | _carried(one.sums, sampled, whole, intervals))
     if found.losses is not None:
         for row in rows:
             row |= _losses(row["method"], found.losses, intervals)
     there = float(whole.error_sq.sum()) > whole.floor
     tables = {"methods": rows, "ranks": _ranks(found, intervals, whole.error_sq if there else None)}
+    tables["tasks"] = _tasks(found.losses, intervals) if found.losses is not None else []
     tables["regressions"] = _regressions(found.fitted, sums, intervals, whole.floor)
     remarks = []
     if not there:
@@ -128,12 +132,10 @@ def _judged(sums: MethodSums, column: int, own: Own, intervals: Intervals) -> di
         getattr(sums, name)[:, column]
         for name in ("error_sq", "nonlinear_sq", "error_scatter", "norm_residual", "norm_scatter")
     )
-    n_tokens, variance = float(own.n_tokens.sum()), float(own.act_scatter.sum())
+    n_tokens = float(own.n_tokens.sum())
     row: dict[str, Any] = {"n_tokens": int(n_tokens), "n_contexts": own.n_contexts}
     row |= intervals.share("fvu", error, own.act_scatter)
     row |= intervals.share("fvu_nonlinear", nonlinear, own.act_scatter)
-    if variance > 0:
-        row |= {"own_fvu": own.error_sq.sum() / variance, "own_fvu_nonlinear": own.nonlinear_sq.sum() / variance}
     if float(own.error_sq.sum()) > own.floor:
         row |= intervals.share("error_removed", error, own.error_sq, of_one=True)
     if float(own.nonlinear_sq.sum()) > own.floor:
@@ -143,6 +145,26 @@ def _judged(sums: MethodSums, column: int, own: Own, intervals: Intervals) -> di
         # The variance of |e'|^2 has the square of the error's unit.
         if float(norm.sum()) * n_tokens > (ROUNDING * float(error.sum())) ** 2:
             row |= intervals.share("r2_error_norm_sq", residual, norm, of_one=True)
+    return row
+
+
+def _carried(sums: MethodSums, sampled: Own, whole: Own, intervals: Intervals) -> dict[str, Any]:
+    """The numbers of a method that ran on a sample carried over to all tokens, and those of the sample itself.
+
+    A map fitted on fewer tokens leaves more, and other tokens are other tokens: beside methods that ran on all, the sample's own
+    numbers would mislead. What the method leaves of the SAE's own error there is paired, and taken of that error on all.
+    """
+    if sampled is whole or not (variance := float(sampled.act_scatter.sum())) > 0:
+        return {}
+    row: dict[str, Any] = {}
+    for name, left, own, of_all in (
+        ("fvu", sums.error_sq[:, 0], sampled.error_sq, whole.error_sq),
+        ("fvu_nonlinear", sums.nonlinear_sq[:, 0], sampled.nonlinear_sq, whole.nonlinear_sq),
+    ):
+        row |= {f"sample_{name}": left.sum() / variance, f"own_sample_{name}": own.sum() / variance}
+        if float(own.sum()) > sampled.floor:
+            kept = ratio(left, own, intervals.weights)
+            row |= intervals.row(name, kept * ratio(of_all, whole.act_scatter, intervals.weights))
     return row
 
 
@@ -159,6 +181,22 @@ def _losses(method: str, losses: LossSums, intervals: Intervals) -> dict[str, An
     return row
 
 
+def _tasks(losses: LossSums, intervals: Intervals) -> list[dict[str, Any]]:
+    """How often the next token is predicted rightly."""
+    rows = []
+    for method, right in losses.right.items():
+        if method == ZERO:
+            continue
+        for order, kind in enumerate((EVERY_KIND, *KINDS), start=-1):
+            some = slice(None) if order < 0 else slice(order, order + 1)
+            n, mine, clean = (sums[:, some].sum(1) for sums in (losses.kinds, right, losses.right[CLEAN]))
+            if not n.sum():
+                continue
+            row: dict[str, Any] = {"method": method, "kind": kind, "order": order, "n_tokens": int(n.sum())}
+            rows.append(row | intervals.share("accuracy", mine, n) | intervals.share("accuracy_delta", mine - clean, n))
+    return rows
+
+
 def _linear_rows(found: Found) -> list[dict[str, Any]]:
     l0s = {component["role"]: component["l0"] for component in found.components}
     return [
@@ -172,6 +210,7 @@ def _linear_rows(found: Found) -> list[dict[str, Any]]:
             "l0": found.l0,
             "extra_l0": float(sum(l0s.get(role, 0.0) for role in method.inputs)),
             "parameters_added": method.parameters,
+            "seconds_per_1000": found.encoder_seconds if method.kind == "encoder" else None,
         }
         for method in found.fitted.methods
     ]

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from dmcore.results.scaling import TABLES
@@ -171,3 +172,11 @@ def unnamed_vocabulary(ids: Iterable[int]) -> pl.DataFrame:
     unique = sorted({int(i) for i in ids})
     rows = [(i, f"#{i}", UNKNOWN) for i in unique]
     return pl.DataFrame(rows, schema=TABLES["vocabulary"], orient="row")
+
+
+def kind_numbers(words: pl.DataFrame) -> np.ndarray:
+    """The place in `KINDS` of each token id up to the largest in a vocabulary; unknown of those that it lacks."""
+    ids = words["token"].to_numpy()
+    numbers = np.full(int(ids.max()) + 1, KINDS.index(UNKNOWN))
+    numbers[ids] = [KINDS.index(kind) for kind in words["kind"]]
+    return numbers

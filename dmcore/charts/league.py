@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ from dmcore.charts.theme import NEUTRAL, NONLINEAR, TOTAL, part_colour
 from dmcore.results.reduction import JOINED
 
 REMOVED = ("removed", "removed_low", "removed_high")
+FAR = 3.0
+"""Errors above so many times the SAE's own are drawn as arrows at the edge: they would squeeze the others together."""
 ROW = 27
 """Height of a row, in pixels."""
 OWN = "encoder"
@@ -34,7 +37,7 @@ MEASURES = {"fvu": TOTAL, "fvu_nonlinear": NONLINEAR}
 """What is drawn, and whose colour it has."""
 HEADS = {TOTAL: "FVU", NONLINEAR: "nonlinear FVU"}
 """What the dashed lines are called."""
-LABEL = 260
+LABEL = 310
 """Room for the names of methods, in pixels."""
 
 
@@ -72,7 +75,7 @@ def featured(methods: pl.DataFrame) -> pl.DataFrame:
 
 def league_table(methods: pl.DataFrame) -> pl.DataFrame:
     """A row a method and measure: `method`, `title`, `kind`, `l0`, `extra_l0`, `parameters_added`, `n_tokens`,
-    `measure`, `part`, `value`, `low`, `high`, `own` (of the SAE on the same tokens),
+    `measure`, `part`, `value`, `low`, `high`,
     `removed` (share of the SAE's own that is gone), `removed_low`, `removed_high`, in the order of methods.
 
     Args:
@@ -85,7 +88,7 @@ def league_table(methods: pl.DataFrame) -> pl.DataFrame:
         rows.select(
             "row", "method", "title", "kind", "l0", "extra_l0", "parameters_added", "n_tokens",
             measure=pl.lit(measure),
-            part=pl.lit(part), value=measure, low=f"{measure}_low", high=f"{measure}_high", own=f"own_{measure}",
+            part=pl.lit(part), value=measure, low=f"{measure}_low", high=f"{measure}_high",
             removed=removed[measure],
             removed_low=f"{removed[measure]}_low", removed_high=f"{removed[measure]}_high",
         )
@@ -102,9 +105,11 @@ def league_chart(methods: pl.DataFrame) -> alt.LayerChart:
     """
     table = league_table(methods)
     places, labels, height = _places(table)
-    low, high = linear_ends([*table["value"], *table["low"], *table["high"], *table["own"]])
+    near = table.filter(pl.col("value") <= FAR * (table.filter(pl.col("method") == OWN)["value"].max() or math.inf))
+    low, high = linear_ends([*near["value"], *near["low"], *near["high"]])
     end = high + 0.34 * (high - low)  # room for the numbers at the right
-    drawn = with_text(clipped(table, low, high, "low", "high"), "value", "low", "high")
+    drawn = with_text(table, "value", "low", "high").with_columns(beyond=pl.col("value") > high)
+    drawn = clipped(drawn, low, high, "value", "low", "high")
     drawn = drawn.join(places, on="method").with_columns(
         share=pl.Series([removed_text(*v) for v in drawn.select(REMOVED).rows()], dtype=pl.String),
         removed_words=pl.Series([percent(*v) for v in drawn.select(REMOVED).rows()], dtype=pl.String),
@@ -122,9 +127,11 @@ def league_chart(methods: pl.DataFrame) -> alt.LayerChart:
     base = alt.Chart(drawn).encode(y=y, color=part_colour())
     return alt.layer(
         *_own(drawn),
-        *_sampled(drawn),
         base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q")),
-        base.mark_point(filled=True, size=55, opacity=1).encode(x=x, tooltip=tooltip),
+        base.transform_filter("!datum.beyond").mark_point(filled=True, size=55, opacity=1).encode(x=x, tooltip=tooltip),
+        base.transform_filter("datum.beyond")
+        .mark_point(shape="triangle-right", size=70, filled=True, opacity=1)
+        .encode(x=alt.X("value:Q"), tooltip=tooltip),
         *_removed(drawn, places, high, end),
     ).properties(height=round(ROW * height), autosize=FIT_WIDTH)
 
@@ -184,28 +191,12 @@ def _own(drawn: pl.DataFrame) -> list[alt.Chart]:
         alt.Chart(own).mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(x=alt.X("value:Q"), color=part_colour())
     ]
     # The smaller number is named left of its line, the larger one right of it.
-    for align, part, dx in (("right", NONLINEAR, 4), ("left", TOTAL, -4)):
+    for align, part, dx in (("right", NONLINEAR, -5), ("left", TOTAL, 5)):
         text = alt.Chart(own.filter(pl.col("part") == part)).mark_text(
             align=align, dx=dx, fontSize=12, fontWeight="bold"
         )  # type: ignore[arg-type]
         layers.append(text.encode(x=alt.X("value:Q"), y=alt.value(-10), text=alt.Text("words:N"), color=part_colour()))
     return layers
-
-
-def _sampled(drawn: pl.DataFrame) -> list[alt.Chart]:
-    """A tick at the SAE's own error on the tokens of a row, where those are other tokens than its own row has."""
-    tokens = drawn.filter(pl.col("method") == OWN)["n_tokens"].drop_nulls()
-    rows = drawn.filter(known("own") & (pl.col("n_tokens") != (tokens[0] if len(tokens) else -1)))
-    if not len(tokens) or rows.is_empty():
-        return []
-    tick = alt.Chart(rows.with_columns(top=pl.col("at") - 0.2, bottom=pl.col("at") + 0.2))
-    tooltip = [alt.Tooltip("own:Q", title="the SAE on these tokens", format=".4f"),
-               alt.Tooltip("n_tokens:Q", title="tokens", format=",d")]  # fmt: skip
-    return [
-        tick.mark_rule(color=NEUTRAL, strokeWidth=2).encode(
-            x=alt.X("own:Q"), y=alt.Y("top:Q"), y2=alt.Y2("bottom:Q"), tooltip=tooltip
-        )
-    ]
 
 
 def _removed(drawn: pl.DataFrame, places: pl.DataFrame, high: float, end: float) -> list[alt.Chart]:

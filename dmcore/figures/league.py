@@ -9,7 +9,7 @@ import polars as pl
 
 from dmcore.charts.league import OWN, short_title
 from dmcore.results import DOWNSTREAM, Downstream, Reduction
-from dmcore.results.reduction import REDUCTION_TABLES, SHARES
+from dmcore.results.reduction import REDUCTION_TABLES
 from dmcore.words.chosen import Chosen
 
 LOSS = ("loss_recovered", "loss_recovered_low", "loss_recovered_high")
@@ -66,15 +66,18 @@ LOOKS = {
 
 
 HELPS = {
-    "nonlinear_removed": "1 − after / before, paired over contexts; below 0, there is more of it than before.",
+    "nonlinear_removed": "1 − after / before, paired over contexts; below 0, there is more of it than before. A reconstruction "
+    "that shrinks towards its mean lowers this too: read it together with what is removed of the error.",
     "error_removed": "1 − Σ|error after|² / Σ|error before|².",
     "r2_error": "Held-out R² of the error that is left, from x: its linear share.",
     "r2_error_norm_sq": "Held-out R² of the squared norm of the error that is left, from x.",
-    "loss_recovered": "Of what zero ablation costs the model, with the method's reconstruction at the site, on some contexts; of "
-    "wider SAEs, and where it was not run, as the page Downstream has it.",
+    "loss_recovered": "Of what zero ablation costs the model, with the method's reconstruction at the site, on the contexts that "
+    "the caption of Methods names; of wider SAEs, and where it was not run, as the page Downstream has it, on its contexts.",
     "recovered_sae": "Of the loss that Sae(x) costs, what the method gives back: 1 − its loss increase / that of Sae(x).",
-    "parameters_added": "Numbers added to the SAE; those of other SAEs are not counted.",
-    "seconds_per_1000": "To make the codes of 1,000 tokens, on the machine that computed this.",
+    "parameters_added": "Numbers added to the SAE: 2 d r or d² for a skip, d × inputs for earlier components, 2 d + 1 for each "
+    "further latent. A bias goes into the SAE's own; what is in other SAEs is not counted.",
+    "seconds_per_1000": "To make the codes of 1,000 tokens, on the machine that computed this: by the SAE's own encoder, or by "
+    "the method in its place. What is affine costs a product more.",
     "extra_l0": "Active latents of other SAEs that it needs, beyond the L0.",
 }
 
@@ -114,23 +117,6 @@ def leagues(chosen: Chosen, found: Iterable[tuple[Mapping[str, Any], Reduction]]
     """The methods of some SAEs, as `LEAGUE`; wider SAEs are in it as themselves."""
     tables = [league_of(chosen, record, reduction) for record, reduction in found]
     return pl.concat([pl.DataFrame(schema=LEAGUE), *tables])
-
-
-def on_all_tokens(table: pl.DataFrame) -> pl.DataFrame:
-    """The league with the errors of coding methods that ran on a sample carried over to all tokens, so that lines compare.
-
-    What a method removes is paired with the SAE's own codes on the same tokens; that share is taken off the SAE's error on all.
-    """
-    own = table.filter(pl.col("kind") == OWN).select("summary_key", all_fvu="fvu", all_fvu_nonlinear="fvu_nonlinear")
-    table, columns = table.join(own, on="summary_key", how="left", maintain_order="left"), []
-    for metric, share in SHARES.items():
-        ends = {"": "", "_low": "_high", "_high": "_low"}  # what removes most leaves least
-        for end, other in ends.items():
-            carried = pl.col(f"all_{metric}") * (1 - pl.col(f"{share}{other}"))
-            columns.append(
-                pl.when(pl.col("kind") == "coding").then(carried).otherwise(f"{metric}{end}").alias(f"{metric}{end}")
-            )
-    return table.with_columns(columns).drop("all_fvu", "all_fvu_nonlinear")
 
 
 def shown(table: pl.DataFrame, *, many: bool) -> pl.DataFrame:

@@ -41,8 +41,11 @@ class GradientStep:
         values, gram = batch.values[:, used], batch.gram[:, used, used]
         at_work = (batch.atoms[:, used] >= 0) & ~batch.ended[:, None]
         gradient = (batch.along[:, used] - torch.bmm(gram, values[:, :, None]).squeeze(2)) * at_work
-        length_sq = (gradient * torch.bmm(gram, gradient[:, :, None]).squeeze(2)).sum(1)
-        step = torch.where(length_sq > 0, gradient.square().sum(1) / length_sq, 0.0)
+        # In units of its size, so that its square stays a number whatever the scale of x and of the rows.
+        size = gradient.abs().sum(1, keepdim=True)
+        unit = torch.where(size > 0, gradient / size, 0.0)
+        length_sq = (unit * torch.bmm(gram, unit[:, :, None]).squeeze(2)).sum(1)
+        step = torch.where(length_sq > 0, unit.square().sum(1) / length_sq, 0.0)
         values.addcmul_(step[:, None], gradient).clamp_min_(0.0)
 
 

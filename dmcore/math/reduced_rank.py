@@ -86,8 +86,8 @@ def reduced_rank(fitted: AffineMap, gram: Float[Tensor, "d_aug d_aug"]) -> Reduc
 
 
 def skip_parameters(rank: int, d_model: int) -> int:
-    """Numbers that a skip adds to an SAE: a bias, and two factors of a rank, or one matrix where that is smaller."""
-    return d_model + min(2 * rank * d_model, d_model**2)
+    """Numbers that a skip adds to an SAE: two factors of a rank, or one matrix if that is smaller; its bias goes into b_dec."""
+    return min(2 * rank * d_model, d_model**2)
 
 
 def ranks_shown(d_model: int) -> list[int]:

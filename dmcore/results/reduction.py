@@ -21,18 +21,20 @@ from dmcore.results.table_folder import TableFolder
 
 REDUCTION = "reduction"
 """Stage of the entries."""
-VERSION = 2
+VERSION = 3
 """Raised when what is computed changes."""
 
 KINDS = ("encoder", "shrinkage", "skip", "earlier", "coding", "wider")
 """Of methods: the SAE as it is; its reconstruction rescaled; an affine skip; earlier components added; other codes of the same
 dictionary; an SAE with more latents."""
+ON_SUPPORT = "nnls_on_support"
+"""The coding method that has the encoder's own latents, so that no other L0 can be asked of it."""
 CODING = (
     "gradient_pursuit",
     "gradient_pursuit_refilled",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
-    "nnls_on_support",
+    ON_SUPPORT,
 )
 """Names of the coding methods that are compared if no others are asked for."""
 TARGETS = ("error", "linear", "nonlinear")
@@ -46,6 +48,8 @@ INPUTS = {
     "x": "x itself",
 }
 """Inputs in words."""
+EVERY_KIND = "all"
+"""Kind in the table `tasks` of all tokens together."""
 SHARES = {"fvu": "error_removed", "fvu_nonlinear": "nonlinear_removed"}
 """Relative to the SAE's own: 1 - after / before."""
 
@@ -66,17 +70,21 @@ REDUCTION_TABLES: dict[str, dict[str, Any]] = {
         "l0": pl.Float64,  # active latents of the code that the reconstruction is made of
         "extra_l0": pl.Float64,  # active latents of other SAEs that it needs
         "parameters_added": pl.Int64,  # to the SAE; those of other SAEs are not counted
-        "n_tokens": pl.Int64,  # of which the next numbers are: all kept ones, or those of the sample of the coding methods
+        "n_tokens": pl.Int64,  # that the method ran on: all kept ones, or those of the sample of the coding methods
         "n_contexts": pl.Int64,
-        "own_fvu": pl.Float64,  # of the SAE's own codes, on the same tokens
-        "own_fvu_nonlinear": pl.Float64,
-        **_ends("fvu"),  # sum |e'|^2 / sum |x - mean x|^2
-        **_ends("fvu_nonlinear"),  # sum |n'|^2 / sum |x - mean x|^2
+        # sum |e'|^2 / sum |x - mean x|^2 and sum |n'|^2 / sum |x - mean x|^2 over all kept tokens. Of methods that ran on a
+        # sample: those of the SAE's own codes on all, times what is left of its error on the sample (paired)
+        **_ends("fvu"),
+        **_ends("fvu_nonlinear"),
+        "sample_fvu": pl.Float64,  # the same of the sample's tokens alone, by a map fitted on these; null for the others
+        "sample_fvu_nonlinear": pl.Float64,
+        "own_sample_fvu": pl.Float64,  # of the SAE's own codes there
+        "own_sample_fvu_nonlinear": pl.Float64,
         **_ends("error_removed"),  # 1 - sum |e'|^2 / sum |e|^2
         **_ends("nonlinear_removed"),  # 1 - sum |n'|^2 / sum |n|^2
         **_ends("r2_error"),  # 1 - sum |n'|^2 / sum |e' - mean e'|^2
         **_ends("r2_error_norm_sq"),  # held-out R2 of |e'|^2 from x
-        "seconds_per_1000": pl.Float64,  # to code 1,000 tokens, median over chunks; of coding methods only
+        "seconds_per_1000": pl.Float64,  # to code 1,000 tokens, median over chunks; of the encoder and of coding methods
         # the model's loss with the method's reconstruction at the site, on some contexts; null for methods that were not run
         "loss_tokens": pl.Int64,  # scored
         "loss_contexts": pl.Int64,
@@ -84,6 +92,15 @@ REDUCTION_TABLES: dict[str, dict[str, Any]] = {
         **_ends("delta"),  # ce less that of the clean model
         **_ends("recovered_sae"),  # 1 - delta / delta of the encoder
         **_ends("recovered_zero"),  # (CE_zero - ce) / (CE_zero - CE_clean), the site holding 0
+    },
+    # cloze accuracy on the contexts of the loss: of each method that was run, and of the clean model, over kinds of token
+    "tasks": {
+        "method": pl.String,  # or clean
+        "kind": pl.String,  # of `dmcore.analysis.token_kinds`, or all
+        "order": pl.Int32,  # -1 for all
+        "n_tokens": pl.Int64,  # to be predicted
+        **_ends("accuracy"),  # share at which the most probable token is the one that comes
+        **_ends("accuracy_delta"),  # less that of the clean model
     },
     # the affine skip at every rank, 0 (a bias) to d_model
     "ranks": {"rank": pl.Int32, "parameters_added": pl.Int64, **_ends("fvu"), **_ends("error_removed")},
@@ -253,11 +270,13 @@ def _share(
     replicates: Callable[[str], pl.DataFrame],
 ) -> dict[str, float | None]:
     """`1 - metric / own metric` with its paired interval; nulls where there is nothing to remove."""
-    if not own[metric] or not record[metric]:
+    if not own[metric] or record[metric] is None:
         return dict.fromkeys(_with_ends([name]))
     both = [replicates(one["summary_key"])[metric].to_numpy().astype(np.float64) for one in (record, own)]
     low = high = None
     if both[0].size == both[1].size and both[0].size:
-        shares = 1.0 - both[0] / both[1]
-        low, high = (float(v) for v in np.percentile(shares[np.isfinite(shares)], [2.5, 97.5]))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = 1.0 - both[0] / both[1]
+        if np.isfinite(shares).any():
+            low, high = (float(v) for v in np.percentile(shares[np.isfinite(shares)], [2.5, 97.5]))
     return {name: 1.0 - record[metric] / own[metric], f"{name}_low": low, f"{name}_high": high}

@@ -8,6 +8,7 @@ from typing import Any
 
 from dmcore.errors import StoreError
 from dmcore.results import Controls, ControlSettings, Downstream, DownstreamSettings, Reduction, ReductionSettings
+from dmcore.results.reduction import CODING, ON_SUPPORT
 from dmcore.results.synthetic import Planted, PlantedSettings
 from dmcore.run.controls import find_made, make_controls
 from dmcore.run.downstream import find_downstream, make_downstream
@@ -105,7 +106,7 @@ class ErrorLooks:
 
         Args:
             name: the SAE's, or the end of it.
-            methods: names of coding methods; None for the usual ones.
+            methods: names of coding methods; None for the usual ones, with a target those that heed it.
             coding_contexts: contexts to code; None for the usual number, 0 for all.
             target_l0: atoms that each token may have; None for as many as the encoder has active there.
 
@@ -113,6 +114,8 @@ class ErrorLooks:
             SpecError: the study has no such SAE, there is no such method, or the target is above the number of latents.
             StoreError: the SAE has no result yet.
         """
+        if methods is None and target_l0 is not None:
+            methods = [name for name in CODING if name != ON_SUPPORT]
         usual = ReductionSettings()
         contexts = usual.coding_contexts if coding_contexts is None else coding_contexts
         whole = ReductionSettings(contexts, usual.loss_contexts, target_l0)

@@ -18,6 +18,7 @@ from dmcore.results.earlier import check_before, earlier_saes, role_of
 from dmcore.results.reduction import CODING, ReductionSettings
 from dmcore.run.plan import Plan, SaePlan
 from dmcore.run.sae_stages import AnyDictionary, SaeStages
+from dmcore.run.scale import vocabulary_of
 from dmcore.sources.models import LanguageModel
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import SUMMARY
@@ -151,7 +152,7 @@ def make_reduction(
             l0=finished[asked.sae.summary_key][1]["l0"],
             remarks=asked.missing,
             asked=asked.settings,
-            spliced=Spliced(plan.contexts, model, asked.sae.sae.hook),
+            spliced=Spliced(plan.contexts, model, asked.sae.sae.hook, vocabulary_of(plan.study)),
         )
         error_reduction(given, folder, stages.reporter, asked.sae.sae.name)
 

@@ -13,17 +13,18 @@ to what attention writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmcore.errors import DataError, SpecError
-from dmcore.sources.hooked import LOGITS_AT_ONCE, LOGITS_PER_RUN, LanguageModel, Site
+from dmcore.sources.hooked import LOGITS_AT_ONCE, LOGITS_PER_RUN, LanguageModel
+from dmcore.sources.site_hooks import at_site, first_of, giving, with_first
 from dmcore.specs.hooks import parse_hook, stack_of
 
 LOGITS_AT_ONCE_CPU = 2**21
@@ -117,7 +118,7 @@ class Splicer:
 
         with ExitStack() as stack:
             for hook in dict.fromkeys((self.hook, self._written)):
-                stack.enter_context(_at(self.model.site(hook), keep(hook)))
+                stack.enter_context(at_site(self.model.site(hook), keep(hook)))
             if self._skipped:
                 handle = self._skipped[-1].register_forward_hook(lambda _m, _g, output: seen.__setitem__("", output))
                 stack.callback(handle.remove)
@@ -153,12 +154,12 @@ class Splicer:
         with ExitStack() as stack:
             if self._skipped and run.before is not None:
                 whole = self._is_last
-                given = _with_first(run.before, put(_first(run.before))) if whole else run.before
-                stack.enter_context(_giving(self._skipped, given))
+                given = with_first(run.before, put(first_of(run.before))) if whole else run.before
+                stack.enter_context(giving(self._skipped, given))
                 if not whole:
-                    stack.enter_context(_at(self.model.site(self._written), put))
+                    stack.enter_context(at_site(self.model.site(self._written), put))
             else:
-                stack.enter_context(_at(self.model.site(self._written), put))
+                stack.enter_context(at_site(self.model.site(self._written), put))
             logits = self.model.logits(run.ids)
         if logits is None or not reached:
             raise SpecError(
@@ -184,7 +185,7 @@ class CleanRun:
         """(n_contexts, length, d_site) activation at the site, heads flattened, in the model's dtype."""
         self.written, self.before = written, before
         self._scored = splicer.scored(ids.shape[1])
-        self._targets = (ids if splicer.model.predicts_itself else ids.roll(-1, 1))[:, self._scored].to(logits.device)
+        self.targets = (ids if splicer.model.predicts_itself else ids.roll(-1, 1))[:, self._scored].to(logits.device)
         self._logits, self._probs = logits, None
         few = LOGITS_AT_ONCE if logits.device.type == "cuda" else LOGITS_AT_ONCE_CPU
         self._rows = max(1, few // logits.shape[2])
@@ -204,13 +205,23 @@ class CleanRun:
         return self._compared(self.logits(vectors), clean=False)
 
     @torch.no_grad()
-    def losses(self, vectors: Float[Tensor, "n_contexts length d_site"]) -> Float[Tensor, "n_contexts n_scored"]:
-        """The losses of `spliced` alone, without the comparison over the vocabulary.
+    def graded(self, vectors: Float[Tensor, "n_contexts length d_site"]) -> tuple[Tensor, Tensor]:
+        """(n_contexts, n_scored) losses of `spliced`, and whether the most probable token is the one that comes.
 
         Raises:
             As `spliced`.
         """
-        return self._finite(self._apply(self.logits(vectors), self._loss), clean=False).float()
+
+        def grade(some: Tensor, context: int, where: slice) -> Tensor:
+            right = some.argmax(-1) == self.targets[context, where]
+            return torch.stack([self._loss(some, context, where), right.to(some)])
+
+        loss, right = self._apply(self.logits(vectors), grade).unbind(1)
+        return self._finite(loss, clean=False).float(), right > 0
+
+    def right(self, prediction: Prediction) -> Tensor:
+        """(n_contexts, n_scored) whether the most probable token of a prediction is the one that comes."""
+        return prediction.top == self.targets.to(prediction.top.device)
 
     @torch.no_grad()
     def logits(self, vectors: Float[Tensor, "n_contexts length d_site"]) -> Float[Tensor, "n_contexts length vocab"]:
@@ -233,7 +244,7 @@ class CleanRun:
         def compare(some: Tensor, context: int, where: slice) -> Tensor:
             best = some.max(-1)
             norm = self._norm[context, where] if clean else some.logsumexp(-1)
-            loss = norm - some.gather(-1, self._targets[context, where, None]).squeeze(-1)
+            loss = norm - some.gather(-1, self.targets[context, where, None]).squeeze(-1)
             kl = torch.zeros_like(loss) if clean else self._kl(some, norm, context, where)
             return torch.stack([loss.double(), kl.double(), best.indices.double()])  # ids above 2**24 stay whole
 
@@ -242,7 +253,7 @@ class CleanRun:
         return Prediction(self._finite(loss, clean=clean).float(), top.long(), kl.float())
 
     def _loss(self, some: Tensor, context: int, where: slice) -> Tensor:
-        return some.logsumexp(-1) - some.gather(-1, self._targets[context, where, None]).squeeze(-1)
+        return some.logsumexp(-1) - some.gather(-1, self.targets[context, where, None]).squeeze(-1)
 
     def _finite(self, loss: Tensor, *, clean: bool) -> Tensor:
         if not bool(torch.isfinite(loss).all()):
@@ -273,52 +284,3 @@ class CleanRun:
 
 def _apart(one: Prediction, other: Prediction) -> float:
     return float((one.loss - other.loss).abs().max())
-
-
-def _first(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _with_first(output: Any, value: Tensor) -> Any:
-    return (value, *output[1:]) if isinstance(output, tuple) else value
-
-
-@contextmanager
-def _at(site: Site, see: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """What passes a site goes through `see`, and is what that returns; as it was where it returns None."""
-
-    def after(_module: nn.Module, _given: Any, output: Any) -> Any:
-        value = see(_first(output))
-        return None if value is None else _with_first(output, value)
-
-    def before(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        value = see(given[0] if given else named["hidden_states"])
-        if value is None:
-            return None
-        return ((value, *given[1:]), named) if given else (given, {**named, "hidden_states": value})
-
-    if site.side == "output":
-        handle = site.module.register_forward_hook(after)
-    else:
-        handle = site.module.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _giving(blocks: Sequence[nn.Module], output: Any) -> Iterator[None]:
-    """Layers that are not run, but give `output`."""
-    own = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for block in blocks:
-            # Past the bridge's own attributes, which would hand it to the layer that it wraps.
-            object.__setattr__(block, "forward", lambda *_args, **_named: output)
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            if forward is None:
-                block.__dict__.pop("forward", None)
-            else:
-                object.__setattr__(block, "forward", forward)

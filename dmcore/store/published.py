@@ -238,7 +238,7 @@ def find_downstream(store: Store, summary_key: str) -> Entry | None:
 
 
 def find_controls(store: Store, summary_key: str) -> Entry | None:
-    """The entry of the SAE with this summary that is of the most contexts, then training tokens and draws; of several the newest."""
+    """The entry of the SAE with this summary of the most contexts, then training tokens and draws; of several the newest."""
 
     def size(entry: Entry) -> tuple[float, int, int, str]:
         spec = entry.manifest.spec

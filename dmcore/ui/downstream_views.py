@@ -32,6 +32,8 @@ from dmcore.words.downstream import (
 
 View = Callable[[Selection, Downstream], None]
 """Draws a view of what the selected SAE's error costs."""
+LEAST_TOLD = -1.0
+"""A variant that costs more than twice what a share is taken of has none."""
 GAINED = {"recovered": "Loss", "kl_recovered": "KL"}
 SIZES = {"norm_sq_share": "Squared norm", "norm_share": "Norm", "r2_share": "R² of the error"}
 
@@ -111,7 +113,7 @@ def draw_no_downstream(selection: Selection) -> None:
         st.info(NO_LOSS, icon=":material/info:")
         return
     command = f"downstream {selection.published.file} {quote(selection.record['sae'])}"
-    draw_missing("What this SAE's error costs the model has", command)
+    draw_missing("The cost of this SAE's error has", command)
     study_id, key = selection.study_id, selection.record["summary_key"]
     draw_look_button(
         study_id, selection.record["sae"], lambda published: published.downstream(key) is not None, "downstream"

@@ -16,7 +16,7 @@ def draw_league(table: pl.DataFrame, key: str, *, many: bool) -> None:
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     config: dict[str, Any] = {}
     for name, (label, form, width) in LOOKS.items():
-        more: Any = {"width": width, "help": HELPS.get(name)}
+        more: Any = {"width": width, "help": HELPS.get(name), "pinned": name == "method" or None}
         config[name] = number(label, format=form, **more) if form else text(label, **more)
         if name in INTERVALS:
             what = f"{label}: half the width of its 95 % interval."

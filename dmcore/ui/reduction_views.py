@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dmcore.charts.ranks import half_rank
 from dmcore.figures.league import league_of, leagues
-from dmcore.figures.reduction import earlier_figure, l0_figure, l0_rows, methods_figure, ranks_figure
+from dmcore.figures.reduction import earlier_figure, l0_figure, l0_rows, methods_figure, ranks_figure, tasks_figure
 from dmcore.results import REDUCTION, Reduction
 from dmcore.ui import reads
 from dmcore.ui.figure import draw
@@ -21,7 +21,7 @@ from dmcore.ui.missing import draw_missing
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, select
 from dmcore.words.names import plain
-from dmcore.words.reduction import earlier_sentence, reduction_finding, remarks_of, skip_sentence
+from dmcore.words.reduction import earlier_sentence, reduction_finding, remarks_of, skip_sentence, task_sentence
 
 View = Callable[[Selection, Reduction | None, DeltaGenerator], None]
 """Draws a view of the selected SAE, given what makes its error smaller, if that is known; its finding goes to the container."""
@@ -81,6 +81,20 @@ def earlier_view(selection: Selection, found: Reduction | None, top: DeltaGenera
             hide_index=True,
         )  # fmt: skip
         st.caption("At each site the SAE of the nearest width, then of the nearest L0.")
+    _draw_remarks(found)
+
+
+def tasks_view(selection: Selection, found: Reduction | None, top: DeltaGenerator) -> None:
+    """What each method keeps of the model's own task."""
+    if found is None:
+        draw_no_reduction(selection)
+        return
+    with top:
+        finding(task_sentence(found) or reduction_finding(found))
+    if found["tasks"].is_empty():
+        st.info("The model's predictions were not read with these methods.", icon=":material/inbox:")
+    else:
+        draw(tasks_figure(selection, found))
     _draw_remarks(found)
 
 
@@ -157,5 +171,6 @@ VIEWS: dict[str, tuple[str, View]] = {
     "all": ("All SAEs", everyone_view),
     "ranks": ("Ranks", ranks_view),
     "earlier": ("Earlier components", earlier_view),
+    "tasks": ("Next token", tasks_view),
 }
 """Title and view, by the name in the link."""

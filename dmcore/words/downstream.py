@@ -7,6 +7,7 @@ from typing import Any
 from dmcore.charts.numbers import number, percent
 from dmcore.results import Downstream
 from dmcore.words.names import plain
+from dmcore.words.paired import paired_cost
 from dmcore.words.scaling import triple
 
 NO_LOSS = (
@@ -56,14 +57,18 @@ def recovered_sentence(found: Downstream) -> str:
 
 
 def control_sentence(found: Downstream) -> str:
-    """Whether the SAE's error costs more than a random vector of its size."""
+    """Whether the SAE's error costs more than a random vector of its size, by their paired difference."""
     sae, random = found.variant("sae"), found.variant("x_random")
-    if any(row[name] is None for row in (sae, random) for name in ("delta", "delta_low", "delta_high")):
+    difference = paired_cost(found, "sae", "x_random")
+    if difference is None or sae["delta"] is None or random["delta"] is None:
         return ""
-    more, less = sae["delta_low"] > random["delta_high"], sae["delta_high"] < random["delta_low"]
-    verdict = "more than" if more else "less than" if less else "about what"
+    verdict = "more than" if difference.low > 0 else "less than" if difference.high < 0 else "about what"
     own, other = number(*triple(sae, "delta")), number(*triple(random, "delta"))
-    return f"The error costs **{verdict} its size says**: {own} nats, against {other} for a random vector of its length at x."
+    apart = number(difference.value, difference.low, difference.high)
+    return (
+        f"The error costs **{verdict} its size says**: {own} nats, against {other} for a random vector of its length at x; "
+        f"the difference is {apart}."
+    )
 
 
 def both_sentence(found: Downstream) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 
 from dmcore.estimate import Estimate
-from dmcore.math.bootstrap import interval
-from dmcore.results import Summary
+from dmcore.math.bootstrap import interval, poisson_weights, ratio
+from dmcore.results import Downstream, Summary
 
 
 def paired_ratio(above: Summary, below: Summary, metric: str) -> Estimate:
@@ -26,6 +26,18 @@ def paired_ratio(above: Summary, below: Summary, metric: str) -> Estimate:
     if a.size != b.size or a.size < 20:
         return Estimate(float(value))
     return interval(float(value), _divide(a, b))
+
+
+def paired_cost(found: Downstream, one: str, other: str) -> Estimate | None:
+    """How many nats a token more one variant costs than another, on the same draws of contexts; None where one was not run."""
+    sums = found["sums"].filter(pl.col("panel") == "all").sort("unit")
+    rows = [sums.filter(pl.col("variant") == name) for name in (one, other)]
+    if rows[0].is_empty() or rows[0]["unit"].to_list() != rows[1]["unit"].to_list():
+        return None
+    apart, n = (rows[0]["ce"] - rows[1]["ce"]).to_numpy(), rows[0]["n_tokens"].to_numpy()
+    units = rows[0]["unit"].to_numpy()
+    weights = poisson_weights(int(units.max()) + 1, int(found.about["seed"]))[:, units]
+    return interval(float(apart.sum() / n.sum()), ratio(apart, n, weights))
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:

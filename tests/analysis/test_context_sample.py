@@ -49,18 +49,26 @@ def test_on_a_sample_the_numbers_are_those_of_a_study_of_its_contexts(tmp_path: 
     inputs = site_moments(sources.own.acts, sources.partition, CPU, Reporter(), "site")
     alone = found_of(replace(small, sources=sources, inputs=inputs), tmp_path / "out2")
     assert found.about["coding_contexts"] == n
+    first = found["methods"].row(0, named=True)
     rows, others = found["methods"].tail(len(METHODS)).to_dicts(), alone["methods"].tail(len(METHODS)).to_dicts()
     for row, other in zip(rows, others, strict=True):
         assert (row["n_contexts"], row["n_tokens"], row["l0"]) == (n, n * KEPT, other["l0"])
-        for metric in (*METRICS, "own_fvu", "own_fvu_nonlinear"):
-            assert row[metric] == pytest.approx(other[metric], abs=2e-5), (row["method"], metric)
+        for metric in METRICS:
+            mine = f"sample_{metric}" if metric in SHARES.values() else metric
+            assert row[mine] == pytest.approx(other[metric], abs=2e-5), (row["method"], metric)
         for share, metric in SHARES.items():
-            assert row[share] == pytest.approx(1 - row[metric] / row[f"own_{metric}"], abs=1e-9)
+            assert row[share] == pytest.approx(1 - row[f"sample_{metric}"] / row[f"own_sample_{metric}"], abs=1e-9)
             assert row[f"{share}_low"] <= row[share] <= row[f"{share}_high"]
+            assert row[metric] == pytest.approx(
+                first[metric] * (1 - row[share]), rel=1e-9
+            )  # carried over to all tokens
+            assert row[f"{metric}_low"] < row[metric] < row[f"{metric}_high"]
     assert [rows[0][f"error_removed{end}"] for end in ("", "_low", "_high")] == [0, 0, 0], "the encoder's own, paired"
-    first = found["methods"].row(0, named=True)
+    assert [rows[0][f"fvu{end}"] for end in ("", "_low", "_high")] == [
+        first[f"fvu{end}"] for end in ("", "_low", "_high")
+    ]
     assert (first["n_contexts"], first["n_tokens"]) == (N_CONTEXTS, N_CONTEXTS * KEPT)
-    assert first["own_fvu"] == pytest.approx(first["fvu"]) and rows[0]["fvu"] != first["fvu"]
+    assert first["sample_fvu"] is None and rows[0]["sample_fvu"] != first["fvu"]
 
 
 def test_a_sample_of_all_contexts_is_all_contexts(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from dmcore.analysis.encode import site_moments
 from dmcore.analysis.error_reduction import ReductionInputs, error_reduction
 from dmcore.analysis.partition import Partition
 from dmcore.analysis.reduction_methods import subsets_of
-from dmcore.analysis.reduction_passes import Coded, TokenSources, UnitSums
+from dmcore.analysis.reduction_passes import Coded, TokenSources
+from dmcore.analysis.unit_sums import UnitSums
 from dmcore.errors import Cancelled, DataError
 from dmcore.math.bootstrap import poisson_weights
 from dmcore.math.sparse_codes import SparseCodes, codes_from_dense
@@ -256,10 +257,10 @@ def test_what_is_added_is_counted(made: tuple[Reduction, Plain]) -> None:
     d = D_MODEL
     assert counted["encoder"] == (0, 0.0)
     assert (counted["shrinkage_scalar"], counted["shrinkage_diagonal"]) == ((1, 0.0), (d, 0.0))
-    assert counted["skip_4"] == (d + 8 * d, 0.0)
-    assert counted["skip_16"] == (d + d * d, 0.0)
-    assert counted["earlier_mlp"] == (d + 5 * d, 3.0)
-    assert counted["earlier_previous+mlp+attention+x"] == (d + (d + 5 + 3 + d) * d, 9.0)
+    assert counted["skip_4"] == (8 * d, 0.0)
+    assert counted["skip_16"] == (d * d, 0.0)
+    assert counted["earlier_mlp"] == (5 * d, 3.0)
+    assert counted["earlier_previous+mlp+attention+x"] == ((d + 5 + 3 + d) * d, 9.0)
     assert found.method("earlier_mlp")["title"] == "Regression on the layer's MLP"
     assert found.method("skip_16")["title"] == "Affine skip, full rank"
 
@@ -284,6 +285,15 @@ def test_shrinkage_that_was_planted_is_undone_and_no_more(tmp_path: Path) -> Non
     row = found.method("shrinkage_scalar")
     assert row["fvu"] == pytest.approx((0.05 / 0.7) ** 2, rel=0.05)
     assert row["nonlinear_removed"] == pytest.approx(1 - 1 / 0.7**2, rel=0.05), "noise grows with what it is in"
+
+
+def test_moments_that_do_not_fit_in_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, mlp = stored(tmp_path / "own", random(0), random(1)), stored(tmp_path / "mlp", random(2), random(3))
+    monkeypatch.setattr("dmcore.analysis.reduction_passes.available_memory", lambda _: 1000)
+    with pytest.raises(DataError, match="GiB are free: give it more memory.$"):
+        found_of(given_for(own, [mlp]), tmp_path / "one")
+    with pytest.raises(DataError, match="or name fewer components with --earlier"):
+        found_of(given_for(own, [mlp, mlp]), tmp_path / "two")
 
 
 def test_a_planted_dependence_on_an_earlier_component_is_found_with_its_share(tmp_path: Path) -> None:
@@ -319,7 +329,7 @@ def test_coding_methods_are_run_split_and_timed(tmp_path: Path) -> None:
     found = found_of(given_for(own, methods=methods), tmp_path / "out")
     rows = [row for row in found["methods"].to_dicts() if row["kind"] == "coding"]
     assert [row["method"] for row in rows] == ["encoder", "halved", "nnls_on_support"]
-    assert sum(seen) == N_CONTEXTS * LENGTH
+    assert sum(seen) == N_CONTEXTS * (LENGTH - SKIP), "tokens at skipped positions are not coded"
     before = found["methods"].row(0, named=True)
     for metric in METRICS:
         for end in ("", "_low", "_high"):

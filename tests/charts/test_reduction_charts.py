@@ -11,6 +11,7 @@ import pytest
 from dmcore.charts.doses import doses_chart, doses_table
 from dmcore.charts.downstream import ABLATIONS, DELTA, KL, NAMES, TOP1, cost_chart, cost_table, whole_sums
 from dmcore.charts.earlier import earlier_chart, earlier_table
+from dmcore.charts.kept_tasks import tasks_chart, tasks_table
 from dmcore.charts.league import KIND_NAMES, featured, league_chart, league_table, removed_text, short_title
 from dmcore.charts.ranks import half_rank, ranks_chart, ranks_table
 from dmcore.charts.shares import AGAINST, shares_chart, shares_table, widths_words
@@ -58,6 +59,8 @@ CHARTS: dict[str, Callable[[], alt.LayerChart]] = {
     "shares of KL": lambda: shares_chart(fake.shares(), "norm_sq_share", "kl_recovered"),
     "shares of one SAE": lambda: shares_chart(fake.shares(1), "norm_sq_share", selected="saes/0"),
     "kinds": lambda: kinds_chart(fake.kinds()),
+    "tasks": lambda: tasks_chart(fake.tasks(), fake.methods()),
+    "tasks of the SAE alone": lambda: tasks_chart(fake.tasks().filter(method="encoder"), fake.methods()),
     "kinds, one": lambda: kinds_chart(fake.kinds().filter(kind="number")),
 }
 
@@ -65,6 +68,7 @@ TITLES: dict[str, list[str]] = {
     "league": ["FVU (share of the activation's variance that is left)", "Wider dictionaries at this L0", "nonlinear FVU",
                "removed of", "stream before + MLP + attention + x", "25.0 %", "−15.0 %"],
     "against L0": ["nonlinear FVU (share of the variance), log scale", "L0 (active latents per token, log scale)"],
+    "tasks": ["all tokens (3,800)", "clean 50 %", "4.0", "5.0"],
     "ranks": ["rank of the skip (log scale)", "the SAE as it is", "half of what full rank removes: rank 16"],
     "earlier": ["held-out R² (share of the part's variance)", "nonlinear error", "stream before + attention"],
     "cost": ["loss above clean (nats)", "KL from clean (nats)", "same top token", "the mean of x", "6.4 →", "0.200"],
@@ -106,10 +110,31 @@ def test_the_league_draws_each_method_with_both_its_errors() -> None:
     assert set(KIND_NAMES) == set(KINDS)
 
 
-def test_methods_that_ran_on_a_sample_are_beside_the_sae_on_that_sample() -> None:
-    (ticks,) = drawn(league_chart(featured(fake.methods())), "own", "top", "bottom")
-    assert set(ticks["method"]) == set(CODING)
-    assert ticks.filter(measure="fvu")["own"].to_list() == pytest.approx([fake.FVU * 1.01] * len(CODING))
+def test_an_error_far_above_the_others_is_an_arrow_at_the_edge() -> None:
+    far = pl.col("method") == "matching_pursuit"
+    wild = fake.methods().with_columns(
+        pl.when(far).then(pl.col(c) * 20).otherwise(c).alias(c) for c in ("fvu", "fvu_high")
+    )
+    for methods, beyond in ((fake.methods(), 0), (wild, 1)):
+        points = max(drawn(league_chart(featured(methods)), "value", "beyond", "share"), key=len)
+        edge = points["value"].max()
+        assert points["beyond"].sum() == beyond and edge is not None and float(edge) < 4 * fake.FVU  # type: ignore[arg-type]
+        if beyond:
+            (arrow,) = points.filter("beyond").to_dicts()
+            assert (arrow["method"], arrow["value"]) == ("matching_pursuit", edge)
+
+
+def test_what_is_kept_of_the_task_is_in_points_below_the_clean_model() -> None:
+    table = tasks_table(fake.tasks(), fake.methods())
+    assert set(table["kind"]) == {"all", "word start", "punctuation"}, "others have too few tokens"
+    row = table.row(by_predicate=(pl.col("method") == "gradient_pursuit") & (pl.col("kind") == "all"), named=True)
+    assert [row[name] for name in ("accuracy", "lost", "low", "high")] == pytest.approx([0.48, 2.0, 1.5, 2.5])
+    assert table["method"].unique(maintain_order=True).to_list() == [
+        "encoder",
+        "skip_64",
+        "gradient_pursuit",
+        "nnls_on_support",
+    ]
 
 
 def test_a_league_chart_leaves_out_ranks_and_pairs_but_no_method() -> None:

@@ -234,3 +234,12 @@ def test_what_cannot_be_done_is_said_in_a_sentence(change: dict[str, object], me
     with pytest.raises(DataError, match=message) as raised:
         gradient_pursuit(**given)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("of_x", "of_rows"), [(1.0, 1e-12), (1.0, 1e12), (1e15, 1.0), (1e-15, 1.0), (1e12, 1e-12)])
+def test_the_scale_of_x_and_of_the_rows_does_not_matter(of_x: float, of_rows: float) -> None:
+    g = torch.Generator().manual_seed(5)
+    rows, x = torch.randn(60, 16, generator=g), torch.randn(40, 16, generator=g)
+    usual, scaled = gradient_pursuit(x, rows, 7), gradient_pursuit(x * of_x, rows * of_rows, 7)
+    assert torch.equal(scaled.latents, usual.latents) and torch.equal(scaled.offsets, usual.offsets)
+    torch.testing.assert_close(scaled.values * of_rows / of_x, usual.values, rtol=1e-4, atol=1e-6)

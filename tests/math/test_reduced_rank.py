@@ -97,6 +97,6 @@ def test_parameters_and_the_ranks_that_are_shown() -> None:
     assert ranks_shown(128) == [1, 2, 4, 8, 16, 32, 64, 128]
     assert ranks_shown(6) == [1, 2, 4, 6]
     assert ranks_shown(1) == [1]
-    assert skip_parameters(0, 10) == 10
-    assert skip_parameters(3, 10) == 10 + 60
-    assert skip_parameters(10, 10) == 10 + 100
+    assert skip_parameters(0, 10) == 0
+    assert skip_parameters(3, 10) == 60
+    assert skip_parameters(10, 10) == 100

@@ -21,7 +21,7 @@ from tests.pages.fake_scaling import HOSTILE
 REMARK = "The study has no SAE with results at <b>somewhere</b>: add one and sweep it to compare."
 ABOUT: dict[str, Any] = {
     "d_model": fake.D_MODEL, "d_sae": 1024, "n_tokens": 70_000, "n_contexts": 300, "n_folds": 5, "skip_positions": 8, "seed": 0,
-    "ridge": 0.0, "fit_bias": True,
+    "ridge": 0.0, "fit_bias": True, "loss_contexts": 16,
 }  # fmt: skip
 COST_ABOUT: dict[str, Any] = {
     "sae": "one", "hook": "blocks.2.hook_resid_post", "d_sae": 1024, "l0": 16.0, "n_tokens": 65_000, "n_contexts": 300,
@@ -34,6 +34,7 @@ def reduction_tables() -> dict[str, pl.DataFrame]:
     components = [{"role": "mlp", "sae": HOSTILE[0], "site": "blocks.2.hook_mlp_out", "d_sae": 1024, "l0": 16.0}]
     return {
         "methods": fake.methods().filter(pl.col("kind") != "wider"), "ranks": fake.ranks(), "regressions": fake.regressions(),
+        "tasks": fake.tasks(),
         "components": filled(REDUCTION_TABLES["components"], components),
         "remarks": filled(REDUCTION_TABLES["remarks"], [{"topic": "earlier", "text": REMARK}]),
     }  # fmt: skip

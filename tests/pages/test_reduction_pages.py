@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dmcore.charts.token_text import visible
-from dmcore.figures.league import LEAGUE, league_of, on_all_tokens
+from dmcore.figures.league import LEAGUE, league_of
 from dmcore.results import Downstream, Reduction, reduction_spec
 from dmcore.results.downstream import DOWNSTREAM_TABLES
 from dmcore.results.reduction import REDUCTION_TABLES
@@ -25,8 +26,17 @@ from dmcore.ui.league_rows import shown
 from dmcore.ui.link import write_params
 from dmcore.ui.selection import Selection
 from dmcore.words.downstream import NO_LOSS, both_sentence, control_sentence, downstream_finding
-from dmcore.words.reduction import coding_sentence, earlier_sentence, reduction_finding, sample_of, skip_sentence
+from dmcore.words.paired import paired_cost
+from dmcore.words.reduction import (
+    coding_sentence,
+    earlier_sentence,
+    reduction_finding,
+    sample_of,
+    skip_sentence,
+    task_sentence,
+)
 from tests.charts import reduction_tables as fake
+from tests.charts.inspector_tables import filled as table_of
 from tests.pages.conftest import serve
 from tests.pages.fake_reduction import (
     ABOUT,
@@ -46,7 +56,7 @@ REDUCE, COST = (str(ROOT / "pages" / name) for name in ("reduction.py", "downstr
 HAS = "saes/layer_2_residual/width_1024_topk_l0_16"
 """The SAE of the made-up study that has results of both kinds, though its own L0 ends in .98."""
 CHARTS = {(REDUCE, "reduce", "methods"): 1, (REDUCE, "reduce", "all"): 1, (REDUCE, "reduce", "ranks"): 1,
-          (REDUCE, "reduce", "earlier"): 1, (COST, "cost", "cost"): 1, (COST, "cost", "doses"): 1,
+          (REDUCE, "reduce", "earlier"): 1, (REDUCE, "reduce", "tasks"): 1, (COST, "cost", "cost"): 1, (COST, "cost", "doses"): 1,
           (COST, "cost", "shares"): 1, (COST, "cost", "kinds"): 1, (COST, "cost", "tokens"): 1}  # fmt: skip
 
 
@@ -99,7 +109,10 @@ def test_every_view_draws_and_is_in_the_link(cache: Path, page: str, field: str,
 
 def test_the_pages_open_with_what_was_found(cache: Path) -> None:
     found = finding_of(opened(cache, REDUCE))
-    assert "orthogonal matching pursuit removes 25.0 % (24.7 to 25.3) of the nonlinear error" in found
+    assert (
+        "orthogonal matching pursuit removes 25.0 % (24.6 to 25.4) of the error, and 25.0 % (24.7 to 25.3) of its nonlinear part"
+        in found
+    )
     assert "An affine skip removes 33.3 % (32.9 to 33.7) of the error, all of it linear; rank 16 of 192" in found
     found = finding_of(opened(cache, REDUCE, reduce="earlier"))
     assert "explain 9.0 % (8.8 to 9.2) of the nonlinear error" in found
@@ -225,15 +238,26 @@ def test_without_a_cost_there_is_no_share_of_it(tmp_path: Path) -> None:
     assert both_sentence(found) == ""
 
 
-def test_whether_the_error_costs_more_than_its_size_depends_on_the_intervals(tmp_path: Path) -> None:
-    assert "**more than its size says**" in control_sentence(made(tmp_path / "one"))
-    for delta, verdict in ((0.2, "about what"), (0.4, "less than")):
-        changed = pl.when(pl.col("variant") == "x_random")
-        columns = {f"delta{end}": delta + add for end, add in (("", 0.0), ("_low", -0.02), ("_high", 0.02))}
-        variants = fake.variants().with_columns(
-            changed.then(pl.lit(v)).otherwise(c).alias(c) for c, v in columns.items()
+def test_whether_the_error_costs_more_than_its_size_is_decided_by_the_paired_difference(tmp_path: Path) -> None:
+    g = np.random.default_rng(0)
+    hard = g.uniform(0.0, 0.4, 60)  # some texts cost both variants much: alone, their intervals overlap
+    for apart, verdict in ((0.01, "more than"), (-0.01, "less than"), (0.0, "about what")):
+        more = hard + apart + g.normal(0.0, 0.004, 60)
+        rows = [
+            {"panel": "all", "variant": name, "unit": k, "n_tokens": 200, "ce": 200 * (2.6 + cost[k]), "kl": 0.0, "top1": 1,
+             "correct": 1}
+            for name, cost in (("sae", more), ("x_random", hard)) for k in range(60)
+        ]  # fmt: skip
+        found = made(tmp_path / verdict, sums=table_of(DOWNSTREAM_TABLES["sums"], rows))
+        said = control_sentence(found)
+        assert f"**{verdict} its size says**" in said and "the difference is " in said
+        paired = paired_cost(found, "sae", "x_random")
+        assert (
+            paired is not None
+            and paired == pytest.approx(float((more - hard).mean()))
+            and paired.high - paired.low < 0.005
         )
-        assert f"**{verdict} its size says**" in control_sentence(made(tmp_path / verdict, variants=variants))
+    assert control_sentence(made(tmp_path / "none", sums=fake.sums())) == ""
     assert "add up to 110.0 % (109.0 to 111.0), so each part gives less" in both_sentence(made(tmp_path / "two"))
 
 
@@ -261,10 +285,31 @@ def reduction_of(folder: Path, **tables: pl.DataFrame) -> Any:
     return Reduction.read(folder)
 
 
+def test_the_best_code_is_the_one_that_leaves_the_smallest_error(tmp_path: Path) -> None:
+    shrunk = pl.col("method") == "nnls_on_support"  # its nonlinear part is small because all of it is
+    methods = fake.methods().with_columns(
+        nonlinear_removed=pl.when(shrunk).then(0.9).otherwise("nonlinear_removed"),
+        l0=pl.when(pl.col("method") == "orthogonal_matching_pursuit").then(20.0).otherwise("l0"),
+        error_removed=pl.when(pl.col("method") == "orthogonal_matching_pursuit").then(0.5).otherwise("error_removed"),
+    )
+    said = coding_sentence(reduction_of(tmp_path, methods=methods))
+    assert "gradient pursuit refilled removes 21.0 %" in said and "of its nonlinear part" in said
+
+
+def test_what_a_method_keeps_of_the_task_is_said(tmp_path: Path) -> None:
+    assert task_sentence(reduction_of(tmp_path / "one")) == (
+        "The model predicts 50.0 % of the next tokens; Sae(x) in the place of x costs 4.0 (3.5 to 4.5) points of that, gradient "
+        "pursuit 2.0 (1.5 to 2.5) points."
+    )
+    alone = fake.tasks().filter(pl.col("method").is_in(["clean", "encoder"]))
+    assert "no method at this L0 costs less" in task_sentence(reduction_of(tmp_path / "two", tasks=alone))
+    assert task_sentence(reduction_of(tmp_path / "three", tasks=alone.clear())) == ""
+
+
 def test_sentences_about_methods_that_remove_nothing(tmp_path: Path) -> None:
     worse = fake.methods().filter(pl.col("method").is_in(["encoder", "matching_pursuit"]))
     assert coding_sentence(reduction_of(tmp_path / "one", methods=worse)) == (
-        "No other code of the same dictionary at this L0 removes nonlinear error."
+        "None of the other codes of the same dictionary that were tried at this L0 leaves a smaller error."
     )
     empty = {name: pl.DataFrame(schema=REDUCTION_TABLES[name]) for name in ("ranks", "regressions")}
     alone = reduction_of(tmp_path / "two", methods=fake.methods().head(1), **empty)
@@ -283,30 +328,18 @@ def test_a_league_without_some_columns_does_not_show_them() -> None:
     assert rows["nonlinear_removed"].to_list() == pytest.approx([100 * v for v in fake.methods()["nonlinear_removed"]])
 
 
-def test_on_lines_other_codes_are_carried_over_from_their_sample() -> None:
-    table = pl.DataFrame([dict.fromkeys(LEAGUE) | row for row in fake.methods().to_dicts()], schema=LEAGUE)
-    table = table.with_columns(summary_key=pl.lit("s"))
-    sampled = table.with_columns(  # on a sample on which every error is 1.5 times as large
-        pl.col(f"{name}{end}") * pl.when(pl.col("kind") == "coding").then(1.5).otherwise(1.0)
-        for name in ("fvu", "fvu_nonlinear") for end in ("", "_low", "_high")
-    )  # fmt: skip
-    lines = on_all_tokens(sampled)
-    assert lines["fvu_nonlinear"].to_list() == pytest.approx(table["fvu_nonlinear"].to_list())
-    assert lines["fvu"].to_list() == pytest.approx(table["fvu"].to_list())
-    row = lines.filter(pl.col("method") == "gradient_pursuit").row(0, named=True)
-    assert row["fvu_nonlinear_low"] < row["fvu_nonlinear"] < row["fvu_nonlinear_high"]
-    one = table.row(by_predicate=pl.col("method") == "gradient_pursuit", named=True)
-    assert row["fvu_nonlinear_low"] == pytest.approx(table["fvu_nonlinear"][0] * (1 - one["nonlinear_removed_high"]))
-    assert lines.filter(pl.col("kind") != "coding").equals(table.filter(pl.col("kind") != "coding"))
-
-
 def test_a_caption_says_on_how_much_other_codes_ran(tmp_path: Path) -> None:
-    assert "other codes" not in sample_of(reduction_of(tmp_path / "whole"))
+    assert "other codes" not in sample_of(reduction_of(tmp_path / "alone"))
     coding = pl.col("kind") == "coding"
     some = fake.methods().with_columns(
         n_tokens=pl.when(coding).then(5_760).otherwise(70_000), n_contexts=pl.when(coding).then(24).otherwise(300)
     )
-    assert "; other codes: 5,760 tokens in 24 of them;" in sample_of(reduction_of(tmp_path / "some", methods=some))
+    found = reduction_of(tmp_path / "some", methods=some)
+    assert "; other codes: 5,760 tokens in 24 of them;" in sample_of(found, coding=True)
+    assert "other codes" not in sample_of(found)
+    spliced = some.with_columns(loss_tokens=pl.lit(3824), loss_contexts=pl.lit(16))
+    said = sample_of(reduction_of(tmp_path / "lost", methods=spliced), coding=True)
+    assert "; loss: 3,824 predictions in 16 of them;" in said
 
 
 def test_the_encoder_error_of_the_budget_is_what_pursuit_removes(cache: Path) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-import dmcore.run.inspect as inspect_module
+import dmcore.run.error_looks as looks
 from dmcore.analysis import coding_methods
 from dmcore.analysis.coding_methods import CodingProblem, DictionaryAtoms, coding_method, register_method
 from dmcore.errors import DataError, SpecError
@@ -127,14 +127,14 @@ def test_the_command_goes_over_all_saes_and_tells_which_one_failed(
     path: Path, study: Study, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DMCORE_CACHE", str(store.root))
-    real, broken = inspect_module.make_reduction, study.saes[1].name
+    real, broken = looks.make_reduction, study.saes[1].name
 
     def make(asked: Any, *arguments: Any) -> Any:
         if asked.sae.sae.name == broken:
             raise DataError("Its weights hold NaN: check them.")
         return real(asked, *arguments)
 
-    monkeypatch.setattr(inspect_module, "make_reduction", make)
+    monkeypatch.setattr(looks, "make_reduction", make)
     given = ["reduce", str(path), "--methods", "nnls_on_support", "--loss-contexts", "3"]
     assert main([*given, "--json"]) == 1
     out, error = capsys.readouterr()
