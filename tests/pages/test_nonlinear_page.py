@@ -163,7 +163,7 @@ def test_a_click_makes_a_job_of_what_is_missing(cache: Path, monkeypatch: pytest
     assert "The study has no SAE called" in words(at).replace("\\", "")
     assert (started, Queue(cache).jobs()) == ([], [])
     real = "saes/blocks.2.hook_resid_post/topk_1024_16"
-    look_job._start(look_job.file_of("demo", Queue(cache), []), real)  # type: ignore[arg-type]
+    look_job._start("inspect", look_job.file_of("demo", Queue(cache), []), real)  # type: ignore[arg-type]
     (job,) = Queue(cache).jobs()
     assert (job.kind, job.target, job.study, started) == ("inspect", real, "demo", [(cache, "auto")])
     Queue(cache).cancel(job.id)
