@@ -93,7 +93,7 @@ def claims_chart(claims: pl.DataFrame) -> alt.LayerChart:
         known.mark_point(filled=True, size=75, opacity=1).encode(
             x=alt.X("value_at:Q", **x), y=y, color=colour, tooltip=tooltip
         ),
-        base.mark_text(align="left", fontSize=12).encode(x=alt.X("numbers_at:Q", **x), y=y, text="text:N"),
+        base.mark_text(align="left", fontSize=12, color=NEUTRAL).encode(x=alt.X("numbers_at:Q", **x), y=y, text="text:N"),
         base.mark_text(align="left", fontSize=12, fontWeight="bold").encode(
             x=alt.X("verdict_at:Q", **x), y=y, text="words:N", color=colour, tooltip=tooltip
         ),

@@ -213,7 +213,7 @@ def held_out_split(tokens: Tokens, x: Weights, e: Weights) -> tuple[dict[str, fl
     through_fit = (draws - (draws @ count / count.sum())[:, None]) @ moved  # as in `dmcore.math.split.estimates`
     with np.errstate(divide="ignore", invalid="ignore"):
         below = draws @ variance
-        columns = {"fvu": draws @ size / below, "nonlinear": (draws @ left + through_fit) / below}
+        columns = {"fvu": draws @ size / below, "nonlinear": np.maximum(draws @ left + through_fit, 0.0) / below}
     columns["linear"] = columns["fvu"] - columns["nonlinear"]
     found: dict[str, float] = {"n_tokens": float(tokens.n_tokens), "price": price_of(tokens, acts.shape[1])}
     for name, column in columns.items():

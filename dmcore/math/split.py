@@ -221,10 +221,11 @@ def estimates(sums: SplitSums, seed: int) -> SplitEstimates:
     # More of everything fits the same map: weights less their mean, not less one, so that only what texts differ in counts.
     n_tokens = sums.scalar("n_tokens")
     through_fit = (weights - (weights @ n_tokens / n_tokens.sum())[:, None]) @ sums.fit_influence
-    nonlinear_dims = weights @ sums.nonlinear_dims[:, alive] + through_fit[:, :-1][:, alive]
+    # The influence is linear in the weights; where tokens are few it could take more than there is.
+    nonlinear_dims = np.maximum(weights @ sums.nonlinear_dims[:, alive] + through_fit[:, :-1][:, alive], 0.0)
     act_scatter, norm_scatter = (weights @ sums.scalar(name) for name in ("act_scatter", "norm_scatter"))
-    nonlinear = weights @ sums.scalar("nonlinear_sq") + through_fit[:, :-1].sum(1)
-    norm_residual = weights @ sums.scalar("norm_residual") + through_fit[:, -1]
+    nonlinear = np.maximum(weights @ sums.scalar("nonlinear_sq") + through_fit[:, :-1].sum(1), 0.0)
+    norm_residual = np.maximum(weights @ sums.scalar("norm_residual") + through_fit[:, -1], 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         r2_dims = 1.0 - nonlinear_dims / scatter_dims
         values = {

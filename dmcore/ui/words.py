@@ -1,20 +1,6 @@
-"""How pages name their controls, and the names of everything else, which the report shares."""
+"""How pages name their controls."""
 
 from __future__ import annotations
-
-from dmcore.words.names import ago_text, architecture_name, distinct, l0_text, listed, plain, sae_phrase, stops_text
-
-__all__ = [
-    "FIELD_NAMES",
-    "ago_text",
-    "architecture_name",
-    "distinct",
-    "l0_text",
-    "listed",
-    "plain",
-    "sae_phrase",
-    "stops_text",
-]
 
 FIELD_NAMES = {
     "study": "study",

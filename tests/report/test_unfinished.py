@@ -83,6 +83,7 @@ def test_an_sae_that_is_not_there_is_one_sentence(
 ) -> None:
     write_fake_study(tmp_path, n_saes=2)
     monkeypatch.setenv("DMCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr("dmcore.run.commands.report.index_of", lambda *_: None)  # made-up results of no study file
     assert main(["report", "demo", "--sae", "none", "-o", str(tmp_path / "r.html")]) == 1
     assert "No SAE with results is called none" in capsys.readouterr().err
 
@@ -93,6 +94,11 @@ def test_the_command_writes_the_file_whole(
     write_fake_study(tmp_path / "cache", n_saes=1)
     monkeypatch.setenv("DMCORE_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "r.html"
+    assert main(["report", "demo", "-o", str(out)]) == 1
+    assert "demo is not as it was when demo was swept last" in capsys.readouterr().err and not out.exists()
+    monkeypatch.setattr("dmcore.run.commands.report.index_of", lambda *_: None)  # made-up results of no study file
+    assert main(["report", "demo", "-o", str(out), "--tables", str(out)]) == 1
+    assert "give --tables another name" in capsys.readouterr().err and not out.exists()
     assert main(["report", "demo", "-o", str(out), "--tables", str(tmp_path / "r.zip")]) == 0
     assert "r.html: " in capsys.readouterr().out
     Parsed(out.read_text(encoding="utf-8"))

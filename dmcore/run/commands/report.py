@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmcore.errors import DarkMatterError
+from dmcore.errors import DarkMatterError, StoreError
 from dmcore.run.commands.shared import DEMO, resolve_study, say
+from dmcore.store.fingerprint import content_key
+from dmcore.store.published import index_of
 from dmcore.store.store import Store
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
     for path in filter(None, (arguments.out, arguments.tables)):
         check_file(path)
+    if arguments.tables is not None and arguments.tables.absolute() == arguments.out.absolute():
+        raise DarkMatterError(f"{arguments.out} cannot be the report and its tables too: give --tables another name.")
     report = build(opened(arguments.study, arguments.sae))
     other = None if arguments.compare is None else build(opened(arguments.compare, None))
     text = report_html(report) if other is None else comparison_html(report, other)
@@ -50,8 +54,12 @@ def opened(name: str, sae: str | None) -> Subject:
     from dmcore.report.subject import open_subject
 
     study = resolve_study(name)
+    store = Store()
+    shown = index_of(study.name, store)
+    if shown is not None and shown.key != content_key(study.to_dict()):
+        raise StoreError(f"{name} is not as it was when {study.name} was swept last: sweep it again, then report it.")
     text = (DEMO if name == "demo" else Path(name)).read_text(encoding="utf-8")
-    return open_subject(study.name, sae, text, Store())
+    return open_subject(study.name, sae, text, store)
 
 
 def check_file(path: Path) -> None:
