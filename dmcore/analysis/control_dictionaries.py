@@ -168,6 +168,11 @@ def model_controls(tokens: ControlTokens, sae: OwnSae, given: RandomModel | None
     ):
         reconstruct = given.train(x[seen], width, k, given.training_tokens)
         test = _held_out(tokens, x, ~seen, training.numpy())
+        if not test.determined:
+            found.remark(
+                "model", "Half of the contexts have too few tokens for a map of x: no random model was compared."
+            )
+            return
         error = torch.cat([some - reconstruct(some) for some in test.x.split(ROWS)])
         results[name] = measure(test, error)
         add_dictionary(found, name, title, float(k), width, results[name], (test.n_tokens, test.n_contexts))

@@ -75,8 +75,8 @@ def _shuffled_rows(
         control(
             f"shuffled_{name}", f"{of} shuffled, least squares", over_draws(values[name]), (exact, exact), expected=exact,
             group="shuffled", rule=AGREES, n=n, quantity=quantity, over_texts=False, resolution=RESOLUTION, what=what,
-            why=f"Held-out least squares on {tokens.d_model:,} dimensions is fitted to noise: about −d/(n − d − 1) = "
-            f"{bias[1]:.5f} with n = {tokens.n_train:,.0f} training tokens, and {exact:.5f} exactly for these activations.",
+            why=f"Held-out least squares on {tokens.d_model:,} dimensions is fitted to noise: {bias[1]:.5f} for Gaussian "
+            f"activations (about −d/(n − d − 1)) with n = {tokens.n_train:,.0f} training tokens, {exact:.5f} exactly for these.",
             means="More is found in shuffled errors than chance allows: tokens or folds are mixed up.",
         )
     )  # fmt: skip

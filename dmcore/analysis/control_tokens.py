@@ -16,8 +16,6 @@ from torch import Tensor
 
 from dmcore.estimate import Estimate
 from dmcore.math.bootstrap import interval
-from dmcore.math.fit_noise import error_influence, fit_pulls
-from dmcore.math.linear_map import AffineMap
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, error_targets, product_dtype
 from dmcore.math.split import Centres, FoldedFit, SplitEstimates, SplitSums, estimates, fit_folds, split_tokens
 
@@ -64,6 +62,12 @@ class ControlTokens:
     def n_train(self) -> float:
         """Training tokens, mean over folds."""
         return self.n_tokens * (1.0 - 1.0 / self.n_folds)
+
+    @property
+    def determined(self) -> bool:
+        """Whether plain least squares with a bias has a single answer in every training set."""
+        largest = int(torch.bincount(self.folds, minlength=self.n_folds).max())
+        return self.n_tokens - largest >= self.d_model + 1
 
     @cached_property
     def folds(self) -> Tensor:
@@ -159,8 +163,7 @@ def measure(
     targets = tokens.error_moments(error, folds, n_folds)
     groups = [[fold] for fold in range(n_folds)]
     fit = fit_folds(inputs, targets, groups, ridge=ridge, fit_bias=fit_bias, full=False, single=True)
-    pulls = fit_pulls(inputs, targets, groups, fit, ridge=ridge, fit_bias=fit_bias)
-    return measured(tokens, error, folds, fit, Centres.from_moments(inputs, targets, range(n_folds)), pulls)
+    return measured(tokens, error, folds, fit, Centres.from_moments(inputs, targets, range(n_folds)))
 
 
 def measured(
@@ -169,16 +172,14 @@ def measured(
     folds: Tensor,
     fit: FoldedFit,
     centres: Centres,
-    pulls: Sequence[AffineMap] | None = None,
 ) -> Measured:
-    """The numbers of an error by maps that have been fitted; with `pulls`, intervals hold the luck of the fit too."""
+    """The numbers of an error by maps that have been fitted; intervals as those of a study's own numbers, of the texts alone."""
     sums = SplitSums(tokens.n_units, tokens.d_model, centres)
     everything = torch.ones(ROWS, dtype=torch.bool, device=tokens.x.device)
     chunks = zip(tokens.x.split(ROWS), error.split(ROWS), folds.split(ROWS), tokens.units.split(ROWS), strict=True)
     for x, e, fold, unit in chunks:
         parts = split_tokens(fit, x, e, fold)
-        influence = None if pulls is None else error_influence(pulls, x, e, parts, fold)
-        sums.add(unit, everything[: len(x)], x, e, parts, influence)
+        sums.add(unit, everything[: len(x)], x, e, parts)
     return Measured(estimates(sums, tokens.seed), sums)
 
 

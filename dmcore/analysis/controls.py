@@ -34,7 +34,7 @@ from dmcore.analysis.control_splits import (
 from dmcore.analysis.control_tokens import ControlTokens, measure
 from dmcore.analysis.partition import Partition
 from dmcore.analysis.reduction_passes import AnyDictionary
-from dmcore.math.split import check_determined
+from dmcore.errors import DataError
 from dmcore.progress import Reporter
 from dmcore.results.controls import VERDICTS, Controls, ControlSettings
 from dmcore.specs import Settings
@@ -111,8 +111,11 @@ def controls(
         DataError: too few tokens for a linear map of x.
     """
     tokens = read_tokens(given, sample)
-    counts = torch.bincount(tokens.folds, minlength=tokens.n_folds).tolist()
-    check_determined(counts, tokens.d_model + 1, tokens.ridge)
+    if not tokens.determined:
+        raise DataError(
+            f"{tokens.n_tokens:,} tokens are too few for controls on {tokens.d_model:,} dimensions, which compare with plain "
+            "least squares whatever the study's ridge is: give more contexts."
+        )
     found = Found()
     asked = given.asked
     total = 2 * asked.draws + asked.fold_seeds + 13

@@ -18,7 +18,7 @@ from dmcore.results.table_folder import TableFolder
 
 CONTROLS = "controls"
 """Stage of the entries."""
-VERSION = 1
+VERSION = 2
 """Raised when what is computed changes."""
 
 PASSED, FAILED, UNDECIDED = VERDICTS = ("passed", "failed", "undecided")
@@ -117,7 +117,7 @@ class ControlSettings:
     """That the small SAEs on the model and on its randomly initialised copy are trained on; 0 for none."""
 
     def __post_init__(self) -> None:
-        for name, least in (("contexts", 0), ("draws", 3), ("fold_seeds", 2), ("training_tokens", 0)):
+        for name, least in (("contexts", 0), ("draws", 8), ("fold_seeds", 2), ("training_tokens", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SpecError(f"{name} is {value!r}: give a whole number, {least} or above.")

@@ -88,8 +88,11 @@ def test_own_numbers_are_those_of_decompose() -> None:
     own = measure(tokens, tokens.error)
     split = decompose(tokens.x, tokens.x - tokens.error, groups=tokens.contexts, seed=0)
     for name in ("fvu", "fvu_nonlinear", "r2_error", "r2_error_norm_sq"):
-        for end in ("value", "low", "high"):
-            assert getattr(own[name], end) == pytest.approx(getattr(getattr(split, name), end), abs=2e-5)
+        here, there = own[name], getattr(split, name)
+        assert here.value == pytest.approx(there.value, abs=2e-5)
+        assert here.low == pytest.approx(there.low, abs=2e-3) and here.high == pytest.approx(there.high, abs=2e-3)
+        # Those of decompose hold the luck of the fit too, as those of a study do not.
+        assert here.high - here.low <= (there.high - there.low) * 1.02
 
 
 @pytest.mark.parametrize(
@@ -352,3 +355,15 @@ def test_settings_are_refused_in_a_sentence() -> None:
     for wrong in ({"draws": 2}, {"contexts": -1}, {"training_tokens": True}, {"fold_seeds": 1}):
         with pytest.raises(SpecError, match="give a whole number"):
             ControlSettings(**wrong)
+
+
+def test_half_of_the_contexts_may_be_too_few_for_a_random_model() -> None:
+    g = torch.Generator().manual_seed(2)
+    x = torch.randn(120, 45, generator=g)
+    tokens = tokens_of(x, 0.3 * torch.randn(120, 45, generator=g), 12)
+    assert tokens.determined and not tokens_of(x[:30], x[:30], 6).determined
+    found, given = Found(), RandomModel(lambda: x, lambda some, *_: lambda rows: 0.5 * rows, 100)
+    with stage() as at:
+        model_controls(tokens, OwnSae(60, 4.0, None), given, found, at)
+    assert not found.tables["controls"]
+    assert any("too few tokens for a map of x" in row["text"] for row in found.tables["remarks"])

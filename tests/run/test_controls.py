@@ -23,7 +23,7 @@ from dmcore.store.store import Store
 from tests.builders import HOOKS, build_model, build_sae, write_contexts
 
 NAME = f"saes/{HOOKS[0]}/topk"
-FEW = ControlSettings(draws=4, fold_seeds=2, training_tokens=2_000)
+FEW = ControlSettings(draws=8, fold_seeds=2, training_tokens=2_000)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_some_contexts_are_an_entry_of_their_own_and_all_come_first(
     study_path: Path, store: Store, found: Controls
 ) -> None:
     look = Inspector(Pipeline(store), load_study(study_path))
-    some = look.controls(NAME, ControlSettings(contexts=25, draws=3, fold_seeds=2, training_tokens=0))
+    some = look.controls(NAME, ControlSettings(contexts=25, draws=8, fold_seeds=2, training_tokens=0))
     assert some.folder != found.folder
     assert some.about["n_contexts"] < some.about["all_contexts"] == 30
     texts = " ".join(some["remarks"]["text"])
@@ -111,7 +111,7 @@ def test_too_few_contexts_give_no_verdict_about_texts(study_path: Path, tmp_path
     study = replace(load_study(study_path), settings=replace(load_study(study_path).settings, n_folds=2))
     small = Store(tmp_path)
     assert not Pipeline(small).sweep(study, scale=False).failures
-    few = ControlSettings(contexts=4, draws=3, fold_seeds=2, training_tokens=0)
+    few = ControlSettings(contexts=4, draws=8, fold_seeds=2, training_tokens=0)
     sampled = Inspector(Pipeline(small), study)
     import dmcore.analysis.context_sample as context_sample
 
@@ -128,7 +128,7 @@ def test_the_command_prints_a_line_a_control_and_json(
     study_path: Path, store: Store, found: Controls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DMCORE_CACHE", str(store.root))
-    options = ["--draws", "4", "--training-tokens", "2000", "--contexts", "0", "--device", "cpu"]
+    options = ["--draws", "8", "--training-tokens", "2000", "--contexts", "0", "--device", "cpu"]
     assert main(["controls", str(study_path), "topk", *options]) == 0
     told = capsys.readouterr().out
     total = len(found["controls"])
@@ -145,7 +145,7 @@ def test_the_command_prints_a_line_a_control_and_json(
     ("arguments", "said"),
     [
         (["nothing"], "The study has no SAE called nothing"),
-        (["topk", "--draws", "1"], "draws is 1: give a whole number, 3 or above"),
+        (["topk", "--draws", "7"], "draws is 7: give a whole number, 8 or above"),
         (["topk", "--contexts", "-2"], "contexts is -2"),
     ],
 )
