@@ -64,6 +64,7 @@ REDUCTION_VIEWS = {
     "All SAEs": ("Which method is best at every L0?", 1),
     "Ranks": ("How large must a skip be to absorb the linear error?", 1),
     "Earlier components": ("What do SAEs of earlier components know of the error?", 1),
+    "Next token": ("Which method keeps the model's task?", 1),
     "Methods": ("Which method leaves the smallest error at the same sparsity?", 1),
 }
 DOWNSTREAM_VIEWS = {

@@ -81,19 +81,21 @@ def kinds_chart(kinds: pl.DataFrame) -> alt.LayerChart:
             x=alt.X("x:Q", **panels.axis(None, grid=False)), tooltip=tooltip
         ),
         heads(panels, TITLES),
-        *_legend(drawn, variants, panels),
+        *_legend(drawn, variants),
     ).properties(height=ROW * max(len(order), 1), autosize=FIT_WIDTH)
 
 
-def _legend(drawn: pl.DataFrame, variants: list[str], panels: Panels) -> list[alt.Chart]:
-    """The variants by name and colour, two a line above the heads."""
+def _legend(drawn: pl.DataFrame, variants: list[str]) -> list[alt.Chart]:
+    """The variants by name and colour, one below the other: beside each other they would read as heads of the panels."""
     rows = drawn.unique("variant", keep="first", maintain_order=True).select("variant", "part", "name")
     texts = []
     for k, variant in enumerate(variants):
-        one = rows.filter(pl.col("variant") == variant).with_columns(x=pl.lit(0.5 * panels.total * (k % 2)))
+        one = rows.filter(pl.col("variant") == variant).with_columns(x=pl.lit(0.0))
         text = alt.Chart(one).mark_text(align="left", fontSize=12, fontWeight="bold")
         colour = part_colour_if(f"datum.part !== '{CLEAN}'")
         texts.append(
-            text.encode(x=alt.X("x:Q"), y=alt.value(-51 + 17 * (k // 2)), text=alt.Text("name:N"), color=colour)
+            text.encode(
+                x=alt.X("x:Q"), y=alt.value(-34 - 17 * (len(variants) - 1 - k)), text=alt.Text("name:N"), color=colour
+            )
         )
     return texts

@@ -1,4 +1,4 @@
-"""The views of the page Error reduction: methods on one SAE, on all, ranks of the skip, earlier components."""
+"""The views of the page Error reduction: methods on one SAE, on all, ranks of the skip, earlier components, the next token."""
 
 from __future__ import annotations
 
