@@ -107,6 +107,8 @@ class Job:
     """Name of the SAE that a job of a kind in `OF_ONE_SAE` is about; empty for the others."""
     error: str = ""
     """One sentence with its remedy; in a job that is done: which SAEs have no result, and why."""
+    asked_by: str = ""
+    """Who asked for it, as the host's sign-in names them; empty without sign-in and from the command line."""
 
     @property
     def active(self) -> bool:

@@ -16,7 +16,6 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +24,15 @@ from filelock import FileLock
 from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Progress
 from dmcore.run.job import ACTIVE, FRESH, KINDS, OF_ONE_SAE, RUNNING, WAITING, Job, after_death, check_job_id, lane_of
+from dmcore.run.queue_table import COLUMNS, VERSION, upgrade
 from dmcore.specs import load_study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.store import default_root
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
-"""Of the table; 1 had no `target`."""
 BUSY_SECONDS = 10
 """How long an operation waits for another's transaction."""
-
-_TYPES = {"str": "TEXT NOT NULL", "int": "INTEGER NOT NULL", "bool": "INTEGER NOT NULL", "float": "REAL NOT NULL"}
-_COLUMNS = [f.name for f in fields(Job)]
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS jobs ("
-    + ", ".join(f"{f.name} {_TYPES.get(str(f.type), 'REAL')}" for f in fields(Job))
-    + ", PRIMARY KEY (id))",
-    "CREATE UNIQUE INDEX IF NOT EXISTS one_active ON jobs (key) WHERE state IN ('waiting', 'running')",
-    f"PRAGMA user_version = {VERSION}",
-)
-_FROM_1 = ("ALTER TABLE jobs ADD COLUMN target TEXT NOT NULL DEFAULT ''", f"PRAGMA user_version = {VERSION}")
 
 
 class Queue:
@@ -58,7 +45,7 @@ class Queue:
 
     # Asking and looking
 
-    def submit(self, kind: str, study_path: Path, device: str = "auto", target: str = "") -> Job:
+    def submit(self, kind: str, study_path: Path, device: str = "auto", target: str = "", asked_by: str = "") -> Job:
         """The job that does this: the one that is waiting or running, or a new one; `target`: its SAE, for a kind of one.
 
         Raises:
@@ -68,10 +55,10 @@ class Queue:
         """
         asked = self._asked(kind, study_path, device, target)
         with self._transaction() as db:
-            job = Job(id=secrets.token_hex(6), state=WAITING, created=time.time(), **asked)
-            marks = ", ".join("?" * len(_COLUMNS))
-            values = [getattr(job, name) for name in _COLUMNS]
-            db.execute(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
+            job = Job(id=secrets.token_hex(6), state=WAITING, created=time.time(), asked_by=asked_by, **asked)
+            marks = ", ".join("?" * len(COLUMNS))
+            values = [getattr(job, name) for name in COLUMNS]
+            db.execute(f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
             return self._rows(db, "key = ? AND state IN ('waiting', 'running')", job.key)[0]
 
     def jobs(self) -> list[Job]:
@@ -109,8 +96,12 @@ class Queue:
             )
             return self._one(db, job_id)
 
-    def retry(self, job_id: str) -> Job:
+    def retry(self, job_id: str, asked_by: str = "") -> Job:
         """Put a job that has ended back into the queue, with its study file as it is now; finished work is not done again.
+
+        Args:
+            job_id: the job.
+            asked_by: who wants it now; the new attempt is theirs.
 
         Returns:
             the job; or the active one that asks for the same thing.
@@ -124,7 +115,8 @@ class Queue:
             if there:
                 return there[0]
             now = self._one(db, job_id)
-            fresh = {**FRESH, **asked, "created": time.time(), "attempt": now.attempt + 1, "sudden_deaths": 0}
+            fresh = {**FRESH, **asked, "created": time.time(), "attempt": now.attempt + 1, "sudden_deaths": 0,
+                     "asked_by": asked_by}  # fmt: skip
             self._set(db, job_id, fresh)
             return self._one(db, job_id)
 
@@ -224,8 +216,8 @@ class Queue:
 
     @staticmethod
     def _rows(db: sqlite3.Connection, where: str, *values: Any) -> list[Job]:
-        rows = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE {where}", values).fetchall()
-        jobs = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+        rows = db.execute(f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE {where}", values).fetchall()
+        jobs = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         return [Job(**{**job, "cancel": bool(job["cancel"])}) for job in jobs]
 
     @staticmethod
@@ -267,8 +259,8 @@ class Queue:
                 db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version in (0, 1):
-                self._upgrade(db)
+            if version < VERSION:
+                upgrade(db)
             elif version != VERSION:
                 raise StoreError(
                     f"{self.file} was written by another version of dmcore: move it away to start a new queue."
@@ -277,15 +269,6 @@ class Queue:
             db.close()
             raise
         return db
-
-    @staticmethod
-    def _upgrade(db: sqlite3.Connection) -> None:
-        """Make the table, or give the one of an older version what it lacks; whichever process comes first."""
-        db.execute("BEGIN IMMEDIATE")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        for statement in {0: _SCHEMA, 1: _FROM_1}.get(version, ()):
-            db.execute(statement)
-        db.execute("COMMIT")
 
     def _move_aside(self, reason: str) -> None:
         """Put a queue that is no database out of the way; results are not in it, so only the list of jobs is lost."""

@@ -264,11 +264,13 @@ def test_tidying_keeps_what_is_held_and_what_a_capture_can_go_on_from(tmp_path: 
     held.release()
 
 
-def test_a_queue_of_the_version_before_goes_on(queue: Queue, study: Path) -> None:
+@pytest.mark.parametrize(("version", "lacked"), [(1, ("target", "asked_by")), (2, ("asked_by",))])
+def test_a_queue_of_a_version_before_goes_on(version: int, lacked: tuple[str, ...], queue: Queue, study: Path) -> None:
     job = queue.submit("sweep", study, "cpu")
     with closing(sqlite3.connect(queue.file, isolation_level=None)) as db:
-        db.execute("ALTER TABLE jobs DROP COLUMN target")
-        db.execute("PRAGMA user_version = 1")
+        for column in lacked:
+            db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+        db.execute(f"PRAGMA user_version = {version}")
     assert queue.jobs() == [job]
     assert queue.submit("sweep", study, "cpu").id == job.id
     assert queue.take("cpu").id == job.id
@@ -285,3 +287,11 @@ def test_a_look_into_an_sae_is_a_job_of_that_sae(queue: Queue, study: Path) -> N
     taken = queue.take("cpu")
     queue.finish(taken, "failed", "why")
     assert queue.retry(first.id).target == "saes/s"
+
+
+def test_who_asked_is_kept_and_the_one_who_retries_takes_it_over(queue: Queue, study: Path) -> None:
+    first = queue.submit("sweep", study, "cpu", asked_by="a@lab.example")
+    assert queue.submit("sweep", study, "cpu", asked_by="b@lab.example").asked_by == "a@lab.example"
+    assert first.to_dict()["asked_by"] == "a@lab.example"
+    queue.cancel(first.id)
+    assert queue.retry(first.id, asked_by="b@lab.example").asked_by == "b@lab.example"
