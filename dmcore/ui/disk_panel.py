@@ -9,11 +9,11 @@ import streamlit as st
 
 from dmcore.errors import DarkMatterError
 from dmcore.run.estimate_words import bytes_text
-from dmcore.run.job_disk import Holding, delete_holdings, in_use
-from dmcore.run.job_files import delete_leftovers, leftovers
+from dmcore.run.job_disk import Holding, in_use
+from dmcore.run.job_files import leftovers
 from dmcore.run.queue import Queue
-from dmcore.store.store import Store
-from dmcore.ui import reads
+from dmcore.ui import actions, reads
+from dmcore.ui.sign_in import why_not
 from dmcore.words.names import plain
 
 STAGES = {
@@ -115,12 +115,12 @@ def _choice(queue: Queue, held: list[Holding], total: int) -> None:
             "The pages will no longer show these results until the study is swept again.", icon=":material/warning:"
         )
     running = [job.study for job in queue.jobs() if job.active]
-    busy = in_use(chosen, running)
+    busy, grey = in_use(chosen, running), why_not()
     if busy:
         st.info("A job that waits or runs may need some of this: wait for it, or cancel it.", icon=":material/lock:")
     st.button(
-        f"Delete {bytes_text(freed)}", icon=":material/delete:", type="primary", key="disk.delete", disabled=bool(busy),
-        on_click=_delete, args=([(h.stage, h.entry.key) for h in chosen],),
+        f"Delete {bytes_text(freed)}", icon=":material/delete:", type="primary", key="disk.delete",
+        disabled=bool(busy) or grey is not None, help=grey, on_click=_delete, args=([(h.stage, h.entry.key) for h in chosen],),
     )  # fmt: skip
 
 
@@ -131,16 +131,9 @@ def _belongs(holding: Holding, study: str) -> bool:
 
 
 def _delete(keys: list[tuple[str, str]]) -> None:
-    """As the button says; what a job has come to need since the page was drawn is refused here."""
-    from dmcore.run.job_disk import holdings
-
-    queue, store = Queue(), Store()
-    wanted = set(keys)
-    before = holdings(store)
-    chosen = [h for h in before if (h.stage, h.entry.key) in wanted]
+    """As the button says; what a job has come to need since the page was drawn is refused."""
     try:
-        freed = delete_holdings(store, chosen, [job.study for job in queue.jobs() if job.active])
-        st.session_state[_DONE] = f"{bytes_text(freed)} freed."
+        st.session_state[_DONE] = f"{bytes_text(actions.delete_entries(keys))} freed."
     except DarkMatterError as error:
         st.session_state["jobs.error"] = str(error)
     st.session_state["disk.stages"] = []  # popped, the browser would go on showing what was chosen
@@ -156,12 +149,16 @@ def _unfinished(queue: Queue) -> None:
         f"{bytes_text(size)} belong to captures that were stopped: the next run of the same study goes on from them. What a "
         "process is making now is never deleted."
     )
-    st.button("Delete unfinished work", icon=":material/delete:", key="disk.leftovers", on_click=_delete_leftovers)
+    grey = why_not()
+    st.button("Delete unfinished work", icon=":material/delete:", key="disk.leftovers", on_click=_delete_leftovers,
+              disabled=grey is not None, help=grey)  # fmt: skip
 
 
 def _delete_leftovers() -> None:
-    freed = delete_leftovers(Queue().root)
-    st.session_state[_DONE] = f"{bytes_text(freed)} of unfinished work freed."
+    try:
+        st.session_state[_DONE] = f"{bytes_text(actions.delete_unfinished())} of unfinished work freed."
+    except DarkMatterError as error:
+        st.session_state["jobs.error"] = str(error)
 
 
 def _said() -> None:

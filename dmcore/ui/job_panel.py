@@ -19,6 +19,8 @@ from dmcore.run.estimate_words import bytes_text
 from dmcore.run.job import CANCELLED, DONE, FAILED, KINDS, RUNNING, WAITING, Job, check_job_id
 from dmcore.run.job_files import tail
 from dmcore.run.queue import Queue, active_jobs
+from dmcore.ui import actions
+from dmcore.ui.sign_in import admitted, why_not
 from dmcore.words.names import ago_text, plain
 
 EVERY = "1s"
@@ -51,6 +53,8 @@ def draw_jobs() -> None:
 
 def _active() -> None:
     """The fragment: everything in it is drawn anew each second."""
+    if not admitted():  # it runs without the app around it
+        st.rerun()
     queue = Queue()
     try:
         worker.attend(queue)
@@ -75,14 +79,15 @@ def _draw_active(queue: Queue, job: Job, jobs: list[Job]) -> None:
     _head(job, head)
     with buttons.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
         _log_button(job)
-        stopping = job.cancel
+        stopping, grey = job.cancel, why_not()
         st.button(
             "Stopping" if stopping else "Cancel",
             icon=":material/stop:",
             key=f"cancel.{job.id}",
-            disabled=stopping,
+            disabled=stopping or grey is not None,
+            help=grey,
             on_click=_do,
-            args=(worker.cancel, queue, job.id),
+            args=(actions.cancel, job.id),
         )
     if job.state == WAITING:
         st.caption(_waiting_words(job, jobs))
@@ -132,7 +137,8 @@ def _head(job: Job, place: Any) -> None:
     name, colour, icon = LOOKS[job.state]
     kind = "" if job.kind == "sweep" else f"{KINDS[job.kind]}: "
     of = f" · {plain(job.target)}" if job.target else ""
-    place.markdown(f":{colour}-badge[{icon} {name}] &ensp;**{kind}{plain(job.title)}**{of}")
+    by = f" · for {plain(job.asked_by)}" if job.asked_by else ""
+    place.markdown(f":{colour}-badge[{icon} {name}] &ensp;**{kind}{plain(job.title)}**{of}{by}")
 
 
 def _ended(jobs: list[Job]) -> None:
@@ -161,8 +167,8 @@ def _draw_ended(queue: Queue, job: Job) -> None:
                 query_params={"study": job.study},
             )
         if job.state != DONE or job.error:
-            _button(job, "Resume" if job.state == CANCELLED else "Retry", ":material/replay:", queue.retry)
-        _button(job, "Remove", ":material/close:", queue.remove)
+            _button(job, "Resume" if job.state == CANCELLED else "Retry", ":material/replay:", actions.retry)
+        _button(job, "Remove", ":material/close:", actions.remove)
     st.caption(" · ".join(_ended_words(job)))
     if job.error:
         box = st.warning if job.state == DONE else st.error
@@ -187,7 +193,10 @@ def _ended_words(job: Job) -> list[str]:
 
 
 def _button(job: Job, label: str, icon: str, act: Callable[[str], Any]) -> None:
-    st.button(label, icon=icon, key=f"{label.lower()}.{job.id}", on_click=_do, args=(act, job.id))
+    grey = why_not()
+    st.button(
+        label, icon=icon, key=f"{label.lower()}.{job.id}", on_click=_do, args=(act, job.id), disabled=grey is not None, help=grey
+    )  # fmt: skip
 
 
 def _do(act: Callable[..., Any], *arguments: Any) -> None:

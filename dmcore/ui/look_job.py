@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
-from dmcore.run import worker
 from dmcore.run.job import FAILED, Job
 from dmcore.run.queue import Queue
 from dmcore.specs import load_study
-from dmcore.ui import reads
+from dmcore.ui import actions, reads
 from dmcore.ui.job_panel import numbers_of
+from dmcore.ui.sign_in import admitted, why_not
 from dmcore.ui.study_start import study_files
 from dmcore.words.names import plain
 
@@ -65,7 +65,11 @@ def draw_look_button(study_id: str, sae: str, is_there: Callable[[Published], bo
     if mine and mine[0].error:  # one that is done may have left out what could not be had
         box = st.error if mine[0].state == FAILED else st.warning
         box(plain(mine[0].error), icon=":material/error:")
-    st.button("Make it now", icon=":material/play_arrow:", key="look.start", on_click=_start, args=(kind, path, sae))
+    grey = why_not()
+    st.button(
+        "Make it now", icon=":material/play_arrow:", key="look.start", on_click=_start, args=(kind, path, sae),
+        disabled=grey is not None, help=grey,
+    )  # fmt: skip
     st.caption(
         f"The worker makes {MAKES[kind]}, for a small one in a minute or two. It goes on when the page is closed; *Runs* "
         "lists it."
@@ -84,10 +88,8 @@ def file_of(study_id: str, queue: Queue, jobs: list[Job]) -> Path | None:
 
 
 def _start(kind: str, path: Path, sae: str) -> None:
-    queue = Queue()
     try:
-        queue.submit(kind, path, target=sae)
-        worker.ensure_worker(queue.root, "auto")
+        actions.submit(kind, path, target=sae)
     except (DarkMatterError, OSError) as error:
         st.session_state[_ERROR] = str(error)
 
@@ -95,6 +97,8 @@ def _start(kind: str, path: Path, sae: str) -> None:
 @st.fragment(run_every=POLL_SECONDS)
 def _watch(job_id: str, study_id: str, is_there: Callable[[Published], bool]) -> None:
     """How far a job is; the page is drawn again when what it waits for is there, or the job has ended."""
+    if not admitted():  # a fragment runs without the app around it
+        st.rerun()
     queue = Queue()
     try:
         job = queue.job(job_id)
@@ -106,13 +110,15 @@ def _watch(job_id: str, study_id: str, is_there: Callable[[Published], bool]) ->
     share = min(job.done / job.total, 1.0) if job.total else 0.0
     st.progress(share, text=plain(job.stage or "Waiting for the worker"))
     st.caption(" · ".join(numbers_of(job, time.time())))
+    grey = why_not()
     st.button(
-        "Cancel", icon=":material/close:", key="look.cancel", disabled=job.cancel, on_click=_cancel, args=(job_id,)
-    )
+        "Cancel", icon=":material/close:", key="look.cancel", disabled=job.cancel or grey is not None, help=grey,
+        on_click=_cancel, args=(job_id,),
+    )  # fmt: skip
 
 
 def _cancel(job_id: str) -> None:
     try:
-        worker.cancel(Queue(), job_id)
+        actions.cancel(job_id)
     except DarkMatterError as error:
         st.session_state[_ERROR] = str(error)

@@ -7,18 +7,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import streamlit as st
 
 from dmcore.errors import DarkMatterError, SpecError, StoreError
 from dmcore.run.queue import Queue
-from dmcore.specs import NAME, ModelSpec, SaeSpec, Settings, Study, TextsSpec, load_study
-from dmcore.ui import reads
+from dmcore.specs import NAME, ModelSpec, SaeSpec, Settings, Study, TextsSpec
+from dmcore.ui import actions, reads
 from dmcore.ui.builder_inputs import CATALOGUE, HUB, KEEP, draw_model, draw_settings, draw_texts
 from dmcore.ui.builder_saes import draw_catalogue_saes, draw_folder_saes
 from dmcore.ui.plan_panel import draw_plan
+from dmcore.ui.sign_in import why_not
 from dmcore.ui.study_start import start, studies_folder
 from dmcore.words.names import listed, plain
 
@@ -26,7 +26,10 @@ SAVED = "builder.saved"
 
 
 def draw_builder() -> None:
-    """Draw the builder."""
+    """Draw the builder; not for viewers, whom its answers on folders would tell what is on this machine."""
+    if grey := why_not():
+        st.info(plain(grey), icon=":material/lock:")
+        return
     st.markdown("#### 1. Model")
     model = draw_model()
     st.markdown("#### 2. SAEs")
@@ -149,22 +152,10 @@ def write_study(name: str, toml: str) -> Path:
     Raises:
         StoreError: another study has this name, or the folder cannot be written.
         SpecError: what was written is no study.
+        AccessError: who is looking may not.
     """
     check_name(name, toml)
-    folder = studies_folder(Queue())
-    path, draft = folder / f"{name}.toml", folder / f".{name}.{os.getpid()}.draft"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft.write_text(toml, encoding="utf-8")
-        load_study(draft)
-        draft.replace(path)
-    except OSError as error:
-        raise StoreError(
-            f"{folder} cannot be written ({error.strerror}): set DMCORE_CACHE to a folder that can."
-        ) from error
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+    return actions.save_study(studies_folder(Queue()), name, toml)
 
 
 def _save(name: str, toml: str) -> Path | None:

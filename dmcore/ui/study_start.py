@@ -7,11 +7,11 @@ from pathlib import Path
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
-from dmcore.run import worker
 from dmcore.run.queue import Queue
 from dmcore.specs import Study, load_study
-from dmcore.ui import reads
+from dmcore.ui import actions, reads
 from dmcore.ui.plan_panel import draw_plan
+from dmcore.ui.sign_in import why_not
 from dmcore.words.names import plain
 
 HOME = Path(__file__).parents[2]
@@ -35,10 +35,8 @@ def study_files(queue: Queue) -> list[Path]:
 
 def start(path: Path, kind: str, device: str = "auto") -> None:
     """Put a study into the queue and see that a worker is there; for use in a button's callback."""
-    queue = Queue()
     try:
-        job = queue.submit(kind, path, device)
-        worker.ensure_worker(queue.root, device)
+        job = actions.submit(kind, path, device)
     except (DarkMatterError, OSError) as error:
         st.session_state["jobs.error"] = str(error)
         return
@@ -52,6 +50,7 @@ def draw_studies() -> None:
     st.subheader("Start a study", anchor=False)
     queue = Queue()
     active = {(job.path, job.kind) for job in queue.jobs() if job.active}
+    grey = why_not()
     for path in study_files(queue):
         try:
             study = load_study(path)
@@ -59,7 +58,7 @@ def draw_studies() -> None:
             st.caption(f":material/error: {plain(str(error))}")
             continue
         with st.container(border=True, gap="xsmall"):
-            _row(study, path, active)
+            _row(study, path, active, grey)
 
 
 def _untrained(study: Study) -> bool:
@@ -68,7 +67,7 @@ def _untrained(study: Study) -> bool:
     return any(not study.resolve(sae.path).is_dir() for sae in trained)
 
 
-def _row(study: Study, path: Path, active: set[tuple[str, str]]) -> None:
+def _row(study: Study, path: Path, active: set[tuple[str, str]], grey: str | None) -> None:
     n_have, n_saes = reads.n_results(study), len(study.saes)
     have = "all with results" if n_have >= n_saes else f"{n_have} with results" if n_have else "no results yet"
     words, buttons = st.columns([5, 2], vertical_alignment="center")
@@ -86,8 +85,8 @@ def _row(study: Study, path: Path, active: set[tuple[str, str]]) -> None:
                 "In the queue" if busy else label,
                 icon=":material/hourglass:" if busy else ":material/play_arrow:",
                 key=f"start.{kind}.{path}",
-                disabled=busy or untrained,
-                help=UNTRAINED if untrained else CHECKED if n_have >= n_saes else None,
+                disabled=busy or untrained or grey is not None,
+                help=grey or UNTRAINED if grey or untrained else CHECKED if n_have >= n_saes else None,
                 on_click=start,
                 args=(path, kind),
             )

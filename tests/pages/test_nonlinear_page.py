@@ -13,7 +13,7 @@ from dmcore.results import read_learned
 from dmcore.run.queue import Queue
 from dmcore.store.published import open_published
 from dmcore.store.store import Store
-from dmcore.ui import look_job, reads
+from dmcore.ui import actions, look_job, reads
 from dmcore.ui.learned_panel import shares_shown
 from dmcore.ui.link import write_params
 from dmcore.words.learned import learned_finding, names_of
@@ -154,7 +154,7 @@ def test_token_text_is_never_markdown(cache: Path) -> None:
 
 def test_a_click_makes_a_job_of_what_is_missing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
-    monkeypatch.setattr(look_job.worker, "ensure_worker", lambda root, device: started.append((root, device)))
+    monkeypatch.setattr(actions.worker, "ensure_worker", lambda root, device: started.append((root, device)))
     key = open_published("demo", Store(cache)).records["summary_key"][3]
     # The made-up study's SAEs are not in the demo's file: the button says so and nothing is started.
     at = open_page(PAGE, **write_params("demo", record_of(cache, key)), look="structure")
