@@ -18,17 +18,36 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from dmcore.math.arithmetic import FLOAT32, Arithmetic
+
 LATENTS_PER_BLOCK = 512
 """Latents whose pre-activations are made at once; a block of tokens x latents fits in a core's cache."""
 
 TOKENS_PER_BLOCK = 1024
 """Tokens whose pre-activations are made at once."""
 
+GPU_TOKENS_PER_BLOCK, GPU_LATENTS_PER_BLOCK = 8192, 8192
+"""The same on a GPU: 256 MiB in float32, enough to fill it, and few enough blocks that it seldom waits for the host."""
+
 LATENTS_PER_SLAB = 65_536
 """Latents whose dense pre-activations TopK holds at once."""
 
 DENSE_ELEMENTS = 2**24
 """Most elements of a dense tokens x latents array that an encoder without blocks may make at once."""
+GPU_DENSE_ELEMENTS = 2**28
+"""The same on a GPU: 1 GiB in float32."""
+
+
+def block_shape(device: torch.device) -> tuple[int, int]:
+    """Tokens and latents whose pre-activations are best made at once on a device."""
+    if device.type == "cuda":
+        return GPU_TOKENS_PER_BLOCK, GPU_LATENTS_PER_BLOCK
+    return TOKENS_PER_BLOCK, LATENTS_PER_BLOCK
+
+
+def rows_of_dense(width: int, device: torch.device) -> int:
+    """Tokens whose dense pre-activations of `width` latents may be held at once."""
+    return max(1, (GPU_DENSE_ELEMENTS if device.type == "cuda" else DENSE_ELEMENTS) // width)
 
 
 @dataclass(frozen=True)
@@ -125,46 +144,52 @@ class ThresholdEncoder(Encoder):
     b_enc: Float[Tensor, " d_sae"]
     threshold: Float[Tensor, " d_sae"]
     """Smallest pre-activation that is *not* kept, at least 0; 0 for a ReLU SAE."""
+    arithmetic: Arithmetic = FLOAT32
+    """Of the product; anything but float32 gives other codes."""
     _buffers: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.d_sae = self.W_enc.shape[1]
+        self.W_enc = self.arithmetic.weights(self.W_enc)
         self.threshold = self.threshold.clamp_min(0.0)
 
     def encode(self, x: Tensor) -> SparseCodes:
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for first_token in range(0, x.shape[0], TOKENS_PER_BLOCK):
-            tokens = x[first_token : first_token + TOKENS_PER_BLOCK]
-            for first in range(0, self.d_sae, LATENTS_PER_BLOCK):
-                found.append(self._encode_block(tokens, first_token, first))
+        n_tokens, n_latents = block_shape(x.device)
+        for first_token in range(0, x.shape[0], n_tokens):
+            tokens = self.arithmetic.inputs(x[first_token : first_token + n_tokens])
+            for first in range(0, self.d_sae, n_latents):
+                block = slice(first, min(first + n_latents, self.d_sae))
+                found.append(self._encode_block(tokens, first_token, block))
         tokens, latents, values = (torch.cat(parts) for parts in zip(*found, strict=True))
         return codes_from_triplets(tokens, latents, values, x.shape[0])
 
-    def _encode_block(self, x: Tensor, first_token: int, first_latent: int) -> tuple[Tensor, Tensor, Tensor]:
-        block = slice(first_latent, min(first_latent + LATENTS_PER_BLOCK, self.d_sae))
+    def _encode_block(self, x: Tensor, first_token: int, block: slice) -> tuple[Tensor, Tensor, Tensor]:
         width = block.stop - block.start
-        pre, above = self._buffer("pre", x, width), self._buffer("above", x, width, torch.bool)
-        torch.addmm(self.b_enc[block], x, self.W_enc[:, block], out=pre)
+        pre = self._buffer("pre", x, width, self.b_enc.dtype)
+        above = self._buffer("above", x, width, torch.bool)
+        self.arithmetic.addmm(self.b_enc[block], x, self.W_enc[:, block], out=pre)
         values = self._fire(pre, above, block)
         active = where_true(above.view(-1))
         tokens = torch.div(active, width, rounding_mode="floor")
-        latents = active - tokens * width + first_latent
+        latents = active - tokens * width + block.start
         return tokens + first_token, latents.to(torch.int32), values.view(-1)[active]
 
     def _fire(self, pre: Tensor, above: Tensor, block: slice) -> Tensor:
         torch.gt(pre, self.threshold[block], out=above)
         return pre
 
-    def _buffer(self, name: str, x: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
+    def _buffer(self, name: str, x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
         needed = x.shape[0] * width
         held = self._buffers.get(name)
         if held is None or held.numel() < needed or held.device != x.device:
-            held = torch.empty(TOKENS_PER_BLOCK * LATENTS_PER_BLOCK, dtype=dtype or x.dtype, device=x.device)
+            n_tokens, n_latents = block_shape(x.device)
+            held = torch.empty(min(n_tokens, x.shape[0]) * min(n_latents, self.d_sae), dtype=dtype, device=x.device)
             self._buffers[name] = held
         return held[:needed].view(x.shape[0], width)
 
 
-@dataclass
+@dataclass(init=False)
 class GatedEncoder(ThresholdEncoder):
     """A gate `x @ W_enc + b_gate > 0` and a magnitude `relu(exp(r_mag) (x @ W_enc) + b_mag)` (Rajamanoharan et al. 2024).
 
@@ -175,8 +200,10 @@ class GatedEncoder(ThresholdEncoder):
     r_mag: Float[Tensor, " d_sae"]
     b_mag: Float[Tensor, " d_sae"]
 
-    def __init__(self, W_enc: Tensor, b_gate: Tensor, r_mag: Tensor, b_mag: Tensor) -> None:
-        super().__init__(W_enc, torch.zeros_like(b_gate), torch.zeros_like(b_gate))
+    def __init__(
+        self, W_enc: Tensor, b_gate: Tensor, r_mag: Tensor, b_mag: Tensor, arithmetic: Arithmetic = FLOAT32
+    ) -> None:
+        super().__init__(W_enc, torch.zeros_like(b_gate), torch.zeros_like(b_gate), arithmetic)
         self.b_gate, self.r_mag, self.b_mag = b_gate, r_mag, b_mag
 
     def _fire(self, pre: Tensor, above: Tensor, block: slice) -> Tensor:
@@ -195,9 +222,12 @@ class TopKEncoder(Encoder):
     k: int
     latent_scale: Float[Tensor, " d_sae"] | None = None
     """Multiplies the pre-activations before they are compared (SAELens's `rescale_acts_by_decoder_norm`)."""
+    arithmetic: Arithmetic = FLOAT32
+    """Of the product; anything but float32 gives other codes."""
 
     def __post_init__(self) -> None:
         self.d_sae = self.W_enc.shape[1]
+        self.W_enc = self.arithmetic.weights(self.W_enc)
 
     def encode(self, x: Tensor) -> SparseCodes:
         best = BestLatents(x.shape[0], self.k)
@@ -206,12 +236,13 @@ class TopKEncoder(Encoder):
 
     def add_to(self, best: BestLatents, x: Tensor, first_latent: int) -> None:
         """Let these latents, whose numbers begin at `first_latent`, compete with the best so far."""
-        rows = max(1, DENSE_ELEMENTS // min(self.d_sae, LATENTS_PER_SLAB))
+        rows = rows_of_dense(min(self.d_sae, LATENTS_PER_SLAB), x.device)
         for first_token in range(0, x.shape[0], rows):
             some = slice(first_token, min(first_token + rows, x.shape[0]))
+            tokens = self.arithmetic.inputs(x[some])
             for first in range(0, self.d_sae, LATENTS_PER_SLAB):
                 block = slice(first, min(first + LATENTS_PER_SLAB, self.d_sae))
-                pre = torch.addmm(self.b_enc[block], x[some], self.W_enc[:, block])
+                pre = self.arithmetic.addmm(self.b_enc[block], tokens, self.W_enc[:, block])
                 if self.latent_scale is not None:
                     pre *= self.latent_scale[block]
                 values, latents = pre.topk(min(self.k, pre.shape[1]), dim=1, sorted=False)
@@ -240,10 +271,10 @@ class BestLatents:
         """Those above 0."""
         if self._values is None or self._latents is None:
             raise ValueError("no latent has been offered")
-        return _codes_from_best(self._values, self._latents)
+        return codes_from_best(self._values, self._latents)
 
 
-def _codes_from_best(values: Tensor, latents: Tensor) -> SparseCodes:
+def codes_from_best(values: Tensor, latents: Tensor) -> SparseCodes:
     """Codes from (n_tokens, k) candidates, of which those above 0 are active."""
     latents, order = latents.sort(dim=1)
     values = values.gather(1, order)
@@ -261,7 +292,7 @@ class DenseEncoder(Encoder):
     d_sae: int
 
     def encode(self, x: Tensor) -> SparseCodes:
-        rows = max(1, DENSE_ELEMENTS // self.d_sae)
+        rows = rows_of_dense(self.d_sae, x.device)
         found = []
         for first in range(0, x.shape[0], rows):
             acts = self.encode_dense(x[first : first + rows])
