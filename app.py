@@ -1,15 +1,18 @@
-"""The dark-matter explorer: `streamlit run app.py`. Page list and navigation, nothing else."""
+"""The dark-matter explorer: `streamlit run app.py`. Who may see it, page list and navigation, nothing else."""
 
 from pathlib import Path
 
 import streamlit as st
+
+from dmcore.ui.sign_in import admitted, draw_gate, draw_who
 
 PAGES = Path(__file__).parent / "pages"
 
 st.set_page_config(
     page_title="Dark-matter explorer", page_icon=str(PAGES.parent / "dmcore" / "ui" / "icon.svg"), layout="wide"
 )
-st.navigation(
+welcome = admitted()
+page = st.navigation(
     [
         st.Page(PAGES / "overview.py", title="Overview", icon=":material/donut_large:", default=True),
         st.Page(PAGES / "regression.py", title="Regression", icon=":material/timeline:", url_path="regression"),
@@ -21,5 +24,11 @@ st.navigation(
         st.Page(PAGES / "controls.py", title="Controls", icon=":material/fact_check:", url_path="controls"),
         st.Page(PAGES / "catalogue.py", title="Catalogue", icon=":material/library_books:", url_path="catalogue"),
         st.Page(PAGES / "runs.py", title="Runs", icon=":material/play_circle:", url_path="runs"),
-    ]
-).run()
+    ],
+    position="sidebar" if welcome else "hidden",
+)
+if welcome:
+    draw_who()
+    page.run()
+else:
+    draw_gate()

@@ -14,6 +14,7 @@ from streamlit.runtime.pages_manager import PagesManager
 from dmcore.errors import DarkMatterError
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection, choose, note_page, push
+from dmcore.ui.sign_in import admitted, draw_gate
 from dmcore.words.names import plain, sae_phrase
 from dmcore.words.streams import site_phrase
 
@@ -63,13 +64,16 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
 
 
 def enter_through_app() -> None:
-    """Run `app.py` around a page that Streamlit has started alone.
+    """Run `app.py` around a page that Streamlit has started alone; and show it only to those who may see it.
 
     Until `st.navigation` has run once in the server's life, Streamlit takes a folder called `pages` for a list of its own,
     and gives the very first visitor of a page's address that page without the app.
     """
     if PagesManager.uses_pages_directory:
         runpy.run_path(str(APP))
+        st.stop()
+    if not admitted():
+        draw_gate()
         st.stop()
     st.html(f"<style>{NARROW}</style>")
     note_page()
