@@ -5,7 +5,7 @@ thousand, and those get their float32 product; here for whole blocks of latents 
 `HalvedRows`: the screen multiplies the upper halves, and a block's float32 rows are put together when something passed it.
 
 1. *Threshold, gate*: the margin, bias and threshold are columns beside the weights, so that the sign of the product is the
-   test. One wait for the host a block: how many passed.
+   test. The host waits twice a block: for how many passed, and for how many are active.
 2. *TopK*: the columns make the product an upper bound `u` of each pre-activation, and `u - 2 m` is a lower bound, `m` being
    the token's largest margin. k groups of latents each hold one of at least the k-th largest group maximum, less 2 m: so
    does the answer, and a latent whose `u` is below that is not in it.
@@ -16,8 +16,6 @@ Equivalent to `ThresholdEncoder`, `GatedEncoder` and `TopKEncoder`, to float32 r
 """
 
 from __future__ import annotations
-
-from abc import abstractmethod
 
 import torch
 from jaxtyping import Float
@@ -70,9 +68,6 @@ class HalvedEncoder(Encoder):
     def nbytes(self) -> int:
         """Bytes of the weights."""
         return self._rows.nbytes
-
-    @abstractmethod
-    def _encode(self, x: Tensor, screened: Tensor) -> tuple[Tensor, Tensor, Tensor] | SparseCodes: ...
 
     def _latent_blocks(self) -> list[tuple[int, int]]:
         step = LATENTS_PER_BLOCK
@@ -141,27 +136,24 @@ class HalvedThreshold(HalvedEncoder):
         """The sparse code of each token."""
         if self._centre is None and x.shape[0]:
             self._prepare(x)
-        found = []
+        found = [_no_triplets(x)]
         with float32_products(x.device):
             for begin in range(0, x.shape[0], TOKENS_PER_BLOCK):
                 some = x[begin : begin + TOKENS_PER_BLOCK].contiguous()
-                tokens, latents, products = self._encode(some, self._screened_input(some)[0])
-                values, active = self._fire(products, latents)
-                found.append((tokens + begin, latents, values, active))
-        if not found:
-            return _no_codes(x)
-        tokens, latents, values, active = (torch.cat(parts) for parts in zip(*found, strict=True))
-        kept = where_true(active)
-        return codes_from_triplets(tokens[kept], latents[kept], values[kept], x.shape[0])
+                screened, _ = self._screened_input(some)
+                for block in self._latent_blocks():
+                    tokens, latents, values = self._active(some, screened, *block)
+                    found.append((tokens + begin, latents, values))
+        tokens, latents, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return codes_from_triplets(tokens, latents, values, x.shape[0])
 
-    def _encode(self, x: Tensor, screened: Tensor) -> Triplets:
-        found = []
-        for first, last in self._latent_blocks():
-            product = self._held(x.shape[0] * (last - first)).view(x.shape[0], -1)
-            torch.mm(screened, self._rows.high[first:last].T, out=product)
-            found.append(self._exact(x, product.view(torch.int16) > 0, first, last))  # the sign bit tells the same
-        tokens, latents, products = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return tokens, latents, products
+    def _active(self, x: Tensor, screened: Tensor, first: int, last: int) -> Triplets:
+        product = self._held(x.shape[0] * (last - first)).view(x.shape[0], -1)
+        torch.mm(screened, self._rows.high[first:last].T, out=product)
+        tokens, latents, products = self._exact(x, product.view(torch.int16) > 0, first, last)  # the sign bit is enough
+        values, active = self._fire(products, latents)
+        kept = where_true(active)
+        return tokens[kept], latents[kept], values[kept]
 
     def _fire(self, products: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Activations of some latents by their products, and which of them are active."""
@@ -194,9 +186,7 @@ class HalvedTopK(HalvedEncoder):
 
     def encode(self, x: Tensor) -> SparseCodes:
         """The sparse code of each token."""
-        if not x.shape[0]:
-            return _no_codes(x)
-        if self._centre is None:
+        if self._centre is None and x.shape[0]:
             self._prepare(x)
         step = max(1, min(TOKENS_PER_BLOCK, UPPER_ELEMENTS // self.d_sae))
         values = x.new_full((x.shape[0], self.k), -torch.inf)
@@ -204,12 +194,11 @@ class HalvedTopK(HalvedEncoder):
         with float32_products(x.device):
             for begin in range(0, x.shape[0], step):
                 some = slice(begin, begin + step)
-                tokens, found, products = self._encode(x[some].contiguous(), *self._screened_input(x[some]))
+                tokens, found, products = self._candidates(x[some].contiguous(), *self._screened_input(x[some]))
                 values[some], latents[some] = self._best(tokens, found, products + self.b_enc[found], len(x[some]))
         return codes_from_best(values, latents)
 
-    def _encode(self, x: Tensor, screened: Tensor, margin: Tensor | None = None) -> Triplets:
-        assert margin is not None, "TopK's bound needs the margins"
+    def _candidates(self, x: Tensor, screened: Tensor, margin: Tensor) -> Triplets:
         upper = self._held(x.shape[0] * self.d_sae).view(x.shape[0], self.d_sae)
         for first, last in self._latent_blocks():
             torch.mm(screened, self._rows.high[first:last].T, out=upper[:, first:last])
@@ -240,6 +229,5 @@ class HalvedTopK(HalvedEncoder):
         return best, numbers.gather(1, where)
 
 
-def _no_codes(x: Tensor) -> SparseCodes:
-    offsets = torch.zeros(1, dtype=torch.int64, device=x.device)
-    return SparseCodes(offsets, torch.zeros(0, dtype=torch.int32, device=x.device), x.new_zeros(0))
+def _no_triplets(x: Tensor) -> Triplets:
+    return tuple(torch.zeros(0, dtype=kind, device=x.device) for kind in (torch.int64, torch.int32, x.dtype))

@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 4096
 """Rows that are taken apart at once: integers of twice the size wait in between."""
 
 
-def split_bits(values: Float[Tensor, "..."]) -> tuple[BFloat16[Tensor, "..."], Int16[Tensor, "..."]]:
+def split_bits(values: Float[Tensor, "*shape"]) -> tuple[BFloat16[Tensor, "*shape"], Int16[Tensor, "*shape"]]:
     """The two halves of some float32, contiguous."""
     bits = values.contiguous().view(torch.int32)
     high = (bits + 0x8000) >> 16
@@ -24,7 +24,7 @@ def split_bits(values: Float[Tensor, "..."]) -> tuple[BFloat16[Tensor, "..."], I
     return high.to(torch.int16).view(torch.bfloat16), low.to(torch.int16)
 
 
-def join_bits(high: BFloat16[Tensor, "..."], low: Int16[Tensor, "..."]) -> Float[Tensor, "..."]:
+def join_bits(high: BFloat16[Tensor, "*shape"], low: Int16[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The float32 of two halves."""
     bits = high.contiguous().view(torch.int16).to(torch.int32) << 16
     return bits.add_(low).view(torch.float32)
