@@ -3,6 +3,9 @@
 On a page the colours come from the app's theme (`.streamlit/config.toml` repeats them; a test compares), because only the
 browser knows whether the page is light or dark. A chart therefore names the *part*, and the scale's range stays open. A
 saved picture has no theme around it, so `PICTURE_CONFIG` closes the range with the light colours.
+
+pandas is loaded here, before any chart is made. Altair looks for it among the modules that are loaded; where the first pages
+of two sessions load at the same moment it would find half of it ("partially initialized module 'pandas'").
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import altair as alt
+import pandas  # noqa: F401
 import polars as pl
 
 ABSENT = "absent features"
