@@ -25,8 +25,11 @@ OF_ONE_SAE = {
 """Kinds of jobs that have an SAE as their target."""
 KINDS = {"sweep": "Sweep", "train-saes": "Train SAEs", **OF_ONE_SAE}
 """What a job does, and its name."""
-WAITING, RUNNING, DONE, FAILED, CANCELLED = STATES = ("waiting", "running", "done", "failed", "cancelled")
-ACTIVE = (WAITING, RUNNING)
+STATES = ("waiting", "running", "interrupted", "done", "failed", "cancelled")
+WAITING, RUNNING, INTERRUPTED, DONE, FAILED, CANCELLED = STATES
+"""`interrupted`: its worker died, or its process hung; the next worker goes on with it."""
+TO_TAKE = (WAITING, INTERRUPTED)
+ACTIVE = (WAITING, RUNNING, INTERRUPTED)
 JOB_ID = re.compile(r"[0-9a-f]{12}")
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,2})?")
 
@@ -39,7 +42,7 @@ SUDDEN_SECONDS = 60
 FRESH: dict[str, Any] = {
     "state": WAITING, "started": None, "ended": None, "updated": None, "stages_done": 0, "stage": "", "done": 0, "total": 0,
     "unit": "", "rate": 0.0, "seconds_left": None, "all_seconds_left": None, "saes_done": 0, "saes_total": 0, "memory": 0,
-    "gpu_memory": 0, "cancel": False, "error": "",
+    "gpu_memory": 0, "cancel": False, "error": "", "note": "", "owner": "", "beat": None,
 }  # fmt: skip
 """What a job forgets when it goes back to waiting."""
 
@@ -109,10 +112,18 @@ class Job:
     """One sentence with its remedy; in a job that is done: which SAEs have no result, and why."""
     asked_by: str = ""
     """Who asked for it, as the host's sign-in names them; empty without sign-in and from the command line."""
+    note: str = ""
+    """What happened to the attempt before this one, in one sentence."""
+    hangs: int = 0
+    """Attempts that were ended because they showed no sign of life."""
+    owner: str = ""
+    """The worker that runs it: `host:pid`."""
+    beat: float | None = None
+    """When that worker last said that it lives."""
 
     @property
     def active(self) -> bool:
-        """Waiting or running."""
+        """Waiting, running, or waiting to go on."""
         return self.state in ACTIVE
 
     def seconds(self, now: float) -> float | None:
@@ -168,5 +179,18 @@ def after_death(job: Job, now: float) -> dict[str, Any]:
             "check that memory suffices, then retry."
         )
         return {"state": FAILED, "ended": now, "sudden_deaths": sudden, "error": error}
-    return {**FRESH, "attempt": job.attempt + 1, "sudden_deaths": sudden, "saes_done": job.saes_done,
-            "saes_total": job.saes_total}  # fmt: skip
+    note = f"Attempt {job.attempt} was interrupted: its worker died. The next worker goes on from what is finished."
+    return interrupted(job, note, sudden)
+
+
+def interrupted(job: Job, note: str, sudden_deaths: int = 0, hangs: int | None = None) -> dict[str, Any]:
+    """What a running job becomes so that the next worker goes on with it; `note`: what happened, in one sentence."""
+    kept = {"saes_done": job.saes_done, "saes_total": job.saes_total, "hangs": job.hangs if hangs is None else hangs}
+    return {
+        **FRESH,
+        **kept,
+        "state": INTERRUPTED,
+        "attempt": job.attempt + 1,
+        "sudden_deaths": sudden_deaths,
+        "note": note,
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import faulthandler
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 
 from dmcore.errors import Cancelled, DarkMatterError, StoreError
 from dmcore.progress import Progress, Reporter
+from dmcore.run.heartbeat import BEAT_SECONDS, note_device
 from dmcore.run.job import CANCELLED, DONE, FAILED, OF_ONE_SAE, RUNNING, Job
 from dmcore.run.job_files import lane_lock
 from dmcore.run.queue import Queue, finish_patiently
@@ -39,6 +41,7 @@ _PR_SET_PDEATHSIG = 1
 def run_job(job_id: str, parent: int) -> int:
     """Run a job that the worker `parent` has taken; the exit status."""
     die_with(parent)
+    show_where_it_hangs()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("dmcore").setLevel(logging.INFO)
     queue = Queue()
@@ -100,6 +103,7 @@ def _run(queue: Queue, job: Job) -> tuple[str, str]:
     reporter = Reporter(watch.sink, watch.should_cancel)
     watch.say("load libraries")
     device = device_named(job.device)
+    note_device(queue.root, job.lane)
     if job.kind == "train-saes":
         return _train(study, device, reporter, Store(queue.root))
     if job.kind in OF_ONE_SAE:
@@ -233,6 +237,8 @@ class Watch:
     def should_cancel(self) -> bool:
         """Whether to stop; asks the queue at most every `CANCEL_SECONDS`."""
         now = time.monotonic()
+        if now - self._written >= BEAT_SECONDS:  # whoever asks is alive, though nothing may be finished for long
+            self.flush()
         if not self._cancelled and now - self._looked >= CANCEL_SECONDS:
             self._looked = now
             try:
@@ -240,6 +246,12 @@ class Watch:
             except StoreError as error:
                 log.warning("%s", error)
         return self._cancelled
+
+
+def show_where_it_hangs() -> None:
+    """Write the place of every thread to the log when the worker asks (SIGUSR1), as it does before it ends what hangs."""
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def die_with(parent: int) -> None:

@@ -3,45 +3,48 @@
 1. `submit` adds a job unless one with the same key is waiting or running: an index of the database sees to it, whoever asks.
 2. The worker of a lane takes the oldest waiting job (`take`), its child writes how far it is (`report`) and how it ended
    (`finish`). Both name the attempt, so that a process which has been given up cannot speak for its successor.
-3. A new worker gives back what a dead one was running (`recover`): to the queue, or, after three sudden deaths, as failed.
+3. A new worker gives back what a dead one was running (`recover`): as interrupted, to be gone on with, or, after three sudden
+   deaths, as failed. A worker does so itself with a job whose process hangs (`interrupt`).
 
-Every operation opens the file, makes one short transaction, and closes it.
+Every operation opens the file, makes one short transaction, and closes it (`queue_file`).
 """
 
 from __future__ import annotations
 
-import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from dmcore.errors import DarkMatterError, StoreError
 from dmcore.progress import Progress
-from dmcore.run.job import ACTIVE, FRESH, KINDS, OF_ONE_SAE, RUNNING, WAITING, Job, after_death, check_job_id, lane_of
-from dmcore.run.queue_table import COLUMNS, VERSION, upgrade
+from dmcore.run.heartbeat import host_of, owner
+from dmcore.run.job import (
+    ACTIVE,
+    FRESH,
+    KINDS,
+    OF_ONE_SAE,
+    RUNNING,
+    TO_TAKE,
+    WAITING,
+    Job,
+    after_death,
+    check_job_id,
+    interrupted,
+    lane_of,
+)
+from dmcore.run.queue_file import QueueFile
+from dmcore.run.queue_table import COLUMNS, IS_ACTIVE
 from dmcore.specs import load_study
 from dmcore.store.fingerprint import content_key
-from dmcore.store.store import default_root
 
-log = logging.getLogger(__name__)
-
-BUSY_SECONDS = 10
-"""How long an operation waits for another's transaction."""
+OWNER_SECONDS = 60.0
+"""A worker of another host that has said nothing for so long has lost its job."""
 
 
-class Queue:
+class Queue(QueueFile):
     """The jobs of one cache folder."""
-
-    def __init__(self, root: Path | None = None) -> None:
-        self.root = root or default_root()
-        self.folder = self.root / "jobs"
-        self.file = self.folder / "queue.sqlite"
 
     # Asking and looking
 
@@ -54,18 +57,18 @@ class Queue:
             StoreError: the queue cannot be written.
         """
         asked = self._asked(kind, study_path, device, target)
-        with self._transaction() as db:
+        with self.transaction() as db:
             job = Job(id=secrets.token_hex(6), state=WAITING, created=time.time(), asked_by=asked_by, **asked)
             marks = ", ".join("?" * len(COLUMNS))
             values = [getattr(job, name) for name in COLUMNS]
             db.execute(f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
-            return self._rows(db, "key = ? AND state IN ('waiting', 'running')", job.key)[0]
+            return self._rows(db, f"key = ? AND {IS_ACTIVE}", job.key)[0]
 
     def jobs(self) -> list[Job]:
         """Every job, the newest first."""
         if not self.file.exists():
             return []
-        with self._transaction(write=False) as db:
+        with self.transaction(write=False) as db:
             return self._rows(db, "1 ORDER BY created DESC, id")
 
     def job(self, job_id: str) -> Job:
@@ -75,7 +78,7 @@ class Queue:
             DarkMatterError: there is none with this id.
         """
         check_job_id(job_id)
-        with self._transaction(write=False) as db:
+        with self.transaction(write=False) as db:
             return self._one(db, job_id)
 
     def log_path(self, job_id: str) -> Path:
@@ -88,12 +91,13 @@ class Queue:
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop; one that waits is cancelled at once. One that has ended stays as it is."""
         check_job_id(job_id)
-        with self._transaction() as db:
+        with self.transaction() as db:
             now = time.time()
             db.execute("UPDATE jobs SET cancel = 1 WHERE id = ? AND state = 'running'", [job_id])
-            db.execute(
-                "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ? AND state = 'waiting'", [now, job_id]
+            stopped = (
+                "UPDATE jobs SET state = 'cancelled', ended = ? WHERE id = ? AND state IN ('waiting', 'interrupted')"
             )
+            db.execute(stopped, [now, job_id])
             return self._one(db, job_id)
 
     def retry(self, job_id: str, asked_by: str = "") -> Job:
@@ -110,13 +114,13 @@ class Queue:
         if before.active:
             return before
         asked = self._asked(before.kind, Path(before.path), before.device, before.target)
-        with self._transaction() as db:
-            there = self._rows(db, "key = ? AND state IN ('waiting', 'running')", asked["key"])
+        with self.transaction() as db:
+            there = self._rows(db, f"key = ? AND {IS_ACTIVE}", asked["key"])
             if there:
                 return there[0]
             now = self._one(db, job_id)
             fresh = {**FRESH, **asked, "created": time.time(), "attempt": now.attempt + 1, "sudden_deaths": 0,
-                     "asked_by": asked_by}  # fmt: skip
+                     "hangs": 0, "asked_by": asked_by}  # fmt: skip
             self._set(db, job_id, fresh)
             return self._one(db, job_id)
 
@@ -128,33 +132,53 @@ class Queue:
         """
         if self.job(job_id).active:
             raise DarkMatterError("The job is waiting or running: cancel it first.")
-        with self._transaction() as db:
-            db.execute("DELETE FROM jobs WHERE id = ? AND state NOT IN ('waiting', 'running')", [job_id])
+        with self.transaction() as db:
+            db.execute(f"DELETE FROM jobs WHERE id = ? AND NOT {IS_ACTIVE}", [job_id])
         self.log_path(job_id).unlink(missing_ok=True)
 
     # What a worker does
 
     def take(self, lane: str) -> Job | None:
-        """The oldest waiting job of a lane, now running; None where none waits."""
-        with self._transaction() as db:
-            found = self._rows(db, "state = 'waiting' AND lane = ? ORDER BY created, id LIMIT 1", lane)
+        """The oldest job of a lane that waits, or waits to go on, now running and this process's; None where there is none."""
+        with self.transaction() as db:
+            states = f"state IN ({', '.join('?' * len(TO_TAKE))})"
+            found = self._rows(db, f"lane = ? AND {states} ORDER BY created, id LIMIT 1", lane, *TO_TAKE)
             if not found:
                 return None
             now = time.time()
-            self._set(db, found[0].id, {"state": RUNNING, "started": now, "updated": now, "stage": "start"})
+            values = {"state": RUNNING, "started": now, "updated": now, "stage": "start", "owner": owner(), "beat": now}
+            self._set(db, found[0].id, values)
             return self._one(db, found[0].id)
 
     def waits(self, lane: str) -> bool:
-        """Whether a job of this lane is waiting."""
-        return any(job.state == WAITING and job.lane == lane for job in self.jobs())
+        """Whether a job of this lane waits, or waits to go on."""
+        return any(job.state in TO_TAKE and job.lane == lane for job in self.jobs())
+
+    def beat(self, job: Job) -> None:
+        """Write that the worker which runs a job lives."""
+        with self.transaction() as db:
+            self._set(db, job.id, {"beat": time.time()}, "AND state = 'running' AND attempt = ?", job.attempt)
 
     def recover(self, lane: str) -> list[Job]:
-        """Give back what the lane's dead worker was running; only for who holds the lane's lock. Returns those jobs."""
-        with self._transaction() as db:
-            lost = self._rows(db, "state = 'running' AND lane = ?", lane)
+        """Give back what the lane's dead worker was running; only for who holds the lane's lock. Returns those jobs.
+
+        The lock proves that a worker of this host is dead. On a shared disk whose locks do not reach other hosts it proves
+        nothing of theirs: their jobs are left alone until they have been silent for `OWNER_SECONDS`.
+        """
+        if not self.file.exists():
+            return []
+        with self.transaction() as db:
+            running = self._rows(db, "state = 'running' AND lane = ?", lane)
+            lost = [job for job in running if not _may_run_elsewhere(job, time.time())]
             for job in lost:
                 self._set(db, job.id, after_death(job, time.time()))
             return [self._one(db, job.id) for job in lost]
+
+    def interrupt(self, job: Job, note: str, hangs: int) -> bool:
+        """Give a running job back, to be gone on with, because its process hung; False if it is no longer this attempt's."""
+        with self.transaction() as db:
+            values = interrupted(job, note, hangs=hangs)
+            return self._set(db, job.id, values, "AND state = 'running' AND attempt = ?", job.attempt) == 1
 
     def report(self, job: Job, progress: Progress | None, **more: Any) -> None:
         """Write how far a running job is; `more`: stages_done, saes_done, saes_total, memory, gpu_memory."""
@@ -162,18 +186,18 @@ class Queue:
         if progress is not None:
             names = ("stage", "done", "total", "unit", "rate", "seconds_left")
             values |= {name: getattr(progress, name) for name in names}
-        with self._transaction() as db:
+        with self.transaction() as db:
             self._set(db, job.id, values, "AND state = 'running' AND attempt = ?", job.attempt)
 
     def cancel_asked(self, job: Job) -> bool:
         """Whether a running job should stop: it was cancelled, or its row is no longer this attempt's."""
-        with self._transaction(write=False) as db:
+        with self.transaction(write=False) as db:
             row = db.execute("SELECT cancel, attempt, state FROM jobs WHERE id = ?", [job.id]).fetchone()
         return row is None or bool(row[0]) or row[1] != job.attempt or row[2] != RUNNING
 
     def finish(self, job: Job, state: str, error: str = "") -> bool:
         """Write how an attempt ended; False if that has been said already."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             values = {
                 "state": state,
                 "error": error,
@@ -227,68 +251,11 @@ class Queue:
             f"UPDATE jobs SET {assignments} WHERE id = ? {also}", [*values.values(), job_id, *more]
         ).rowcount
 
-    @contextmanager
-    def _transaction(self, *, write: bool = True) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(self._open()) as db:
-                db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-                yield db
-                db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"The queue of jobs in {self.folder} cannot be used ({error}): check that the folder can be written and "
-                "that its disk is not full."
-            ) from error
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return self._connect()
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            self._move_aside(str(error))
-            return self._connect()
-        except OSError as error:
-            raise StoreError(f"{self.folder} cannot be written: set DMCORE_CACHE to a folder that can.") from error
-
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.file, timeout=BUSY_SECONDS, isolation_level=None)
-        try:
-            if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version < VERSION:
-                upgrade(db)
-            elif version != VERSION:
-                raise StoreError(
-                    f"{self.file} was written by another version of dmcore: move it away to start a new queue."
-                )
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _move_aside(self, reason: str) -> None:
-        """Put a queue that is no database out of the way; results are not in it, so only the list of jobs is lost."""
-        with FileLock(self.folder / "mend.lock", timeout=BUSY_SECONDS):
-            try:
-                self._connect().close()
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError:
-                aside = self.folder / f"queue-damaged-{time.time_ns()}.sqlite"
-                self.file.replace(aside)
-                for ending in ("-wal", "-shm"):
-                    Path(f"{self.file}{ending}").unlink(missing_ok=True)
-                log.warning(
-                    "The queue of jobs was damaged (%s). It was moved to %s; results are untouched.", reason, aside
-                )
-
-    def damaged(self) -> list[Path]:
-        """Queues that were moved aside because they could not be read."""
-        return sorted(self.folder.glob("queue-damaged-*.sqlite"))
+def _may_run_elsewhere(job: Job, now: float) -> bool:
+    """Whether a worker of another host has said lately that it runs the job."""
+    elsewhere = bool(job.owner) and host_of(job.owner) != host_of(owner())
+    return elsewhere and now - max(job.beat or 0.0, job.updated or 0.0) < OWNER_SECONDS
 
 
 def active_jobs(jobs: list[Job]) -> list[Job]:

@@ -1,40 +1,43 @@
 """The worker: a small process without torch that owns a lane and runs its jobs, one after the other, each in a child process.
 
-1. Hold the lane's lock; a second worker of the lane finds it held and ends. Give back what a dead worker was running.
+1. Hold the lane's lock; a second worker of the lane finds it held and ends, or takes the place of one that hangs (`takeover`).
+   Give back what a dead worker was running.
 2. Take the oldest waiting job and run `python -m dmcore worker --run-job ID`: its memory ends with it, and its crash is its own.
-3. While it runs: if it was cancelled and has not stopped by itself, end it. Every stage may be killed at any point.
+3. While it runs: say every few seconds that the worker lives (`heartbeat`); if the job was cancelled and has not stopped by
+   itself, or shows no sign of life for too long (`liveness`), end it. Every stage may be killed at any point.
 4. Say how it ended if it could not, delete what it left, go on; end after some idle minutes.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dmcore.errors import DarkMatterError, StoreError
-from dmcore.run.job import CANCELLED, FAILED, Job, lane_of
-from dmcore.run.job_files import lane_lock, shorten, tail, tidy, worker_alive
-from dmcore.run.queue import Queue, finish_patiently
+from dmcore.run.heartbeat import ENDED, IDLE, Heart, first_beat, notify
+from dmcore.run.job import Job, lane_of
+from dmcore.run.job_files import lane_lock, tidy, worker_alive
+from dmcore.run.job_process import HOME, POLL_SECONDS, Lane, environment, now_of, run_in_child
+from dmcore.run.liveness import HangPolicy
+from dmcore.run.queue import Queue
+from dmcore.run.takeover import WATCH_SECONDS, end_stuck, is_silent
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.2
-TERM_SECONDS, KILL_SECONDS = 1.0, 1.4
-"""After a cancel: when a child that has not stopped by itself is asked by the system, and when it is killed."""
 IDLE_SECONDS = 600.0
 START_SECONDS = 15
 """How long a worker that was started may take to own its lane, before another one is started."""
-_HOME = Path(__file__).parents[2]
 
 
 def run_worker(device: str = "auto", *, idle_seconds: float = IDLE_SECONDS, once: bool = False,
-               say: Callable[[str], None] = log.info) -> int:  # fmt: skip
+               say: Callable[[str], None] = log.info, policy: HangPolicy | None = None) -> int:  # fmt: skip
     """Own the lane of a device and run its jobs until none has come for `idle_seconds`; the exit status.
 
     Args:
@@ -42,32 +45,78 @@ def run_worker(device: str = "auto", *, idle_seconds: float = IDLE_SECONDS, once
         idle_seconds: how long to wait for another job.
         once: end when no job is waiting.
         say: where the worker's own lines go.
+        policy: when a job's process counts as hung; None as the environment says.
+
+    Raises:
+        DarkMatterError: it is no device, or the environment holds no number where one belongs.
     """
-    lane, queue = lane_of(device), Queue()
+    lane, queue, policy = lane_of(device), Queue(), policy or HangPolicy.of_environment()
+    with _stopping_in_order():
+        return _own_and_work(
+            Lane(queue, lane, Heart(queue.root, first_beat(lane)), policy, say), idle_seconds, once=once
+        )
+
+
+@contextmanager
+def _stopping_in_order() -> Iterator[None]:
+    """SIGTERM as an exit, so that the job's process is ended and the job given back before this one goes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _own_and_work(own: Lane, idle_seconds: float, *, once: bool) -> int:
+    queue, lane = own.queue, own.name
     while True:
         # Two seconds: somebody may be holding the lock for a moment, to see whether there is a worker.
         with lane_lock(queue.root, lane, "worker", 2.0) as mine:
-            if not mine:
-                say(f"Another worker owns {lane} already; it will run the jobs.")
+            if not mine and not _took_over(queue.root, lane, own.say):
+                own.say(f"Another worker owns {lane} already; it will run the jobs.")
                 return 0
-            for job in queue.recover(lane):
-                say(f"{job.id} {job.study}: its worker had died; now {job.state}.")
-            _work(queue, lane, 0.0 if once else idle_seconds, say)
+            if mine:
+                own.heart.beat(force=True)
+                notify("READY=1")
+                try:
+                    own.recover()
+                    _work(own, 0.0 if once else idle_seconds)
+                finally:
+                    own.heart.beat(state=ENDED, job="", job_pid=0, silent=0.0)
         # A job that came after the last look and before the lock was free would find no worker: look again.
-        if not queue.waits(lane):
+        if mine and not queue.waits(lane):
             return 0
 
 
-def _work(queue: Queue, lane: str, idle_seconds: float, say: Callable[[str], None]) -> None:
+def _took_over(root: Path, lane: str, say: Callable[[str], None]) -> bool:
+    """Whether the worker that holds the lane hung, and was ended; looks for some seconds at one that says nothing."""
+    until = time.monotonic() + WATCH_SECONDS + 1
+    while is_silent(root, lane) and time.monotonic() < until:
+        ended = end_stuck(root, lane)
+        if ended is not None:
+            say(f"The worker that owned {lane} (process {ended.pid}) hung and was ended.")
+            return True
+        time.sleep(POLL_SECONDS)
+    return False
+
+
+def _work(own: Lane, idle_seconds: float) -> None:
+    queue = own.queue
     tidy(queue.root)
     idle_since = time.monotonic()
     while True:
-        job = _take(queue, lane, say)
+        if own.heart.beat(state=IDLE, job="", job_pid=0, silent=0.0):
+            own.recover()  # what the worker of another host has let go of meanwhile
+        job = _take(queue, own.name, own.say)
         if job is not None:
-            say(f"{job.id} {job.study}: {job.kind} begins, attempt {job.attempt}.")
-            run_in_child(queue, job)
-            ended = _now(queue, job)
-            say(f"{job.id} {job.study}: {ended.state}. {ended.error}".rstrip() if ended else f"{job.id} was removed.")
+            own.say(f"{job.id} {job.study}: {job.kind} begins, attempt {job.attempt}.")
+            run_in_child(own, job)
+            ended = now_of(queue, job)
+            words = f"{ended.state}. {ended.error or ended.note}".rstrip() if ended else ""
+            own.say(f"{job.id} {job.study}: {words}" if ended else f"{job.id} was removed.")
             tidy(queue.root)
             idle_since = time.monotonic()
         elif time.monotonic() - idle_since >= idle_seconds:
@@ -85,71 +134,6 @@ def _take(queue: Queue, lane: str, say: Callable[[str], None]) -> Job | None:
         return None
 
 
-def _now(queue: Queue, job: Job) -> Job | None:
-    """The job as it is now; None if it has been removed, or the queue cannot be read for the moment."""
-    try:
-        return queue.job(job.id)
-    except DarkMatterError:
-        return None
-
-
-def run_in_child(queue: Queue, job: Job) -> None:
-    """Run a job in a process of its own until it has ended, and write how it ended if it did not itself."""
-    path = queue.log_path(job.id)
-    shorten(path, 2**20)
-    with path.open("ab") as log_file:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "dmcore", "worker", "--run-job", job.id, "--parent", str(os.getpid())],
-            cwd=_HOME,
-            env=_environment(queue.root),
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=log_file,
-        )
-    try:
-        asked = _watch(queue, job, child, path)
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    if asked:
-        finish_patiently(queue, job, CANCELLED)
-    finish_patiently(
-        queue, job, FAILED, _why_it_died(child.returncode, path)
-    )  # says nothing if the child or the cancel has
-
-
-def _watch(queue: Queue, job: Job, child: subprocess.Popen[bytes], path: Path) -> bool:
-    """Wait for the child; end it if it was cancelled and goes on. True if it had been asked to stop."""
-    asked_at: float | None = None
-    while child.poll() is None:
-        now = time.monotonic()
-        if asked_at is None:
-            seen = _now(queue, job)
-            asked_at = now if seen is not None and seen.cancel else None
-        if asked_at is not None:
-            if now - asked_at > KILL_SECONDS:
-                child.kill()
-            elif now - asked_at > TERM_SECONDS:
-                child.terminate()
-        shorten(path)
-        time.sleep(POLL_SECONDS / 2)
-    return asked_at is not None
-
-
-def _why_it_died(status: int, path: Path) -> str:
-    if status == -signal.SIGKILL:
-        return (
-            "The job's process was killed, most likely because memory ran out: close other programs, or use fewer or "
-            "narrower SAEs, shorter contexts or a smaller dtype, then retry. Finished work is kept."
-        )
-    last = next(reversed(tail(path, 1)), "")
-    cause = f"signal {-status}" if status < 0 else f"status {status}"
-    return (
-        f"The job's process ended unexpectedly ({cause}{': ' + last[:200] if last else ''}): see its log, then retry."
-    )
-
-
 def ensure_worker(root: Path, device: str = "auto") -> bool:
     """Start a worker for a device, detached from this process, if there is none; True if one was started."""
     lane = lane_of(device)
@@ -165,8 +149,8 @@ def ensure_worker(root: Path, device: str = "auto") -> bool:
             file.flush()
             subprocess.Popen(
                 [sys.executable, "-m", "dmcore", "worker", "--device", device],
-                cwd=_HOME,
-                env=_environment(root),
+                cwd=HOME,
+                env=environment(root),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -201,6 +185,8 @@ def attend(queue: Queue) -> None:
     """
     active = [job for job in queue.jobs() if job.active]
     for lane, device in {job.lane: job.device for job in active}.items():
+        if is_silent(queue.root, lane):
+            end_stuck(queue.root, lane)
         if not worker_alive(queue.root, lane):
             release_orphans(queue, lane)
             if queue.waits(lane):
@@ -210,8 +196,3 @@ def attend(queue: Queue) -> None:
                     raise DarkMatterError(
                         f"The worker cannot be started ({error}): run `python -m dmcore worker`."
                     ) from error
-
-
-def _environment(root: Path) -> dict[str, str]:
-    """Of a worker and of its children: the same cache, tokens and paths; threads that sleep while they wait."""
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "DMCORE_CACHE": str(root), "PYTHONUNBUFFERED": "1"}

@@ -16,7 +16,7 @@ from dmcore.errors import DarkMatterError
 from dmcore.progress import format_seconds
 from dmcore.run import worker
 from dmcore.run.estimate_words import bytes_text
-from dmcore.run.job import CANCELLED, DONE, FAILED, KINDS, RUNNING, WAITING, Job, check_job_id
+from dmcore.run.job import CANCELLED, DONE, FAILED, INTERRUPTED, KINDS, RUNNING, TO_TAKE, WAITING, Job, check_job_id
 from dmcore.run.job_files import tail
 from dmcore.run.queue import Queue, active_jobs
 from dmcore.ui import actions
@@ -32,6 +32,7 @@ _SEEN = "jobs.active"
 LOOKS = {
     WAITING: ("Waiting", "gray", ":material/schedule:"),
     RUNNING: ("Running", "blue", ":material/play_circle:"),
+    INTERRUPTED: ("Interrupted", "orange", ":material/restart_alt:"),
     DONE: ("Done", "green", ":material/check_circle:"),
     FAILED: ("Failed", "red", ":material/error:"),
     CANCELLED: ("Cancelled", "orange", ":material/stop_circle:"),
@@ -89,7 +90,9 @@ def _draw_active(queue: Queue, job: Job, jobs: list[Job]) -> None:
             on_click=_do,
             args=(actions.cancel, job.id),
         )
-    if job.state == WAITING:
+    if job.note:
+        st.caption(f":material/history: {plain(job.note)}")
+    if job.state in TO_TAKE:
         st.caption(_waiting_words(job, jobs))
     else:
         share = min(job.done / job.total, 1.0) if job.total else 0.0

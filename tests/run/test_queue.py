@@ -19,6 +19,8 @@ from dmcore.run.queue import Queue, active_jobs
 from dmcore.store.store import Draft, Store
 
 ROOT = Path(__file__).parents[2]
+OF_4 = ("note", "hangs", "owner", "beat")
+"""Columns that came with version 4 of the table."""
 
 
 def write_study(folder: Path, name: str = "tiny", *, extra: str = "") -> Path:
@@ -127,7 +129,7 @@ def test_progress_and_the_end_are_written_only_by_the_attempt_that_runs(queue: Q
     )
     seen = queue.job(first.id)
     assert (seen.stage, seen.done, seen.total, seen.rate, seen.saes_done, seen.memory) == ("encode a", 5, 10, 2.5, 1, 7)
-    assert [job.state for job in queue.recover("cpu")] == ["waiting"]
+    assert [job.state for job in queue.recover("cpu")] == ["interrupted"]
     second = queue.take("cpu")
     assert (second.id, second.attempt) == (first.id, 2)
     queue.report(first, Progress("stale", 1, 1, "", 0, None))
@@ -170,7 +172,7 @@ def test_three_sudden_deaths_give_a_job_up_and_progress_pardons_them(queue: Queu
     job = queue.submit("sweep", study, "cpu")
     for attempt in range(SUDDEN_DEATHS - 1):
         assert queue.take("cpu").attempt == attempt + 1
-        assert queue.recover("cpu")[0].state == "waiting"
+        assert queue.recover("cpu")[0].state == "interrupted"
     pardoned = queue.take("cpu")
     queue.report(pardoned, None, stages_done=1)
     assert queue.recover("cpu")[0].sudden_deaths == 0
@@ -264,7 +266,9 @@ def test_tidying_keeps_what_is_held_and_what_a_capture_can_go_on_from(tmp_path: 
     held.release()
 
 
-@pytest.mark.parametrize(("version", "lacked"), [(1, ("target", "asked_by")), (2, ("asked_by",))])
+@pytest.mark.parametrize(
+    ("version", "lacked"), [(1, ("target", "asked_by", *OF_4)), (2, ("asked_by", *OF_4)), (3, OF_4)]
+)
 def test_a_queue_of_a_version_before_goes_on(version: int, lacked: tuple[str, ...], queue: Queue, study: Path) -> None:
     job = queue.submit("sweep", study, "cpu")
     with closing(sqlite3.connect(queue.file, isolation_level=None)) as db:
@@ -295,3 +299,68 @@ def test_who_asked_is_kept_and_the_one_who_retries_takes_it_over(queue: Queue, s
     assert first.to_dict()["asked_by"] == "a@lab.example"
     queue.cancel(first.id)
     assert queue.retry(first.id, asked_by="b@lab.example").asked_by == "b@lab.example"
+
+
+def test_an_interrupted_job_is_taken_in_its_turn_and_says_what_happened(tmp_path: Path, queue: Queue) -> None:
+    first, second = (queue.submit("sweep", write_study(tmp_path, name), "cpu") for name in ("a", "b"))
+    queue.take("cpu")
+    lost = queue.recover("cpu")[0]
+    assert (lost.id, lost.state, lost.attempt, lost.active) == (first.id, "interrupted", 2, True)
+    assert lost.note == "Attempt 1 was interrupted: its worker died. The next worker goes on from what is finished."
+    assert queue.waits("cpu")
+    assert queue.submit("sweep", tmp_path / "a.toml", "cpu").id == first.id  # it answers for a new one
+    again = queue.take("cpu")
+    assert (again.id, again.state, again.note) == (first.id, "running", lost.note)
+    assert queue.take("cpu").id == second.id
+    queue.recover("cpu")
+    assert queue.cancel(second.id).state == "cancelled"  # at once: nobody runs it
+    assert queue.retry(second.id).note == ""
+
+
+def test_a_job_that_a_worker_of_another_host_runs_is_left_alone_while_that_worker_speaks(
+    queue: Queue, study: Path
+) -> None:
+    queue.submit("sweep", study, "cpu")
+    job = queue.take("cpu")
+    set_columns(queue, owner="'another-host:7'")
+    assert queue.recover("cpu") == []
+    queue.beat(job)
+    assert queue.job(job.id).beat > job.beat
+    set_columns(queue, beat="beat - 61", updated="updated - 61")
+    assert [lost.state for lost in queue.recover("cpu")] == ["interrupted"]
+
+
+def set_columns(queue: Queue, **values: str) -> None:
+    """Write SQL expressions into the only job."""
+    with closing(sqlite3.connect(queue.file, isolation_level=None)) as db:
+        db.execute(f"UPDATE jobs SET {', '.join(f'{name} = {value}' for name, value in values.items())}")
+
+
+def test_a_hung_job_is_given_back_once_and_only_by_who_runs_it(queue: Queue, study: Path) -> None:
+    queue.submit("sweep", study, "cpu")
+    first = queue.take("cpu")
+    assert queue.interrupt(first, "it hung", first.hangs + 1)
+    assert not queue.interrupt(first, "again", 9)
+    second = queue.take("cpu")
+    assert (second.hangs, second.note, second.attempt) == (1, "it hung", 2)
+    queue.recover("cpu")
+    assert queue.job(second.id).hangs == 1  # a worker's death does not pardon it
+    queue.cancel(second.id)
+    assert queue.retry(second.id).hangs == 0
+
+
+def test_two_workers_of_one_cache_never_take_the_same_job(tmp_path: Path, queue: Queue) -> None:
+    for i in range(12):
+        queue.submit("sweep", write_study(tmp_path, f"study-{i}"), "cpu")
+    script = """
+import sys
+from pathlib import Path
+from dmcore.run.queue import Queue
+queue = Queue(Path(sys.argv[1]))
+while job := queue.take("cpu"):
+    sys.stdout.write(job.id + "\\n")
+"""
+    command = [sys.executable, "-c", script, str(queue.root)]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    taken = [line for process in processes for line in process.communicate(timeout=60)[0].split()]
+    assert sorted(taken) == sorted(job.id for job in queue.jobs())

@@ -134,9 +134,9 @@ def _say_job(job: Job, as_json: bool) -> int:
 
 
 def line_of(job: Job) -> str:
-    """A job on one line: `0123456789ab  running    sweep       demo  encode topk_1024_16 12 %`."""
+    """A job on one line: `0123456789ab  running      sweep       demo  encode topk_1024_16 12 %`."""
     share = f" {job.done / job.total:.0%}" if job.total and job.state == RUNNING else ""
     saes = f" ({job.saes_done} of {job.saes_total} SAEs)" if job.saes_total else ""
-    where = f"{job.stage}{share}" if job.state == RUNNING else job.error
+    where = f"{job.stage}{share}" if job.state == RUNNING else job.error or job.note
     target = f" {job.target}" if job.target else ""
-    return f"{job.id}  {job.state:<9}  {job.kind:<10}  {job.study}{target}{saes}  {where}".rstrip()
+    return f"{job.id}  {job.state:<11}  {job.kind:<10}  {job.study}{target}{saes}  {where}".rstrip()

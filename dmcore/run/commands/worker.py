@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 from dmcore.run.commands.shared import say
@@ -25,6 +26,18 @@ def register(commands: Any) -> None:
         default=IDLE_SECONDS,
         help=f"end after so long without a job ({IDLE_SECONDS:g})",
     )
+    worker.add_argument(
+        "--hang-seconds",
+        type=_seconds,
+        default=None,
+        help="end a job's process that shows no sign of life for so long; 0 never does (DMCORE_HANG_SECONDS, or 900)",
+    )
+    worker.add_argument(
+        "--hang-retries",
+        type=_times,
+        default=None,
+        help="how often a job is begun again after that (DMCORE_HANG_RETRIES, or 1)",
+    )
     worker.add_argument("--run-job", default="", help=argparse.SUPPRESS)
     worker.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     worker.set_defaults(run=_worker)
@@ -40,6 +53,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _times(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of times (give 0, 1, 2, ...)")
+    return int(text)
+
+
 def _worker(arguments: argparse.Namespace) -> int:
     if arguments.run_job:
         from dmcore.run.job_child import run_job
@@ -48,6 +67,7 @@ def _worker(arguments: argparse.Namespace) -> int:
         # All is written: without this, unloading the libraries holds the device for another second.
         logging.shutdown()
         os._exit(status)
+    from dmcore.run.liveness import HangPolicy
     from dmcore.run.worker import run_worker
 
     said: list[str] = []
@@ -57,7 +77,12 @@ def _worker(arguments: argparse.Namespace) -> int:
         say(line)
         sys.stdout.flush()
 
-    status = run_worker(arguments.device, idle_seconds=arguments.idle_seconds, once=arguments.once, say=say_now)
+    policy = HangPolicy.of_environment()
+    given = {"seconds": arguments.hang_seconds, "retries": arguments.hang_retries}
+    policy = replace(policy, **{name: value for name, value in given.items() if value is not None})
+    status = run_worker(
+        arguments.device, idle_seconds=arguments.idle_seconds, once=arguments.once, say=say_now, policy=policy
+    )
     if arguments.once and not said:
         say("No job is waiting.")
     return status
