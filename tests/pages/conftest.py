@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -50,12 +50,23 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(cache: Path) -> Iterator[str]:
-    """`streamlit run app.py` on a cache folder; its address."""
-    port = free_port()
+def serve(cache: Path, *, port: int | None = None, more: Sequence[str] = (), folder: Path = ROOT) -> Iterator[str]:
+    """`streamlit run app.py` on a cache folder; its address. `more`: other options of the command; `folder`: where app.py is."""
+    port = port or free_port()
     server = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true"],
-        cwd=ROOT,
+        [
+            sys.executable,
+            "-m",
+            "streamlit",
+            "run",
+            "app.py",
+            "--server.port",
+            str(port),
+            "--server.headless",
+            "true",
+            *more,
+        ],
+        cwd=folder,
         env={**os.environ, "DMCORE_CACHE": str(cache)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -91,6 +102,11 @@ def without_browser(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def system_chromium() -> str | None:
+    """Path of the system's Chromium; None leaves it to Playwright's own."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[object]:
     """A headless Chromium: the system's, or Playwright's own. Without one: skip, or fail where CI=true."""
@@ -98,7 +114,7 @@ def browser() -> Iterator[object]:
         from playwright import sync_api
     except ImportError:
         without_browser("playwright is not installed: run `pip install -r requirements-dev.txt`")
-    system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    system = system_chromium()
     with sync_api.sync_playwright() as playwright:
         try:
             chromium = playwright.chromium.launch(executable_path=system, args=CHROMIUM_ARGS)
