@@ -200,7 +200,7 @@ def as_viewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def test_a_viewers_call_of_any_action_is_refused_whatever_the_buttons_say(as_viewer: Path) -> None:
     demo = ROOT / "dmcore" / "demo" / "artifacts" / "study.toml"
     job = Queue(as_viewer).submit("sweep", demo, "cpu", asked_by="ada@lab.example")
-    (entry,) = [one for one in Store(as_viewer).entries() if one.stage == "summary"]
+    (entry,) = [one for one in Store(as_viewer).entries() if one.manifest.stage == "summary"]
     asked = {
         "submit": lambda: actions.submit("sweep", demo),
         "cancel": lambda: actions.cancel(job.id),
@@ -217,7 +217,7 @@ def test_a_viewers_call_of_any_action_is_refused_whatever_the_buttons_say(as_vie
         with pytest.raises(AccessError, match="for runners"):
             act()
         assert Queue(as_viewer).jobs() == [job], name
-    assert entry in Store(as_viewer).entries()
+    assert entry.key in [one.key for one in Store(as_viewer).entries()]
     assert not (as_viewer / "studies").exists()
 
 
