@@ -21,6 +21,7 @@ from typing import Any
 
 from dmcore.errors import Cancelled, DarkMatterError, StoreError
 from dmcore.progress import Progress, Reporter
+from dmcore.run import logs
 from dmcore.run.heartbeat import BEAT_SECONDS, note_device
 from dmcore.run.job import CANCELLED, DONE, FAILED, OF_ONE_SAE, RUNNING, Job
 from dmcore.run.job_files import lane_lock
@@ -42,10 +43,10 @@ def run_job(job_id: str, parent: int) -> int:
     """Run a job that the worker `parent` has taken; the exit status."""
     die_with(parent)
     show_where_it_hangs()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    logging.getLogger("dmcore").setLevel(logging.INFO)
     queue = Queue()
+    logs.configure("job", logs.LogSettings.of_environment(), level="info", root=queue.root)
     job = queue.job(job_id)
+    logs.note(job=job.id, study=job.study, sae=job.target)
     if job.state != RUNNING:
         raise DarkMatterError("The job is not running: `python -m dmcore jobs submit STUDY` asks for one.")
     with lane_lock(queue.root, job.lane, "device", DEVICE_WAIT) as mine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -68,7 +69,18 @@ def tail(path: Path, lines: int = 20) -> list[str]:
     except OSError:
         return []
     shown = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
-    return [_ESCAPE.sub("", line)[:400] for line in shown if line.strip()][-lines:]
+    return [_ESCAPE.sub("", _readable(line))[:400] for line in shown if line.strip()][-lines:]
+
+
+def _readable(line: str) -> str:
+    """A JSON line of a log as its text would be; any other line as it is."""
+    if not line.startswith('{"time"'):
+        return line
+    try:
+        said = json.loads(line)
+        return f"{said['time'][11:19]} {said['message']}"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return line
 
 
 def shorten(path: Path, limit: int = LOG_BYTES) -> None:

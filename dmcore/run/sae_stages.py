@@ -35,6 +35,7 @@ from dmcore.math.moments import InputMoments, TargetMoments
 from dmcore.math.split import check_determined, check_varying
 from dmcore.progress import Reporter
 from dmcore.results import METRICS, RECORD, write_summary
+from dmcore.run import logs
 from dmcore.run.plan import Plan, SaePlan
 from dmcore.run.preflight import first_contexts
 from dmcore.run.retention import KEPT_MOMENTS
@@ -96,6 +97,10 @@ class SaeStages:
 
     def make(self, sae: SaePlan, dictionary: AnyDictionary, *, scale: bool) -> None:
         """Everything of one SAE that is missing; `scale`: what the scaling analysis needs of it too."""
+        with logs.about(sae=sae.sae.name):
+            self._make(sae, dictionary, scale=scale)
+
+    def _make(self, sae: SaePlan, dictionary: AnyDictionary, *, scale: bool) -> None:
         if sae.sae.check:
             first = first_contexts(self.site.acts, self.device)
             check_belongs(sae.sae.name, self.site.hook, first, self.plan.study.settings.skip_positions, dictionary)

@@ -10,7 +10,11 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from dmcore.run import logs
 from dmcore.run.commands.shared import say
+from dmcore.store.store import default_root
+
+log = logging.getLogger(__name__)
 
 
 def register(commands: Any) -> None:
@@ -70,12 +74,16 @@ def _worker(arguments: argparse.Namespace) -> int:
     from dmcore.run.liveness import HangPolicy
     from dmcore.run.worker import run_worker
 
+    logs.configure("worker", logs.LogSettings.of_environment(), level="info", bare=True, root=default_root())
     said: list[str] = []
 
     def say_now(line: str) -> None:
         said.append(line)
-        say(line)
-        sys.stdout.flush()
+        if logs.is_json() or logs.LogSettings.of_environment().to_file:
+            log.info("%s", line)
+        if not logs.is_json():
+            say(logs.one_line(line))
+            sys.stdout.flush()
 
     policy = HangPolicy.of_environment()
     given = {"seconds": arguments.hang_seconds, "retries": arguments.hang_retries}
@@ -84,5 +92,5 @@ def _worker(arguments: argparse.Namespace) -> int:
         arguments.device, idle_seconds=arguments.idle_seconds, once=arguments.once, say=say_now, policy=policy
     )
     if arguments.once and not said:
-        say("No job is waiting.")
+        say_now("No job is waiting.")
     return status
