@@ -27,6 +27,7 @@ def sweep(
     *,
     saes: Mapping[str, CustomSae] | None = None,
     device: str = "auto",
+    precision: str | None = None,
     cache: Path | str | None = None,
     progress: bool = True,
 ) -> pl.DataFrame:
@@ -36,6 +37,8 @@ def sweep(
         study: a `Study`, the path of a study file, or `demo`.
         saes: objects with `encode` and `decode`, under the names that the study gives as `custom`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        precision: of the encoders' products: `float32`, `tf32` or `bfloat16`; None for the study's own. Results in another one
+            are those of a study of its own, NAME-PRECISION.
         cache: folder of the results; None for `$DMCORE_CACHE`, or `cache/` beside the package.
         progress: whether to draw the progress on stderr.
 
@@ -47,7 +50,7 @@ def sweep(
         SpecError: an input is missing or wrong; nothing was computed.
     """
     found, pipeline = _opened(study, saes, device, cache, progress)
-    outcome = pipeline.sweep(found)
+    outcome = pipeline.sweep(found.with_precision(precision))
     return pl.DataFrame(outcome.records, schema=RECORD)
 
 

@@ -21,9 +21,11 @@ from dmcore.analysis.activations import Activations
 from dmcore.analysis.capture import LOSS, CaptureRequest, capture
 from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
 from dmcore.errors import DarkMatterError, StoreError
+from dmcore.memory import is_out_of_memory
 from dmcore.progress import Reporter
 from dmcore.results import LEARNED, read_record
 from dmcore.results.parts import PART
+from dmcore.run.device_room import check_room, too_little
 from dmcore.run.learned import learned_of, make_learned
 from dmcore.run.parts import PartPlan, as_sae, base_plan, find_measured, measure_parts, part_plans, untrained
 from dmcore.run.plan import Plan, SaePlan, make_plan
@@ -268,6 +270,7 @@ class Pipeline:
             try:
                 site.check(plan.study.settings)
                 self._prefetch.stop()
+                check_room(plan, sae, site.acts.d_model, self.device)
                 dictionary = load_dictionary(plan.study, sae.sae, site.acts.d_model, self.device, self.custom)
                 if i + 1 < len(able):
                     self._prefetch.start(plan.study, able[i + 1].sae)
@@ -275,6 +278,11 @@ class Pipeline:
             except DarkMatterError as error:
                 log.error("%s: %s", sae.sae.name, error)
                 failures[sae.sae.name] = str(error)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failures[sae.sae.name] = too_little(sae, self.device)
+                log.error("%s", failures[sae.sae.name])
 
 
 def finished_records(plan: Plan, store: Store) -> list[dict[str, Any]]:

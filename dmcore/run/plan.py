@@ -3,7 +3,7 @@
 losses        model, contexts                          per study
 activations   model, contexts, hook                    per site
 inputs        activations, partition                   per site
-codes         activations, SAE                         per SAE
+codes         activations, SAE, precision              per SAE
 targets       codes, partition                         per SAE
 split         targets, settings, seed                  per SAE
 summary       split, losses                            per SAE
@@ -111,7 +111,7 @@ def make_plan(
     for sae in study.saes:
         read_config(study, sae)
         fingerprint = sae_fingerprint(study, sae, memory, custom)
-        codes = spec("codes", activations=content_key(sites[sae.hook]), sae=fingerprint)
+        codes = spec("codes", activations=content_key(sites[sae.hook]), sae=fingerprint, **_precision(study))
         targets = spec("targets", codes=content_key(codes), inputs=content_key(inputs[sae.hook]))
         split = spec("split", targets=content_key(targets), settings=_settings(study), seed=study.seed)
         summary = spec("summary", split=content_key(split), losses=content_key(sites[LOSS]), sae=spec_dict(sae))
@@ -120,7 +120,14 @@ def make_plan(
     return Plan(study, contexts, partition, sites, inputs, tuple(saes))
 
 
+def _precision(study: Study) -> dict[str, str]:
+    """Nothing for float32: codes were made before there was a choice."""
+    precision = study.settings.precision
+    return {} if precision == "float32" else {"precision": precision}
+
+
 def _settings(study: Study) -> dict[str, Any]:
     content = asdict(study.settings)
+    del content["precision"]  # the codes have it
     content["compare_skips"] = list(content["compare_skips"])
     return content

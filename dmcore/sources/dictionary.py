@@ -10,20 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dmcore.errors import SpecError
-from dmcore.math.screened import threshold_encoder
-from dmcore.math.sparse_codes import (
-    DenseEncoder,
-    Encoder,
-    GatedEncoder,
-    SparseCodes,
-    TopKEncoder,
-    decode,
-    join_codes,
-)
+from dmcore.math.arithmetic import Arithmetic
+from dmcore.math.sparse_codes import DenseEncoder, Encoder, SparseCodes, decode, join_codes
 from dmcore.memory import halve_when_out_of_memory
+from dmcore.sources.block_encoders import block_encoder, is_blocked
 
 MATCHING_PURSUIT = "MatchingPursuitSAE"
 """SAELens's class that is encoded and decoded by its own code, though its decoder is a matrix like the others'."""
+GPU_TOKENS = 8192
+"""Tokens that are encoded together on a GPU: each block of weights is then read for more of them."""
 
 
 class Dictionary:
@@ -33,12 +28,26 @@ class Dictionary:
         sae: a SAELens SAE, or any object with `encode(x)` and `decode(acts)` (dense) and, if it has them, `cfg.d_in` and
             `cfg.d_sae` (or `d_in` and `d_sae`).
         d_in: dimensions of the activation, for an object that does not say.
+        precision: of the encoder's product, of `dmcore.specs.PRECISIONS`.
+        device: where it is to work; None for where it is. What encodes in blocks may come from another device.
+        owned: whether nobody else uses the object, so that weights which the encoder keeps in its own way can be dropped.
+
+    Raises:
+        SpecError: it encodes by its own code, which no precision but float32 applies to.
     """
 
     tokens_at_once = 1
     """Tokens that are best encoded together; 1 where it makes no difference."""
 
-    def __init__(self, sae: Any, d_in: int | None = None) -> None:
+    def __init__(
+        self,
+        sae: Any,
+        d_in: int | None = None,
+        *,
+        precision: str = "float32",
+        device: torch.device | None = None,
+        owned: bool = False,
+    ) -> None:
         about = getattr(sae, "cfg", sae)
         self.d_in = int(getattr(about, "d_in", 0) or d_in or 0)
         self.dtype: torch.dtype = getattr(sae, "dtype", None) or torch.float32
@@ -46,7 +55,13 @@ class Dictionary:
         self.architecture = str(about.architecture()) if callable(getattr(about, "architecture", None)) else "custom"
         self.pulse: Callable[[int, int], None] = lambda _done, _total: None
         self._sae = sae
-        self._encoder = block_encoder(sae)
+        self._encoder = _encoder_of(sae, Arithmetic(precision), device, owned)
+        if self._encoder is None and precision != "float32":
+            raise SpecError(
+                f"This {self.architecture} SAE encodes by its own code, not in {precision}: leave --precision out."
+            )
+        if self._encoder is not None and sae.b_dec.device.type == "cuda":
+            self.tokens_at_once = GPU_TOKENS
         self._sparse_decode = hasattr(sae, "W_dec") and self._encoder is not None
 
     @torch.inference_mode()
@@ -119,19 +134,23 @@ def denormalised(sae: Any, recon: Tensor, x: Tensor) -> Tensor:
     return sae.run_time_activation_norm_fn_out(recon)
 
 
-def block_encoder(sae: Any) -> Encoder | None:
-    """The blocked encoder that equals this SAE's own, or None where encoding is not per latent."""
-    kind = type(sae).__name__
-    if kind == "StandardSAE":
-        return threshold_encoder(sae.W_enc.data, sae.b_enc.data, torch.zeros_like(sae.b_enc.data))
-    if kind == "JumpReLUSAE":
-        return threshold_encoder(sae.W_enc.data, sae.b_enc.data, sae.threshold.data)
-    if kind == "GatedSAE":
-        return GatedEncoder(sae.W_enc.data, sae.b_gate.data, sae.r_mag.data, sae.b_mag.data)
-    if kind == "TopKSAE":
-        scale = sae.W_dec.data.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
-        return TopKEncoder(sae.W_enc.data, sae.b_enc.data, int(sae.cfg.k), scale)
-    return None
+def _encoder_of(sae: Any, arithmetic: Arithmetic, device: torch.device | None, owned: bool) -> Encoder | None:
+    """The blocked encoder of an SAE, the SAE itself moved to the device; None where encoding is not per latent."""
+    if not is_blocked(sae):
+        if owned and device is not None:
+            sae.to(device=device)
+        return None
+    W_enc = sae.W_enc.data
+    device = W_enc.device if device is None else device
+    if not owned:
+        return block_encoder(sae, W_enc.to(device), arithmetic, device)
+    sae.W_enc.data = W_enc.new_empty(0, 0)
+    sae.to(device=device)
+    encoder = block_encoder(sae, W_enc, arithmetic, device)
+    kept = getattr(encoder, "W_enc", None)
+    if kept is not None and kept.dtype == W_enc.dtype:
+        sae.W_enc.data = kept  # no second copy
+    return encoder
 
 
 def _width_of(sae: Any, d_in: int, dtype: torch.dtype) -> int:

@@ -16,6 +16,7 @@ import polars as pl
 import torch
 
 from dmcore.errors import SpecError
+from dmcore.math.device_memory import resident_bytes
 from dmcore.memory import available_memory
 from dmcore.sources.catalogue import check_release, find_saes, nearest_ids, read_catalogue
 from dmcore.sources.custom_saes import CustomSae, custom_sae
@@ -30,8 +31,6 @@ MEMORY_VARIABLE = "DMCORE_SAE_MEMORY_GIB"
 """Environment variable: memory that an SAE may take before it is read in slices."""
 SHARE_OF_MEMORY = 0.5
 """Share of the memory that is left which an SAE may take, where the variable is not set."""
-COPIES = 1.75
-"""Memory that an SAE in use takes, as a multiple of its matrices: the screen keeps W_enc a second time, and in bfloat16."""
 SITE_ALIASES = {
     "hook_out": "hook_resid_post",
     "hook_in": "hook_resid_pre",
@@ -160,14 +159,15 @@ def load_dictionary(
     Raises:
         SpecError: it cannot be loaded, its d_in is not the site's, or it is a transcoder (whose output is another site).
     """
-    device = torch.device(device)
+    device, precision = torch.device(device), study.settings.precision
     if sae.custom:
         given = custom_sae(custom or {}, sae.custom)
-        found: Dictionary | SlicedDictionary = Dictionary(given.sae, given.d_in or d_model)
+        found: Dictionary | SlicedDictionary = Dictionary(given.sae, given.d_in or d_model, precision=precision)
     else:
         try:
             folder = release_folder(sae) if sae.release else study.resolve(sae.path)
-            found = _from_release(study, sae, device) if folder is None else _from_folder(folder, device, memory)
+            unsliced = folder is None
+            found = _from_release(study, sae, device) if unsliced else _from_folder(folder, device, memory, precision)
         except SpecError:
             raise
         except Exception as error:  # SAELens raises many kinds; each means that this SAE cannot be read
@@ -185,38 +185,41 @@ def load_dictionary(
     return found
 
 
-def _from_folder(folder: Path, device: torch.device, memory: int | None) -> Dictionary | SlicedDictionary:
+def _from_folder(
+    folder: Path, device: torch.device, memory: int | None, precision: str
+) -> Dictionary | SlicedDictionary:
     from sae_lens import SAE
 
     config = read_sae_config(folder)
     if "transcoder" in config.architecture:
         raise SpecError(f"{folder.name} is a transcoder: it predicts another site, so it has no error to split here.")
     allowed = memory_for_saes(device) if memory is None else memory
-    if config.architecture in SLICEABLE and COPIES * 2 * 4 * config.d_in * config.d_sae > allowed:
-        return SlicedDictionary(open_weights(folder), device)
+    if config.architecture in SLICEABLE and resident_bytes(config.d_in, config.d_sae, device, precision) > allowed:
+        return SlicedDictionary(open_weights(folder), device, precision=precision)
     if layout_of(folder) == "SAELens":
         # In float32 whatever its configuration says, as in slices and from a release.
-        return _resident(SAE.load_from_disk(folder, device=str(device), dtype="float32"))
+        return _resident(SAE.load_from_disk(folder, device="cpu", dtype="float32"), device, precision)
     from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 
     weights = open_weights(folder)
     loaded = JumpReLUSAE(JumpReLUSAEConfig.from_dict({**weights.config, "device": "meta"}))
     loaded.load_state_dict(weights.state_dict(), assign=True)
     loaded.cfg.device = str(device)
-    return _resident(loaded.to(device=device))
+    return _resident(loaded, device, precision)
 
 
-def _resident(loaded: Any) -> Dictionary:
+def _resident(loaded: Any, device: torch.device, precision: str) -> Dictionary:
+    """Weights that were read on the CPU, on the device in the form in which they are used there."""
     if getattr(loaded, "hook_z_reshaping_mode", False):
         loaded.turn_off_forward_pass_hook_z_reshaping()  # heads are flattened when they are captured
     check_numbers(loaded.state_dict())
-    return Dictionary(loaded.eval())
+    return Dictionary(loaded.eval(), precision=precision, device=device, owned=True)
 
 
 def _from_release(study: Study, sae: SaeSpec, device: torch.device) -> Dictionary:
     from sae_lens import SAE
 
-    loaded = SAE.from_pretrained(sae.release, sae.id, device=str(device))
+    loaded = SAE.from_pretrained(sae.release, sae.id, device="cpu")
     if "transcoder" in type(loaded).__name__.lower():
         raise SpecError(f"{sae.name} is a transcoder: it predicts another site, so it has no error to split here.")
     about = loaded.cfg.metadata
@@ -225,7 +228,7 @@ def _from_release(study: Study, sae: SaeSpec, device: torch.device) -> Dictionar
     check_origin(
         study, sae, SaeConfig("", 0, 0, str(about.get("hook_name") or ""), str(about.get("model_name") or ""), steps)
     )
-    return _resident(loaded)
+    return _resident(loaded, device, study.settings.precision)
 
 
 def release_folder(sae: SaeSpec) -> Path | None:

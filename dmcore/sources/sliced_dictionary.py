@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dmcore.errors import SpecError
-from dmcore.math.screened import threshold_encoder
+from dmcore.math.arithmetic import Arithmetic
 from dmcore.math.sliced import decode_sliced, encode_sliced
-from dmcore.math.sparse_codes import Encoder, GatedEncoder, SparseCodes, TopKEncoder, join_codes
+from dmcore.math.sparse_codes import Encoder, SparseCodes, TopKEncoder, join_codes
 from dmcore.memory import halve_when_out_of_memory
+from dmcore.sources.block_encoders import gated_encoder, thresholded
 from dmcore.sources.dictionary import check_numbers, denormalised, scales_each_token
 from dmcore.sources.sae_layouts import SaeWeights
 
@@ -32,10 +33,11 @@ class SlicedDictionary:
     Args:
         weights: its tensors.
         device: where slices are worked on.
+        precision: of the encoder's product, of `dmcore.specs.PRECISIONS`.
     """
 
-    def __init__(self, weights: SaeWeights, device: torch.device | str = "cpu") -> None:
-        self._weights, self._device = weights, torch.device(device)
+    def __init__(self, weights: SaeWeights, device: torch.device | str = "cpu", *, precision: str = "float32") -> None:
+        self._weights, self._device, self._arithmetic = weights, torch.device(device), Arithmetic(precision)
         self._sae = shell_of(weights, self._device)
         self.architecture = str(self._sae.cfg.architecture())
         if self.architecture not in SLICEABLE:
@@ -76,11 +78,12 @@ class SlicedDictionary:
         check_numbers({"W_enc": W_enc})
         own = {name: vector[first:last] for name, vector in self._vectors.items() if name != "b_dec"}
         if self.architecture == "gated":
-            return GatedEncoder(W_enc, own["b_gate"], own["r_mag"], own["b_mag"])
+            return gated_encoder(W_enc, own["b_gate"], own["r_mag"], own["b_mag"], self._arithmetic, self._device)
         if self.architecture == "topk":
             scale = self._decoder_norms[first:last] if self._rescales else None
-            return TopKEncoder(W_enc, own["b_enc"], int(self._sae.cfg.k), scale)
-        return threshold_encoder(W_enc, own["b_enc"], own.get("threshold", torch.zeros_like(own["b_enc"])))
+            return TopKEncoder(W_enc, own["b_enc"], int(self._sae.cfg.k), scale, self._arithmetic)
+        threshold = own.get("threshold", torch.zeros_like(own["b_enc"]))
+        return thresholded(W_enc, own["b_enc"], threshold, self._arithmetic, self._device)
 
     def decoder(self, first: int, last: int) -> Tensor:
         """(last - first, d_in) decoder rows of a slice of latents."""

@@ -5,7 +5,7 @@ from dmcore.specs.inputs import DTYPES, ENGINES, PROCESSING, TRAINABLE, ModelSpe
 from dmcore.specs.keys import spec_dict
 from dmcore.specs.parts import PARTS, PartSae, PartsSpec
 from dmcore.specs.read import SCHEMA, load_study
-from dmcore.specs.study import NAME, Settings, Study
+from dmcore.specs.study import NAME, PRECISIONS, Settings, Study
 
 __all__ = [
     "CROSS_SITES",
@@ -13,6 +13,7 @@ __all__ = [
     "ENGINES",
     "NAME",
     "PARTS",
+    "PRECISIONS",
     "PROCESSING",
     "SCHEMA",
     "SITES",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from dmcore.specs.inputs import ModelSpec, SaeSpec, TextsSpec, TrainSpec
 from dmcore.specs.keys import added, spec_dict
 from dmcore.specs.parts import PartsSpec
 
+PRECISIONS = ("float32", "tf32", "bfloat16")
+"""In which the encoder's product can be made; float32 is the reference."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -31,6 +33,8 @@ class Settings:
     """Whether the linear map has a bias."""
     compare_skips: tuple[int, ...] = (0, 1)
     """Other values of skip_positions for which the split is also reported; empty for none."""
+    precision: str = added("float32")
+    """Of the encoder's product, of `PRECISIONS`: it changes which latents are active, so it is part of every key."""
 
     def __post_init__(self) -> None:
         for name in ("skip_positions", "n_folds"):
@@ -46,6 +50,8 @@ class Settings:
             raise SpecError(
                 f"[settings] compare_skips is {list(self.compare_skips)!r}: give whole numbers, 0 or above."
             )
+        if self.precision not in PRECISIONS:
+            raise SpecError(f"[settings] precision is {self.precision!r}: choose one of {', '.join(PRECISIONS)}.")
         object.__setattr__(self, "compare_skips", tuple(sorted(set(self.compare_skips) - {self.skip_positions})))
         object.__setattr__(self, "ridge", float(self.ridge))
 
@@ -127,6 +133,18 @@ class Study:
     def hooks(self) -> tuple[str, ...]:
         """Its sites, each once, in the order of the SAEs."""
         return tuple(dict.fromkeys(sae.hook for sae in self.saes))
+
+    def with_precision(self, precision: str | None) -> Study:
+        """The study with its encoders in another precision, under a name of its own; itself for None or the same.
+
+        Raises:
+            SpecError: there is no such precision.
+        """
+        if precision is None or precision == self.settings.precision:
+            return self
+        settings = replace(self.settings, precision=precision)
+        name = f"{self.name[: 63 - len(precision)]}-{precision}"
+        return replace(self, name=name, title=f"{self.title} ({precision})", settings=settings)
 
     def to_dict(self) -> dict[str, Any]:
         """What the study file says; the same wherever the file is."""

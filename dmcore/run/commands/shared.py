@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcore.errors import DarkMatterError, SpecError, StoreError
-from dmcore.specs import Study, load_study
+from dmcore.specs import PRECISIONS, Study, load_study
 from dmcore.store.store import default_root
 
 if TYPE_CHECKING:
@@ -113,6 +114,16 @@ def device_named(name: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise DarkMatterError(f"There is no device {name!r} here: use --device cpu, or leave it out.") from error
     return device
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """The option `--precision`."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=None,
+        help="of the encoders' products; other than the study's: results of their own, under NAME-PRECISION (the study's)",
+    )
 
 
 COLUMNS = ("sae", "d_sae", "l0", "label", "fvu", "fvu_nonlinear", "r2_error", "r2_error_mean_dims", "r2_error_norm_sq")

@@ -9,7 +9,7 @@ from typing import Any
 
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.run.commands.processes import add_workers, checked_workers, run_shares
-from dmcore.run.commands.shared import device_named, records_table, resolve_study, say
+from dmcore.run.commands.shared import add_precision, device_named, records_table, resolve_study, say
 from dmcore.store.store import Store
 
 
@@ -20,6 +20,7 @@ def register(commands: Any) -> None:
     add_workers(sweep)
     sweep.add_argument("--engine", choices=["local"], default="local", help="where the work runs (local)")
     sweep.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
+    add_precision(sweep)
     sweep.add_argument("--recompute", action="store_true", help="compute anew beside the cache, and compare with it")
     sweep.add_argument("--json", action="store_true", help="print the records as JSON")
     sweep.add_argument("--part", default="", help=argparse.SUPPRESS)
@@ -27,7 +28,7 @@ def register(commands: Any) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    study = resolve_study(arguments.study)
+    study = resolve_study(arguments.study).with_precision(arguments.precision)
     checked_workers(arguments.workers)
     if arguments.recompute:
         from dmcore.run.recompute import recompute
@@ -57,4 +58,6 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 def _run_workers(arguments: argparse.Namespace) -> None:
     command = ["sweep", arguments.study, "--device", arguments.device]
+    if arguments.precision:
+        command += ["--precision", arguments.precision]
     run_shares([[*command, "--part", f"{part}/{arguments.workers}"] for part in range(arguments.workers)])
