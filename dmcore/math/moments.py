@@ -8,7 +8,7 @@
 4. `MomentAccumulator` fills them from chunks of tokens; its memory does not depend on their number.
 
 The shift `s` (about the mean) keeps outlier dimensions, a thousand times the rest in Gemma, from cancelling. Products are
-made in float64 unless a device has no fast float64, where float32 products of a chunk are added up in float64.
+made in float64 where a device is fast at it, else from float32 in slices whose products are exact (`exact_product`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from dmcore.errors import DataError
+from dmcore.math.exact_product import add_product
 
 ROWS_PER_PRODUCT = 1024
 """Tokens of one cell that are gathered before a matrix product is made of them."""
+FAST_FLOAT64 = {(7, 0), (8, 0), (9, 0), (10, 0)}
+"""Compute capabilities with half the rate of float32 or more in float64: V100, A100, H100 and H200, B200. All others, B300
+(10.3) among them, have 1/32 of it or less."""
 ROWS_BYTES = 2**28
 """Most bytes that wait for a product; where activations are wide, products are made of fewer tokens."""
 LEAST_ROWS = 128
@@ -98,10 +102,10 @@ class TargetMoments:
 
 
 def product_dtype(device: torch.device) -> torch.dtype:
-    """float64 where its matrix products run at a fair rate (CPUs; data-centre GPUs), else float32."""
+    """float64 where its matrix products run at a fair rate (CPUs, `FAST_FLOAT64`), else float32."""
     if device.type == "cpu":
         return torch.float64
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) in {(8, 0), (9, 0), (10, 0)}:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) in FAST_FLOAT64:
         return torch.float64
     return torch.float32
 
@@ -118,7 +122,7 @@ class MomentAccumulator:
     def __init__(self, inputs: InputMoments | None, targets: TargetMoments | None, shift: Tensor) -> None:
         self.inputs, self.targets = inputs, targets
         self._dtype = product_dtype(shift.device)
-        self._shift = shift.double()
+        self._rounded_shift = shift.to(self._dtype)
         d_target = targets.cross.shape[2] if targets is not None else 0
         n_cells = targets.cross.shape[0] if targets is not None else inputs.gram.shape[0] if inputs is not None else 0
         width = shift.shape[0] + 1 + d_target
@@ -129,7 +133,9 @@ class MomentAccumulator:
         self._d_in_1 = shift.shape[0] + 1
 
     def add(self, x: Tensor, y: Tensor | None, cells: Int64[Tensor, " n_tokens"]) -> None:
-        """Add tokens: `x` (n_tokens, d_in), `y` (n_tokens, d_target) or None, and each token's cell (below 0: skipped)."""
+        """Add tokens: `x` (n_tokens, d_in), `y` (n_tokens, d_target) or None, and each token's cell (below 0: skipped;
+        best on the CPU)."""
+        cells = cells.cpu()  # where they are given there, a GPU is not waited for
         order = torch.argsort(cells, stable=True)
         ids, counts = torch.unique_consecutive(cells[order], return_counts=True)
         start = 0
@@ -138,7 +144,7 @@ class MomentAccumulator:
             start += count
             if cell >= 0:
                 contiguous = bool(picked[-1] - picked[0] == count - 1)
-                where = slice(int(picked[0]), int(picked[-1]) + 1) if contiguous else picked
+                where = slice(int(picked[0]), int(picked[-1]) + 1) if contiguous else picked.to(x.device)
                 self._add_to_cell(cell, x[where], None if y is None else y[where])
 
     def _add_to_cell(self, cell: int, x: Tensor, y: Tensor | None) -> None:
@@ -147,7 +153,7 @@ class MomentAccumulator:
             at = self._filled[cell]
             take = min(self._rows_per_product - at, x.shape[0] - done)
             rows = self._rows[cell, at : at + take]
-            torch.sub(x[done : done + take], self._shift.to(self._dtype), out=rows[:, : self._d_in_1 - 1])
+            torch.sub(x[done : done + take], self._rounded_shift, out=rows[:, : self._d_in_1 - 1])
             rows[:, self._d_in_1 - 1] = 1.0
             if y is not None:
                 rows[:, self._d_in_1 :] = y[done : done + take]
@@ -163,10 +169,10 @@ class MomentAccumulator:
         exact = self._dtype == torch.float64
         if self.inputs is not None:
             gram = self.inputs.gram[cell]
-            gram.addmm_(augmented.T, augmented) if exact else gram.add_(augmented.T @ augmented)
+            gram.addmm_(augmented.T, augmented) if exact else add_product(gram, augmented)
         if self.targets is not None:
             cross = self.targets.cross[cell]
-            cross.addmm_(augmented.T, y) if exact else cross.add_(augmented.T @ y)
+            cross.addmm_(augmented.T, y) if exact else add_product(cross, augmented, y)
             self.targets.target_sq[cell] += y.double().square().sum(0)
 
     def finish(self) -> None:
