@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.one_sae_pass import CPU, LENGTH, anonymous_memory, write_activations
 from dmcore.analysis.activations import Activations
-from dmcore.analysis.encode import decoded, encoded, error_moments, groups_of, read_group, site_moments
+from dmcore.analysis.encode import decoded, encoded, error_moments, groups_of, site_moments
 from dmcore.analysis.partition import Partition
 from dmcore.analysis.split_pass import SplitInputs, split_pass
 from dmcore.progress import Reporter
@@ -113,7 +113,7 @@ def compare_whole(folder: Path, acts: Activations) -> None:
     from dmcore.sources.dictionary import Dictionary
 
     chunks = next(groups_of(acts.chunks(), 1))
-    x = read_group(acts, chunks, CPU)
+    x = acts.read_all(chunks, CPU)
     whole, sliced = Dictionary(SAE.load_from_disk(folder).eval()), SlicedDictionary(open_weights(folder))
     one, two = whole.encode(x), sliced.encode(x)
     same = torch.equal(one.latents, two.latents) and torch.equal(one.offsets, two.offsets)

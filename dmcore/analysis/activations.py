@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,24 @@ class Activations:
             copied = copied.view(torch.bfloat16)
         moved = copied.to(device)
         return moved if moved.dtype == torch.float64 else moved.float()
+
+    def read_all(self, chunks: Sequence[Chunk], device: torch.device) -> Float[Tensor, "n_tokens d_model"]:
+        """The activations of some chunks, one after the other."""
+        if len(chunks) == 1:
+            return self.read(chunks[0], device)
+        first = self.read(chunks[0], device)
+        x = first.new_empty(sum(chunk.n_contexts * chunk.length for chunk in chunks), self.d_model)
+        done = 0
+        for chunk in chunks:
+            size = chunk.n_contexts * chunk.length
+            x[done : done + size] = first if done == 0 else self.read(chunk, device)
+            done += size
+        return x
+
+    def copy_into(self, chunk: Chunk, held: Tensor) -> None:
+        """Copy the activations of a chunk, in the dtype in which they are stored, into (n_tokens, d_model) on the CPU."""
+        target = held.view(torch.int16).numpy().view(np.uint16) if self.dtype == torch.bfloat16 else held.numpy()
+        np.copyto(target, self._mapped[chunk.rows])
 
     def chunks(self) -> Iterator[Chunk]:
         """Chunks that cover all tokens in order."""

@@ -86,6 +86,11 @@ class SampledActivations(Activations):
         """The activations of a chunk of the sample."""
         return torch.cat([self._acts.read(one, device) for one in self._sample.places(chunk)])
 
+    def copy_into(self, chunk: Chunk, held: Tensor) -> None:
+        """As of the study's: a context of the sample after the other."""
+        for number, one in enumerate(self._sample.places(chunk)):
+            self._acts.copy_into(one, held[number * chunk.length : (number + 1) * chunk.length])
+
 
 def sample_of(partition: Partition, kept: int, n: int, n_weights: int) -> ContextSample:
     """`n` contexts at equal steps, 0 for all; more, up to all, until every training set has `TOKENS_PER_WEIGHT` a weight.

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dmcore.analysis.activations import Activations, Chunk
+from dmcore.analysis.ahead import Leaving, read_groups
 from dmcore.analysis.codes import Codes, CodesWriter
 from dmcore.analysis.partition import Partition
 from dmcore.errors import DataError
@@ -24,6 +25,9 @@ from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, 
 from dmcore.math.sparse_codes import SparseCodes, join_codes
 from dmcore.progress import Reporter
 
+CPU = torch.device("cpu")
+LATE = frozenset({"cuda"})
+"""Devices whose codes are written one chunk later, so that the host does not wait for them."""
 MOMENTS = "moments.safetensors"
 SHIFT_CONTEXTS = 16
 """Contexts whose mean is the shift about which the moments are taken."""
@@ -65,8 +69,8 @@ def site_moments(
     inputs = InputMoments(partition.n_cells, head.to(product_dtype(device)).mean(0))
     accumulator = MomentAccumulator(inputs, None, inputs.shift)
     with reporter.stage(f"moments of {name}", acts.n_tokens, "tokens") as stage:
-        for chunk in acts.chunks():
-            accumulator.add(acts.read(chunk, device), None, partition.cells(chunk, device))
+        for (chunk,), x in read_groups(acts, [[chunk] for chunk in acts.chunks()], device):
+            accumulator.add(x, None, partition.cells(chunk, CPU))
             stage.advance(chunk.n_contexts * chunk.length)
         accumulator.finish()
     return inputs
@@ -101,23 +105,33 @@ def load_targets(folder: Path, device: torch.device) -> TargetMoments:
 
 @torch.inference_mode()
 def encoded(acts: Activations, sae: Autoencoder, folder: Path, device: torch.device) -> Iterator[ErrorChunk]:
-    """Encode every chunk in order and write its codes into `folder`."""
+    """Encode every chunk in order and write its codes into `folder`.
+
+    On a GPU the codes of a chunk are written when the caller has asked for the next one, and the GPU works on it.
+    """
     writer = CodesWriter(folder, sae.d_sae)
-    for chunks in groups_of(acts.chunks(), sae.tokens_at_once):
-        x = read_group(acts, chunks, device)
+    leaving: list[Leaving] = []
+    for chunks, x in read_groups(acts, list(groups_of(acts.chunks(), sae.tokens_at_once)), device):
         codes = sae.encode(x)
         for part in error_chunks(chunks, x, codes, sae):
-            writer.append(part.codes, part.chunk)
+            leaving.append(Leaving.start(part.codes, part.chunk))
             yield part
+            if len(leaving) > 1 or device.type not in LATE:
+                _write(writer, leaving.pop(0))
+    for one in leaving:
+        _write(writer, one)
     writer.close()
+
+
+def _write(writer: CodesWriter, one: Leaving) -> None:
+    writer.append(one.wait().codes, one.chunk)
 
 
 @torch.inference_mode()
 def decoded(acts: Activations, sae: Autoencoder, folder: Path, device: torch.device) -> Iterator[ErrorChunk]:
     """Every chunk in order, its codes read from `folder`."""
     stored = Codes(folder)
-    for chunks in groups_of(acts.chunks(), sae.tokens_at_once):
-        x = read_group(acts, chunks, device)
+    for chunks, x in read_groups(acts, list(groups_of(acts.chunks(), sae.tokens_at_once)), device):
         yield from error_chunks(chunks, x, join_codes([stored.read(chunk, device) for chunk in chunks]), sae)
 
 
@@ -131,21 +145,6 @@ def groups_of(chunks: Iterable[Chunk], tokens: int) -> Iterator[list[Chunk]]:
             group = []
     if group:
         yield group
-
-
-def read_group(acts: Activations, chunks: Sequence[Chunk], device: torch.device) -> Tensor:
-    """(n_tokens, d_model) the activations of some chunks."""
-    if len(chunks) == 1:
-        return acts.read(chunks[0], device)
-    n_tokens = sum(chunk.n_contexts * chunk.length for chunk in chunks)
-    first = acts.read(chunks[0], device)
-    x = first.new_empty(n_tokens, acts.d_model)
-    done = 0
-    for chunk in chunks:
-        size = chunk.n_contexts * chunk.length
-        x[done : done + size] = first if done == 0 else acts.read(chunk, device)
-        done += size
-    return x
 
 
 def error_chunks(chunks: Sequence[Chunk], x: Tensor, codes: SparseCodes, sae: Autoencoder) -> Iterator[ErrorChunk]:
@@ -179,7 +178,7 @@ def error_moments(
     accumulator = MomentAccumulator(None, targets, inputs.shift)
     with reporter.stage(f"encode {name}", n_tokens, "tokens") as stage:
         for part in errors:
-            accumulator.add(part.x, error_targets(part.error), partition.cells(part.chunk, device))
+            accumulator.add(part.x, error_targets(part.error), partition.cells(part.chunk, CPU))
             stage.advance(part.x.shape[0])
         accumulator.finish()
     if not bool(torch.isfinite(targets.target_sq).all()):
