@@ -8,6 +8,7 @@ import polars as pl
 from dmcore.charts.labels import spread
 from dmcore.charts.numbers import fixed
 from dmcore.charts.theme import TOTAL, as_part, part_colour_if
+from dmcore.results.columns import mapped
 
 PREDICTOR_NAMES = {
     "x": "x (linear map)",
@@ -40,7 +41,7 @@ def baselines_table(baselines: pl.DataFrame) -> pl.DataFrame:
 def baselines_chart(baselines: pl.DataFrame) -> alt.LayerChart:
     """A row a predictor, with its interval and its number."""
     table = baselines_table(baselines.filter(pl.col("r2").is_not_null() & pl.col("r2").is_not_nan()))
-    table = table.with_columns(text=pl.col("r2").map_elements(lambda v: fixed(v, 2), return_dtype=pl.String))
+    table = table.with_columns(mapped(table["r2"], lambda v: fixed(v, 2)).alias("text"))
     order = table["name"].to_list()
     y = alt.Y(
         "name:N", sort=order, title=None, axis=alt.Axis(labelLimit=200, ticks=False, domain=False, labelOverlap=False)

@@ -64,13 +64,10 @@ def _lone_scale(widths: list[int]) -> alt.Scale:
 
 def _boundaries(records: pl.DataFrame, x: alt.X) -> list[alt.Chart]:
     """The measured points on top of each area, with their intervals."""
-    texts = records.select("d_sae", "sae", "l0", *(c for c in records.columns if c.startswith("fvu"))).with_columns(
-        pl.struct("fvu", "fvu_low", "fvu_high")
-        .map_elements(lambda r: number(*r.values()), return_dtype=pl.String)
-        .alias("FVU"),
-        pl.struct("fvu_nonlinear", "fvu_nonlinear_low", "fvu_nonlinear_high")
-        .map_elements(lambda r: number(*r.values()), return_dtype=pl.String)
-        .alias("nonlinear FVU"),
+    rows = records.select("d_sae", "sae", "l0", *(c for c in records.columns if c.startswith("fvu")))
+    texts = rows.with_columns(
+        pl.Series(name, [number(*r) for r in rows.select(m, f"{m}_low", f"{m}_high").rows()], dtype=pl.String)
+        for name, m in (("FVU", "fvu"), ("nonlinear FVU", "fvu_nonlinear"))
     )
     base = alt.Chart(as_part(texts, TOTAL)).encode(x=x, color=part_colour())
     tooltip = [

@@ -9,6 +9,7 @@ from dmcore.charts.axes import FIT_WIDTH, finite, known
 from dmcore.charts.panels import Panel, Panels
 from dmcore.charts.part_names import colour, in_order, with_names
 from dmcore.charts.theme import NEUTRAL
+from dmcore.results.columns import mapped
 
 HEIGHT = 300
 POINTS = 120
@@ -118,9 +119,8 @@ def _share(share: float) -> str:
 def _heads(marks: pl.DataFrame, panels: Panels, parts: list[str]) -> list[alt.Chart]:
     """Above each panel its dictionary, and for each part the share of latents above the baseline."""
     short = pl.col("name").str.replace(r"^(base, .*) latents$", "$1")  # all have to fit side by side on a narrow page
-    spans = panels.spans().with_columns(
-        text=short.map_elements(lambda n: n if len(n) <= LONGEST else f"…{n[1 - LONGEST :]}", pl.String)
-    )
+    spans = panels.spans().with_columns(text=short)
+    spans = spans.with_columns(mapped(spans["text"], lambda n: n if len(n) <= LONGEST else f"…{n[1 - LONGEST :]}"))
     top = 28 + 17 * len(parts)
     words = alt.Chart(spans).mark_text(align="left", color=NEUTRAL, fontSize=12, fontWeight="bold")
     layers = [words.encode(x=alt.X("start:Q"), y=alt.value(-top), text=alt.Text("text:N"))]

@@ -9,6 +9,7 @@ from dmcore.charts.sparsity import sparsity_chart, sparsity_table
 from dmcore.charts.surface import surface_chart, surface_table
 from dmcore.figures.figure import Figure
 from dmcore.results import Scaling
+from dmcore.results.columns import mapped
 from dmcore.words.chosen import Chosen
 from dmcore.words.metrics import FORMULAS
 from dmcore.words.names import architecture_name, plain
@@ -40,7 +41,7 @@ def surface_figure(chosen: Chosen, scaling: Scaling, label: str, metric: str) ->
 def sparsity_figure(chosen: Chosen, here: pl.DataFrame, metric: str) -> Figure:
     """A metric over L0 at one width, a line an architecture."""
     record = chosen.record
-    named = here.with_columns(pl.col("label").map_elements(architecture_name, return_dtype=pl.String))
+    named = here.with_columns(mapped(here["label"], architecture_name))
     return Figure(
         name=f"sparsity_{metric}",
         key=(record["summary_key"], *here["summary_key"], metric),
