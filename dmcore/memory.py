@@ -34,6 +34,11 @@ def available_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
+    return host_memory()
+
+
+def host_memory() -> int:
+    """Bytes of the host's memory that this process may still take; torch is not needed."""
     return max(0, min(_free_memory(), _container_memory(), _address_space()))
 
 

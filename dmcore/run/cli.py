@@ -19,8 +19,10 @@ from dmcore.run.commands import (
     claims,
     controls,
     detect,
+    doctor,
     downstream,
     features,
+    health,
     inspect,
     jobs,
     parts,
@@ -69,6 +71,8 @@ COMMANDS = (
     cache,
     jobs,
     worker,
+    health,
+    doctor,
 )
 
 

@@ -155,12 +155,12 @@ def lane_of(device: str) -> str:
     if not DEVICE.fullmatch(device):
         raise DarkMatterError("That is not a device: give auto, cpu, mps, cuda, or cuda:1 and so on.")
     if device == "auto":
-        return "cuda-0" if _has_gpu() else "cpu"
+        return "cuda-0" if has_gpu() else "cpu"
     name, _, number = device.partition(":")
     return f"cuda-{int(number or 0)}" if name == "cuda" else name
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     """Whether an NVIDIA GPU can be seen, without asking torch. A wrong answer moves a job to another lane, nothing more."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}:
         return False
