@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"errors", "estimate", "progress", "memory"},
+    {"errors", "estimate", "legible", "progress", "memory"},
     {"specs"},
     {"results"},
     {"math"},

@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 
 from dmcore.charts.theme import PICTURE_CONFIG
+from dmcore.legible import cleaned, visible
 
 WIDTH = 720
 """Width of a picture's plotting area, in pixels."""
@@ -16,11 +17,11 @@ WIDTH = 720
 
 def picture_spec(chart: alt.TopLevelMixin, title: str, caption: str) -> dict[str, Any]:
     """The chart's Vega-Lite spec with everything that a page would have put around it."""
-    spec = chart.to_dict()
+    spec = cleaned(chart.to_dict())
     _fix_width(spec)
     # the fonts of pictures have no raised letters: a line that has one would be set in another font
     plain = caption.replace("$", "").replace("⁻ᵐ", "^−m").replace("⁻ⁿ", "^−n")
-    spec["title"] = {"text": title, "subtitle": textwrap.wrap(plain, 120)}
+    spec["title"] = {"text": visible(title), "subtitle": textwrap.wrap(visible(plain), 120)}
     spec["config"] = PICTURE_CONFIG
     return spec
 

@@ -8,9 +8,10 @@ import zipfile
 import polars as pl
 
 from dmcore.charts import picture
+from dmcore.legible import visible
 from dmcore.report.blocks import Code, Numbers, Shown
 from dmcore.report.build import Report
-from dmcore.report.escape import unmarked, visible, without_clicks
+from dmcore.report.escape import unmarked, without_clicks
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date of every file: that of a day would make another archive of the same results."""

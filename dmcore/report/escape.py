@@ -6,16 +6,11 @@ import html
 import re
 from typing import Any
 
-KEPT = "\n\xa0"
-"""Characters that are not printable to Python and harmless here."""
+from dmcore.legible import visible
+
 _MARKDOWN = re.compile(
     r"\\(?P<plain>.)|\*\*(?P<bold>.+?)\*\*|(?<!\*)\*(?P<slant>[^*]+?)\*|`(?P<code>[^`]+)`|:material/\w+: ?", re.DOTALL
 )
-
-
-def visible(text: str) -> str:
-    """The text with control, direction and other invisible characters as their names."""
-    return "".join(c if c.isprintable() or c in KEPT else f"⟨U+{ord(c):04X}⟩" for c in text)
 
 
 def escape(text: Any) -> str:
@@ -46,14 +41,3 @@ def unmarked(text: str) -> str:
 def without_clicks(caption: str) -> str:
     """A page's caption without the sentences on what a click or a pointer does there."""
     return re.sub(r"(?:^|(?<=\.) )(?:Click on|Point at) [^.]*\.", "", caption).strip()
-
-
-def cleaned(spec: Any) -> Any:
-    """A chart's spec with all of its texts visible."""
-    if isinstance(spec, str):
-        return visible(spec)
-    if isinstance(spec, list):
-        return [cleaned(one) for one in spec]
-    if isinstance(spec, dict):
-        return {cleaned(key): cleaned(value) for key, value in spec.items()}
-    return spec

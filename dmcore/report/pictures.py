@@ -6,7 +6,8 @@ import re
 
 from dmcore.charts.picture import plot_svg
 from dmcore.figures.figure import Figure
-from dmcore.report.escape import cleaned, escape, unmarked
+from dmcore.legible import cleaned
+from dmcore.report.escape import escape, unmarked
 
 _ID = re.compile(r'(?<=\bid=")[^"]+(?=")')
 _USED = re.compile(r'(?P<before>url\(["\']?#|href="#)(?P<id>[^)"\']+)')

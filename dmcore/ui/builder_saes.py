@@ -12,9 +12,12 @@ import polars as pl
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
+from dmcore.legible import visible
+from dmcore.results.columns import mapped
 from dmcore.sources.catalogue import find_saes
 from dmcore.specs import SaeSpec, parse_hook
 from dmcore.ui import reads
+from dmcore.ui.table import show_table
 from dmcore.words.names import architecture_name, plain
 from dmcore.words.streams import stream_name
 
@@ -133,9 +136,9 @@ def _matches(found: pl.DataFrame) -> None:
         st.info("No SAE of the catalogue matches all filters: take one away.", icon=":material/filter_alt_off:")
         return
     shown = found.head(SHOWN)
-    state = st.dataframe(
-        shown.select("release", "id", "layer", pl.col("stream").map_elements(stream_name, return_dtype=pl.String), "d_sae", "l0",
-                     pl.col("architecture").map_elements(architecture_name, return_dtype=pl.String), "on_disk"),
+    state = show_table(
+        shown.select("release", "id", "layer", mapped(shown["stream"], stream_name), "d_sae", "l0",
+                     mapped(shown["architecture"], architecture_name), "on_disk"),
         key="builder.matches",
         on_select="rerun",
         selection_mode="multi-row",
@@ -188,7 +191,7 @@ def _chosen(model: str) -> list[SaeSpec]:
         )
     with st.expander("The chosen SAEs", key="builder.chosen-list"):
         names = [f"{row['release']}/{row['id']}" for row in mine]
-        st.text("\n".join(names[:200]) + (f"\n... and {len(names) - 200} more" if len(names) > 200 else ""))
+        st.text(visible("\n".join(names[:200])) + (f"\n... and {len(names) - 200} more" if len(names) > 200 else ""))
         gone = st.multiselect("Take away", names, key="builder.take-away", placeholder="Choose SAEs")
         kept = [row for row, name in zip(mine, names, strict=True) if name not in gone]
         st.button("Take away", key="builder.take", disabled=not gone, on_click=_keep, args=(kept,))

@@ -11,6 +11,7 @@ import streamlit as st
 from dmcore.sources.catalogue import why_unusable
 from dmcore.ui.builder_saes import hand_over
 from dmcore.ui.catalogue_filters import Filters
+from dmcore.ui.table import show_table
 from dmcore.words.names import architecture_name, listed, plain
 from dmcore.words.streams import stream_name
 
@@ -94,7 +95,7 @@ def draw_table(found: pl.DataFrame, filters: Filters) -> pl.DataFrame:
         "model": text("Model"),
         "on_disk": st.column_config.CheckboxColumn("Here", help="Already on this machine."),
     }
-    state = st.dataframe(
+    state = show_table(
         rows.select(list(widths)),
         key=table_key(filters.key),
         on_select="rerun",

@@ -14,6 +14,7 @@ from dmcore.results.claims import LEAST_CONTEXTS, NOT_TESTED
 from dmcore.ui import reads
 from dmcore.ui.figure import Figure, draw
 from dmcore.ui.sections import finding
+from dmcore.ui.table import show_table
 from dmcore.words.claims import claims_finding, group_names
 from dmcore.words.names import listed, plain
 
@@ -49,7 +50,7 @@ def claims_view(selection: Selection, top: DeltaGenerator) -> None:
     if len(groups):
         _draw_groups(groups, key)
     st.markdown("### What was tested, and how")
-    st.dataframe(_shown(study), hide_index=True)
+    show_table(_shown(study), hide_index=True)
     st.caption(
         "Source: how we know that the paper says so. P: read on a page of or about the paper; C: in its published code; 2: "
         "quoted by someone else. Where the paper gives no bound, the range is ours and says why. The same as text or JSON: "

@@ -16,6 +16,7 @@ from dmcore.results import Structure
 from dmcore.results.structure import CLUSTERED_PARTS
 from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import option, own_value, set_option
+from dmcore.ui.table import show_table
 from dmcore.words.structure import clusters_sentence
 
 
@@ -67,9 +68,9 @@ def draw_contents(structure: Structure, part: str, key: tuple[str, ...]) -> None
              "lift": st.column_config.NumberColumn("Lift", format="%.1f"),
              "count": st.column_config.NumberColumn("Tokens", format="%d")}  # fmt: skip
     with left:
-        st.dataframe(token_rows(structure, part, cluster), hide_index=True, column_config=shown, height="content")
+        show_table(token_rows(structure, part, cluster), hide_index=True, column_config=shown, height="content")
     with right:
-        st.dataframe(kind_rows(structure, part, cluster), hide_index=True, column_config=shown, height="content")
+        show_table(kind_rows(structure, part, cluster), hide_index=True, column_config=shown, height="content")
     st.caption("Lift: share of the cluster over share of all tokens that were clustered.")
     examples = cluster_examples(structure, part, cluster)
     draw(

@@ -20,6 +20,7 @@ from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection
+from dmcore.ui.table import show_table
 from dmcore.words.controls import controls_finding, count_sentence, shuffled_sentence
 from dmcore.words.names import plain
 
@@ -99,7 +100,7 @@ def _draw_dictionaries(found: Controls) -> None:
         ends = [[row[f"{metric}{end}"] for end in ("", "_low", "_high")] for row in rows]
         columns[HEADS[metric]] = ["none" if value[0] is None else number(*value) for value in ends]
     columns["Tokens"] = [row["n_tokens"] for row in rows]
-    st.dataframe(pl.DataFrame(columns), hide_index=True)
+    show_table(pl.DataFrame(columns), hide_index=True)
     st.caption(
         "All on activations of this site, split in the same way. The small SAEs are trained alike, on the model and on a copy "
         "of it with random weights, and measured on the contexts that neither saw. An error that does not vary has no R²."

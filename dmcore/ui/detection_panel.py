@@ -18,6 +18,7 @@ from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, set_option
+from dmcore.ui.table import show_table
 from dmcore.words.detection import (
     HOW,
     detection_finding,
@@ -123,7 +124,7 @@ def _draw_table(one: Detection, whose: str) -> None:
     column = st.column_config.NumberColumn
     by_patterns = one.about["scorer"] == PATTERNS
     first = ("latent", "balanced_accuracy", "explanation")  # what a narrow page shows
-    st.dataframe(
+    show_table(
         table.select(*first, *(name for name in table.columns if name not in first)),
         key=_TABLE,
         on_select=pick,

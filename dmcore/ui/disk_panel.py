@@ -8,12 +8,14 @@ import polars as pl
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
+from dmcore.results.columns import mapped
 from dmcore.run.estimate_words import bytes_text
 from dmcore.run.job_disk import Holding, in_use
 from dmcore.run.job_files import leftovers
 from dmcore.run.queue import Queue
 from dmcore.ui import actions, reads
 from dmcore.ui.sign_in import why_not
+from dmcore.ui.table import show_table
 from dmcore.words.names import plain
 
 STAGES = {
@@ -62,14 +64,13 @@ def _table(held: list[Holding]) -> None:
         rows.group_by("study", "stage")
         .agg(pl.len().alias("entries"), pl.col("size").sum(), pl.col("shipped").any())
         .sort("size", descending=True)
-        .with_columns(
-            size=pl.col("size").map_elements(bytes_text, return_dtype=pl.String),
-            what=pl.col("stage").map_elements(lambda stage: STAGES.get(stage, ""), return_dtype=pl.String),
-            shipped=pl.when("shipped").then(pl.lit("shipped with the app")).otherwise(pl.lit("")),
-        )
+        .with_columns(shipped=pl.when("shipped").then(pl.lit("shipped with the app")).otherwise(pl.lit("")))
+    )
+    table = table.with_columns(
+        mapped(table["size"], bytes_text), mapped(table["stage"], lambda stage: STAGES.get(stage, "")).alias("what")
     )
     shipped = ["shipped"] if any(h.shipped for h in held) else []
-    st.dataframe(
+    show_table(
         table.select("study", "stage", "entries", "size", "what", *shipped),
         hide_index=True,
         height=min(38 + 35 * len(table), 420),

@@ -12,6 +12,7 @@ from dmcore.charts.token_text import visible
 from dmcore.results import Downstream
 from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import Selection, option, own_value, set_option
+from dmcore.ui.table import show_table
 
 WORST = 40
 """Tokens of the list."""
@@ -105,7 +106,7 @@ def _draw_worst(found: Downstream, worst: pl.DataFrame, at: tuple[int, int]) -> 
     if state is None or list(state["selection"]["rows"]) != shown or state["selection"]["cells"]:
         st.session_state[_TABLE] = {"selection": {"rows": shown, "columns": [], "cells": []}}
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
-    st.dataframe(
+    show_table(
         worst_rows(found, worst),
         key=_TABLE,
         on_select=pick,

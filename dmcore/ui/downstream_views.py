@@ -20,6 +20,7 @@ from dmcore.ui.model_kind import is_encoder
 from dmcore.ui.reduction_views import lead_to_others
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option
+from dmcore.ui.table import show_table
 from dmcore.words.downstream import (
     NO_LOSS,
     both_sentence,
@@ -76,7 +77,7 @@ def _draw_recovered(found: Downstream) -> None:
     for column, (head, formula) in heads.items():
         config[column] = number(head, format="%.1f %%", help=formula)
         config[f"{column}_half"] = number("±", format="%.1f", width=60, help="Half the width of the 95 % interval.")
-    st.dataframe(recovered_rows(found), key="downstream.recovered", hide_index=True, column_config=config)
+    show_table(recovered_rows(found), key="downstream.recovered", hide_index=True, column_config=config)
 
 
 def doses_view(selection: Selection, found: Downstream) -> None:

@@ -19,6 +19,7 @@ from dmcore.results.scaling import PARTS
 from dmcore.ui.detection_panel import draw_explanations
 from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import option, own_value, set_option
+from dmcore.ui.table import show_table
 
 SORTS = {
     "frequency": "Frequency",
@@ -121,7 +122,7 @@ def draw_table(features: Features, table: pl.DataFrame, latent: int) -> None:
             set_option("latent", str(numbers[picked[0]]))
 
     column = st.column_config.NumberColumn
-    st.dataframe(
+    show_table(
         shown_rows(features, table),
         key=_TABLE,
         on_select=pick,
@@ -255,7 +256,7 @@ def draw_with_parts(row: dict[str, Any]) -> None:
         return
     st.markdown("#### Does it fire where the error is large?")
     column = st.column_config.NumberColumn
-    st.dataframe(
+    show_table(
         table,
         hide_index=True,
         column_config={
@@ -288,7 +289,7 @@ def draw_logits(features: Features, row: dict[str, Any]) -> None:
             "by ": row["suppressed_logit"],
         }
     )
-    st.dataframe(table, hide_index=True, height=300)
+    show_table(table, hide_index=True, height=300)
     st.caption(
         "Direct effect of one unit of its activation on the logits, about their mean, through the unembedding; the final norm's "
         "division is left out."

@@ -15,6 +15,7 @@ import streamlit as st
 
 from dmcore.charts import picture
 from dmcore.figures.figure import Figure
+from dmcore.legible import cleaned
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _finished_spec(name: str, key: tuple[str, ...], _figure: Figure) -> dict[str
     del name, key
     if not len(_figure.data()):
         return None
-    spec = _figure.chart().to_dict(validate=False)
+    spec = cleaned(_figure.chart().to_dict(validate=False))
     spec["datasets"] = {
         data: pl.DataFrame(rows, infer_schema_length=None).to_arrow() for data, rows in spec.get("datasets", {}).items()
     }

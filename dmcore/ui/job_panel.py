@@ -13,6 +13,7 @@ from typing import Any
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
+from dmcore.legible import visible
 from dmcore.progress import format_seconds
 from dmcore.run import worker
 from dmcore.run.estimate_words import bytes_text
@@ -243,4 +244,4 @@ def _log(queue: Queue, job: Job) -> None:
     if opened_job() != job.id:
         return
     lines = tail(queue.log_path(job.id), 15)
-    st.code("\n".join(lines) if lines else "(no lines yet)", language=None, wrap_lines=True)
+    st.code(visible("\n".join(lines)) if lines else "(no lines yet)", language=None, wrap_lines=True)

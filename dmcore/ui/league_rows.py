@@ -8,6 +8,7 @@ import polars as pl
 import streamlit as st
 
 from dmcore.figures.league import HELPS, INTERVALS, LOOKS, shown
+from dmcore.ui.table import show_table
 
 
 def draw_league(table: pl.DataFrame, key: str, *, many: bool) -> None:
@@ -21,4 +22,4 @@ def draw_league(table: pl.DataFrame, key: str, *, many: bool) -> None:
         if name in INTERVALS:
             what = f"{label}: half the width of its 95 % interval."
             config[f"{name}_half"] = number("±", format=form.removesuffix(" %%"), width=60, help=what)
-    st.dataframe(rows, key=key, hide_index=True, height=min(38 + 35 * len(rows), 460), column_config=config)
+    show_table(rows, key=key, hide_index=True, height=min(38 + 35 * len(rows), 460), column_config=config)

@@ -8,6 +8,7 @@ from dmcore.figures.learned import learned_figure
 from dmcore.results import Learned
 from dmcore.results.learned import SAME
 from dmcore.ui.figure import draw
+from dmcore.ui.table import show_table
 from dmcore.words.learned import shares_shown
 
 
@@ -17,7 +18,7 @@ def draw_learned(learned: Learned, key: tuple[str, ...]) -> None:
         return
     draw(learned_figure(learned, key))
     shown = shares_shown(learned)
-    st.dataframe(
+    show_table(
         shown,
         hide_index=True,
         height=36 * (len(shown) + 1),

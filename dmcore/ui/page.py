@@ -15,7 +15,7 @@ from dmcore.errors import DarkMatterError
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection, choose, note_page, push
 from dmcore.ui.sign_in import admitted, draw_gate
-from dmcore.words.names import plain, sae_phrase
+from dmcore.words.names import plain, sae_phrase, sentence
 from dmcore.words.streams import site_phrase
 
 APP = Path(__file__).parents[2] / "app.py"
@@ -93,7 +93,7 @@ def _missing(selection: Selection) -> None:
 
 
 def _explain(error: DarkMatterError) -> None:
-    st.info(str(error), icon=":material/inbox:")
+    st.info(sentence(str(error)), icon=":material/inbox:")
     with st.container(horizontal=True, vertical_alignment="center"):
         _to_runs()
         again = st.button("Look again", icon=":material/refresh:")

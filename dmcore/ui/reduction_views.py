@@ -20,6 +20,7 @@ from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, select
+from dmcore.ui.table import show_table
 from dmcore.words.names import plain
 from dmcore.words.reduction import earlier_sentence, reduction_finding, remarks_of, skip_sentence, task_sentence
 
@@ -73,7 +74,7 @@ def earlier_view(selection: Selection, found: Reduction | None, top: DeltaGenera
     if len(components):
         st.markdown("### Which SAEs were they?")
         names = {"previous": "the stream before", "mlp": "the layer's MLP", "attention": "its attention"}
-        st.dataframe(
+        show_table(
             components.select(
                 pl.col("role").replace(names).alias("Component"), pl.col("sae").alias("SAE"), pl.col("site").alias("Site"),
                 pl.col("d_sae").alias("Width"), pl.col("l0").round(1).alias("L0"),

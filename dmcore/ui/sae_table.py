@@ -5,7 +5,9 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
+from dmcore.results.columns import mapped
 from dmcore.ui.selection import Selection, select
+from dmcore.ui.table import show_table
 from dmcore.words.names import architecture_name
 from dmcore.words.streams import stream_name
 
@@ -15,9 +17,9 @@ _KEY = "saes"
 def sae_rows(records: pl.DataFrame) -> pl.DataFrame:
     """The study's SAEs as the table shows them, in the study's order."""
     return records.select(
-        pl.col("stream").map_elements(stream_name, return_dtype=pl.String),
+        mapped(records["stream"], stream_name),
         "layer",
-        pl.col("label").map_elements(architecture_name, return_dtype=pl.String).alias("architecture"),
+        mapped(records["label"], architecture_name).alias("architecture"),
         pl.col("d_sae").alias("width"),
         "l0",
         "fvu",
@@ -50,7 +52,7 @@ def draw_sae_table(selection: Selection) -> None:
         st.session_state[_KEY] = {"selection": {"rows": [row], "columns": [], "cells": []}}
 
     number = st.column_config.NumberColumn
-    st.dataframe(
+    show_table(
         sae_rows(records),
         key=_KEY,
         on_select=pick,

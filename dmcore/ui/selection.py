@@ -17,6 +17,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dmcore.charts.numbers import compact
+from dmcore.legible import visible
 from dmcore.ui import reads
 from dmcore.ui.grid import Choice, choose_nearest
 from dmcore.ui.link import SHARED, full_link, read_study, read_wish, write_params
@@ -190,10 +191,10 @@ def _draw_controls(choice: Choice) -> None:
     l0s = stops_text([record["l0"] for record in step.records] for step in choice.steps)
     values = [f"{step.l0:.6g}" for step in choice.steps]
     _control("l0", "L0 (active latents per token)", values, l0s, values[choice.step])
-    names = [architecture_name(label) for label in choice.archs]
+    names = [visible(architecture_name(label)) for label in choice.archs]
     _control("arch", "Architecture", list(choice.archs), names, record["label"], kind=st.selectbox)
     st.caption("Showing this SAE")
-    st.text(record["sae"])
+    st.text(visible(record["sae"]))
 
 
 def _control(
@@ -222,6 +223,7 @@ def _control(
 
 def _unique(titles: Mapping[str, str]) -> list[str]:
     """Titles, with the study's name where two are the same."""
+    titles = {name: visible(title) for name, title in titles.items()}
     return [t if list(titles.values()).count(t) == 1 else f"{t} ({name})" for name, t in titles.items()]
 
 

@@ -25,6 +25,7 @@ from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option
+from dmcore.ui.table import show_table
 from dmcore.words.shrinkage import (
     direction_sentence,
     group_sentence,
@@ -66,7 +67,7 @@ def _ladder(found: Shrinkage, top: DeltaGenerator) -> None:
     draw(ladder_figure(found))
     draw(rank_figure(found))
     with st.expander("All rungs, in numbers"):
-        st.dataframe(_numbers(found), hide_index=True)
+        show_table(_numbers(found), hide_index=True)
         st.caption(
             "Left: R² from x, held out, of what is left of the error once the rung is taken away. Gain: over the smaller map "
             "that the rung holds, paired. Intervals are over contexts."
@@ -115,7 +116,7 @@ def _groups(found: Shrinkage, top: DeltaGenerator) -> None:
         ]
         cases = [CASES[row["case"]] for row in rows]
         drops = ["" if text == "not computed" else text for text in texts[1]]
-        st.dataframe(
+        show_table(
             pl.DataFrame({"R² of the full map where": cases, "R²": texts[0], "less than with all": drops}),
             hide_index=True,
         )

@@ -14,6 +14,7 @@ from dmcore.results import Features, Structure
 from dmcore.ui.clusters_panel import draw_clusters
 from dmcore.ui.figure import Pick, draw
 from dmcore.ui.selection import set_option
+from dmcore.ui.table import show_table
 from dmcore.words.structure import (
     alignment_rows,
     latent_names,
@@ -39,7 +40,7 @@ def draw_structure(structure: Structure, key: tuple[str, ...], features: Feature
 def draw_directions(structure: Structure, key: tuple[str, ...]) -> None:
     """Spectra, halves of the texts, directions of x and of the decoder."""
     draw(spectrum_figure(structure, key))
-    st.dataframe(parts_rows(structure), hide_index=True)
+    show_table(parts_rows(structure), hide_index=True)
     st.caption(
         f"95 % intervals: jackknife over {structure.about['n_groups']} groups of contexts, the linear maps held fixed. "
         "Variance: of the part over that of x. Participation ratio: 1 / Σ p²."
@@ -56,7 +57,7 @@ def draw_directions(structure: Structure, key: tuple[str, ...]) -> None:
 def _draw_alignment(structure: Structure) -> None:
     k = structure.compared_k
     st.markdown("### Are they directions of x, or of the decoder?")
-    st.dataframe(alignment_rows(structure), hide_index=True)
+    show_table(alignment_rows(structure), hide_index=True)
     st.caption(
         f"Share of a part's variance in the first {k} directions of x (eigenvectors of its covariance) and of the decoder "
         f"(right singular vectors of its rows); {percent(k / structure.about['d_model'])} by chance. Below chance, a part "

@@ -15,6 +15,7 @@ from dmcore.figures.tokens import pairs_figure, slices_figure
 from dmcore.results import Scaling
 from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import Selection, option, own_value, set_option
+from dmcore.ui.table import show_table
 from dmcore.words.tokens import pair_sentence
 
 PART_NAMES = {"error": "Total error", "linear": "Linear error", "nonlinear": "Nonlinear error"}
@@ -103,7 +104,7 @@ def draw_worst(selection: Selection, scaling: Scaling, part: str, at: tuple[int,
     if state is None or list(state["selection"]["rows"]) != shown or state["selection"]["cells"]:
         st.session_state[f"worst.{part}"] = {"selection": {"rows": shown, "columns": [], "cells": []}}
     number_column = st.column_config.NumberColumn
-    st.dataframe(
+    show_table(
         worst_rows(rows, scaling.texts, browsed),
         key=f"worst.{part}",
         on_select=pick,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dmcore.charts.numbers import compact
+from dmcore.legible import visible
 from dmcore.words.streams import AGAIN
 
 ARCHITECTURE_NAMES = {
@@ -20,9 +21,26 @@ ARCHITECTURE_NAMES = {
 }
 
 
+_MARKS = re.compile(r"([\\`*_{}\[\]()#+!|<>~$:.&-])")
+_ADDRESS = re.compile(r"((?:https?://|www\.)[^\s`]+|[^\s`@]{1,64}@[^\s`]*\.[^\s`]+)", re.IGNORECASE)
+"""What Markdown makes a link of by itself, whatever is escaped in it: addresses of the web and of people."""
+
+
 def plain(text: str) -> str:
-    """Text of a study (a title, a model, an architecture) for Markdown, where it must show as what it is."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:.&-])", r"\\\1", text)
+    """Text of a study (a title, a model, an architecture) for Markdown, where it must show as what it is.
+
+    An address becomes code, because nothing else keeps it from becoming a link.
+    """
+    parts = _ADDRESS.split(visible(text))
+    return "".join(f"`{part}`" if i % 2 else _MARKS.sub(r"\\\1", part) for i, part in enumerate(parts))
+
+
+def sentence(text: str) -> str:
+    """What an error says, for Markdown: a command between backticks stays code, all else is text."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return plain(text)
+    return "".join(f"`{visible(part)}`" if i % 2 and part else plain(part) for i, part in enumerate(parts))
 
 
 def architecture_name(label: str) -> str:
