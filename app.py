@@ -24,6 +24,7 @@ page = st.navigation(
         st.Page(PAGES / "controls.py", title="Controls", icon=":material/fact_check:", url_path="controls"),
         st.Page(PAGES / "catalogue.py", title="Catalogue", icon=":material/library_books:", url_path="catalogue"),
         st.Page(PAGES / "runs.py", title="Runs", icon=":material/play_circle:", url_path="runs"),
+        st.Page(PAGES / "health.py", title="Health", icon=":material/monitor_heart:", url_path="health"),
     ],
     position="sidebar" if welcome else "hidden",
 )
