@@ -22,7 +22,7 @@ from dmcore.run.job_files import tail
 from dmcore.run.queue import Queue, active_jobs
 from dmcore.ui import actions
 from dmcore.ui.sign_in import admitted, why_not
-from dmcore.words.names import ago_text, plain
+from dmcore.words.names import ago_text, plain, short
 
 EVERY = "1s"
 """How often active jobs are drawn again."""
@@ -142,7 +142,7 @@ def _head(job: Job, place: Any) -> None:
     kind = "" if job.kind == "sweep" else f"{KINDS[job.kind]}: "
     of = f" · {plain(job.target)}" if job.target else ""
     by = f" · for {plain(job.asked_by)}" if job.asked_by else ""
-    place.markdown(f":{colour}-badge[{icon} {name}] &ensp;**{kind}{plain(job.title)}**{of}{by}")
+    place.markdown(f":{colour}-badge[{icon} {name}] &ensp;**{kind}{plain(short(job.title))}**{of}{by}")
 
 
 def _ended(jobs: list[Job]) -> None:

@@ -15,7 +15,7 @@ from dmcore.errors import DarkMatterError
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection, choose, note_page, push
 from dmcore.ui.sign_in import admitted, draw_gate
-from dmcore.words.names import plain, sae_phrase, sentence
+from dmcore.words.names import plain, sae_phrase, sentence, short
 from dmcore.words.streams import site_phrase
 
 APP = Path(__file__).parents[2] / "app.py"
@@ -49,8 +49,8 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
         where, what = site_phrase(selection.record), sae_phrase(selection.record)
         model = getattr(selection.published, "model", "")
         # A local folder's name says little; an id, or what was done to the weights, says what the numbers are of.
-        of_model = f" · {plain(model)}" if "/" in model or "(" in model else ""
-        st.caption(f"{plain(selection.published.title)}{of_model} · {where[0].upper()}{where[1:]} · {what}")
+        of_model = f" · {plain(short(model))}" if "/" in model or "(" in model else ""
+        st.caption(f"{plain(short(selection.published.title))}{of_model} · {where[0].upper()}{where[1:]} · {what}")
         _missing(selection)
     except DarkMatterError as error:
         _explain(error)

@@ -22,7 +22,7 @@ from dmcore.ui import reads
 from dmcore.ui.grid import Choice, choose_nearest
 from dmcore.ui.link import SHARED, full_link, read_study, read_wish, write_params
 from dmcore.ui.words import FIELD_NAMES
-from dmcore.words.names import architecture_name, listed, plain, stops_text
+from dmcore.words.names import architecture_name, listed, plain, short, stops_text
 from dmcore.words.streams import stream_name
 
 _VIEW = "view"
@@ -194,7 +194,7 @@ def _draw_controls(choice: Choice) -> None:
     names = [visible(architecture_name(label)) for label in choice.archs]
     _control("arch", "Architecture", list(choice.archs), names, record["label"], kind=st.selectbox)
     st.caption("Showing this SAE")
-    st.text(visible(record["sae"]))
+    st.text(short(visible(record["sae"]), 400))
 
 
 def _control(
@@ -223,7 +223,7 @@ def _control(
 
 def _unique(titles: Mapping[str, str]) -> list[str]:
     """Titles, with the study's name where two are the same."""
-    titles = {name: visible(title) for name, title in titles.items()}
+    titles = {name: short(visible(title)) for name, title in titles.items()}
     return [t if list(titles.values()).count(t) == 1 else f"{t} ({name})" for name, t in titles.items()]
 
 

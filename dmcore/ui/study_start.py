@@ -7,12 +7,13 @@ from pathlib import Path
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
+from dmcore.run.engines import devices_for_jobs
 from dmcore.run.queue import Queue
 from dmcore.specs import Study, load_study
 from dmcore.ui import actions, reads
 from dmcore.ui.plan_panel import draw_plan
 from dmcore.ui.sign_in import why_not
-from dmcore.words.names import plain
+from dmcore.words.names import plain, short
 
 HOME = Path(__file__).parents[2]
 DEMO = HOME / "dmcore" / "demo" / "artifacts" / "study.toml"
@@ -51,6 +52,7 @@ def draw_studies() -> None:
     queue = Queue()
     active = {(job.path, job.kind) for job in queue.jobs() if job.active}
     grey = why_not()
+    device = _choose_device()
     for path in study_files(queue):
         try:
             study = load_study(path)
@@ -58,7 +60,21 @@ def draw_studies() -> None:
             st.caption(f":material/error: {plain(str(error))}")
             continue
         with st.container(border=True, gap="xsmall"):
-            _row(study, path, active, grey)
+            _row(study, path, active, grey, device)
+
+
+def _choose_device() -> str:
+    """What sweeps are to run on; asked only where there is a choice."""
+    offered = devices_for_jobs()
+    if len(offered) == 1:
+        return "auto"
+    return st.selectbox(
+        "Run sweeps on",
+        list(offered),
+        format_func=lambda device: plain(offered[device]),
+        key="runs.device",
+        help="On a Ray cluster shards of the texts and SAEs are worked on by all nodes at once; results and cache are the same.",
+    )
 
 
 def _untrained(study: Study) -> bool:
@@ -67,11 +83,11 @@ def _untrained(study: Study) -> bool:
     return any(not study.resolve(sae.path).is_dir() for sae in trained)
 
 
-def _row(study: Study, path: Path, active: set[tuple[str, str]], grey: str | None) -> None:
+def _row(study: Study, path: Path, active: set[tuple[str, str]], grey: str | None, device: str) -> None:
     n_have, n_saes = reads.n_results(study), len(study.saes)
     have = "all with results" if n_have >= n_saes else f"{n_have} with results" if n_have else "no results yet"
     words, buttons = st.columns([5, 2], vertical_alignment="center")
-    words.markdown(f"**{plain(study.title)}**")
+    words.markdown(f"**{plain(short(study.title))}**")
     model = plain(study.model.id) if study.model.id else "a model on this machine"
     words.caption(f"{plain(study.name)} · {model} · {n_saes} SAE{'s' if n_saes > 1 else ''}, {have}")
     kinds = [("sweep", "Check again" if n_have >= n_saes else "Start")]
@@ -88,7 +104,7 @@ def _row(study: Study, path: Path, active: set[tuple[str, str]], grey: str | Non
                 disabled=busy or untrained or grey is not None,
                 help=grey or UNTRAINED if grey or untrained else CHECKED if n_have >= n_saes else None,
                 on_click=start,
-                args=(path, kind),
+                args=(path, kind, device if kind == "sweep" else "auto"),
             )
     # Estimated only where somebody looks.
     plan = st.expander("What it takes", key=f"plan.{path}", type="compact", on_change="rerun")

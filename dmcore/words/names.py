@@ -27,12 +27,17 @@ _ADDRESS = re.compile(r"((?:https?://|www\.)[^\s`]+|[^\s`@]{1,64}@[^\s`]*\.[^\s`
 
 
 def plain(text: str) -> str:
-    """Text of a study (a title, a model, an architecture) for Markdown, where it must show as what it is.
+    """Text of a study (a title, a model, an architecture) for Markdown, where it must show as what it is, on one line.
 
     An address becomes code, because nothing else keeps it from becoming a link.
     """
-    parts = _ADDRESS.split(visible(text))
+    parts = _ADDRESS.split(visible(re.sub(r"\s*\n\s*", " ", text)))
     return "".join(f"`{part}`" if i % 2 else _MARKS.sub(r"\\\1", part) for i, part in enumerate(parts))
+
+
+def short(text: str, most: int = 160) -> str:
+    """A title or a name of a length that leaves room for what it is the title of."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def sentence(text: str) -> str:
