@@ -131,7 +131,7 @@ def _worker(health: Health, beat: Beat) -> None:
     if beat.state == WORKING and job is not None:
         rows.append(("does", _job_words(job)))
         if job.updated is not None:
-            rows.append(("last progress", plain(f"{max(health.at - job.updated, 0):.0f} s ago")))
+            rows.append(("last progress", plain(f"{format_seconds(max(health.at - job.updated, 0.0))} ago")))
         if beat.silent >= 30:
             rows.append(("no sign of life", plain(f"for {format_seconds(beat.silent)}")))
     elif beat.state != ENDED:
