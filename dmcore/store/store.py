@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -23,7 +22,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dmcore.errors import StoreError
+from dmcore.errors import Cancelled, DarkMatterError, StoreError
+from dmcore.store.disk import disk_words
 from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import MANIFEST, Manifest, damage, read_manifest, write_manifest
 
@@ -77,7 +77,7 @@ class Draft:
             shutil.rmtree(grave, ignore_errors=True)
         self._lock.release()
         entry = Entry(target, manifest)
-        self._store.remember_as_sound(entry)
+        self._store.committed(entry)
         return entry
 
     def release(self) -> None:
@@ -96,6 +96,8 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or default_root()
         self._sound: dict[Path, tuple[Any, ...]] = {}
+        self.waiting: Callable[[], bool] = lambda: False
+        """Asked again and again while another process makes an entry; True gives up."""
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an entry is or would be.
@@ -122,6 +124,14 @@ class Store:
                     self._move_aside(folder, str(error))
                     return None
         return None
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether the entry is there; a store that has more places than its folder need not fetch it."""
+        return self.find(stage, key) is not None
+
+    def committed(self, entry: Entry) -> None:
+        """Told of every entry that has just been made here."""
+        self.remember_as_sound(entry)
 
     def _checked(self, folder: Path, *, checksums: bool) -> Entry:
         manifest = read_manifest(folder)
@@ -153,8 +163,10 @@ class Store:
         with self.writing():
             lock = FileLock(self._locks() / f"{stage}-{key}.lock", timeout=wait)
             try:
-                lock.acquire()
+                lock.acquire(cancel_check=self.waiting)
             except Timeout as error:
+                if self.waiting():
+                    raise Cancelled(f"Waiting for {stage} {key} was cancelled.") from error
                 raise StoreError(f"Another process is making {stage} {key}: wait for it, or cancel it.") from error
             entry = self.find(stage, key)
             if entry is not None:
@@ -199,14 +211,11 @@ class Store:
         """Turn the failures of a disk into sentences."""
         try:
             yield
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                message = f"The disk of {self.root} is full: free space and run again; finished work is kept."
-            elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-                message = f"{self.root} cannot be written: set DMCORE_CACHE to a folder that can."
-            else:
+        except Exception as error:  # libraries wrap what a disk says in errors of their own
+            words = None if isinstance(error, DarkMatterError | Cancelled) else disk_words(error, self.root)
+            if words is None:
                 raise
-            raise StoreError(message) from error
+            raise StoreError(words) from error
 
     def entries(self) -> Iterator[Entry | Path]:
         """Every entry, by stage and key; the folder alone where the manifest cannot be read."""
@@ -259,10 +268,14 @@ class Store:
 
     def _move_aside(self, folder: Path, reason: str) -> None:
         aside = self.root / "damaged" / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
         try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
             folder.replace(aside)
         except FileNotFoundError:
+            return
+        except OSError as error:  # a cache that can only be read, or a disk that is full: it counts as not there
+            log.warning("Cache entry %s/%s is damaged: %s. It stays, because %s cannot be written (%s).",
+                        folder.parent.name, folder.name, reason, self.root, error.strerror or error)  # fmt: skip
             return
         log.warning(
             "Cache entry %s/%s is damaged: %s. It was moved to %s.", folder.parent.name, folder.name, reason, aside

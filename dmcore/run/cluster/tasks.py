@@ -1,0 +1,163 @@
+"""What runs on the nodes: one function, which does a step of `shard_work` and answers in words where that cannot be done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dmcore.errors import Cancelled, DarkMatterError, StoreError
+from dmcore.run.plan import Plan
+from dmcore.sources.custom_saes import CustomSae
+from dmcore.store.mirror import MirroredStore
+from dmcore.store.store import Store
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the results are, as a node finds them."""
+
+    root: str
+    """The cache folder, which all nodes see; with a URL, only the driver's own."""
+    url: str = ""
+    """A shared storage, as fsspec writes it; each node then has a cache of its own."""
+
+    def open_here(self, session: str) -> Store:
+        """The store, for a process of any node."""
+        if not self.url:
+            return Store(Path(self.root))
+        from dmcore.run.cluster.weights import node_folder
+
+        return MirroredStore(node_folder() / f"cache-{session}", self.url)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What every task of a sweep is told; sent to a node once."""
+
+    session: str
+    """Of this sweep."""
+    plan: Plan
+    place: Place
+    board: Any
+    """Handle of the `Board`'s actor."""
+    custom: Mapping[str, CustomSae]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task gives back."""
+
+    value: Any = None
+    failure: str = ""
+    """Why it could not be done; the rest of the study can."""
+    broken: str = ""
+    """Why nothing can be done any more: the storage has gone."""
+    cancelled: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether there is a value."""
+        return not (self.failure or self.broken or self.cancelled)
+
+
+_open: dict[str, Any] = {}
+"""What this process keeps between tasks of one sweep: its store and what it has loaded."""
+
+
+def perform(
+    assignment: Assignment, task: str, step: str, arguments: tuple[Any, ...], files: Any, *parts: Answer
+) -> Answer:
+    """Do one step of the work.
+
+    Args:
+        assignment: of the sweep.
+        task: names it on the board.
+        step: a method of `Bench`, or `add`.
+        arguments: its arguments.
+        files: a list with the reference of the SAE's files, or None where every node sees them.
+        parts: answers with moments, to be added up.
+    """
+    import ray
+
+    bad = next((part for part in parts if not part.good), None)
+    if bad is not None:
+        return bad
+    if step == "add":
+        from dmcore.run.cluster.joined import added
+
+        return Answer(added([part.value for part in parts]))
+    from dmcore.run.cluster.board import Teller
+
+    board, node = assignment.board, ray.get_runtime_context().get_node_id()
+    if ray.get(board.tell.remote(task, node, "start", 0, 0, "")):
+        return Answer(cancelled=True)
+    teller = Teller(board, task, node, lambda ref: ray.get(ref) if ray.wait([ref], timeout=0)[0] else None)
+    try:
+        return _guarded(assignment, teller, step, arguments, lambda: ray.get(files[0]) if files else None, parts)
+    finally:
+        board.end.remote(task)
+
+
+def _guarded(
+    assignment: Assignment, teller: Any, step: str, arguments: tuple[Any, ...], sent: Any, parts: tuple[Answer, ...]
+) -> Answer:
+    from dmcore.memory import is_out_of_memory
+
+    host = os.uname().nodename
+    try:
+        return Answer(_step(assignment, teller, step, arguments, sent, parts))
+    except Cancelled:
+        return Answer(cancelled=True)
+    except StoreError as error:
+        # With a cause it is the disk or the network that failed, not this piece of work.
+        return Answer(broken=f"{error} (On {host}.)") if error.__cause__ is not None else Answer(failure=str(error))
+    except DarkMatterError as error:
+        return Answer(failure=str(error))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return Answer(broken=f"The cache cannot be used on {host} ({reason}): see that its storage is there, then run again; "
+                      "finished work is kept.")  # fmt: skip
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return Answer(
+            failure=f"Memory ran out on {host}: give it fewer tasks at once, or set DMCORE_SAE_MEMORY_GIB there."
+        )
+
+
+def _step(
+    assignment: Assignment, teller: Any, step: str, arguments: tuple[Any, ...], sent: Any, parts: tuple[Answer, ...]
+) -> Any:
+    import ray
+    import torch
+
+    from dmcore.run.cluster.joined import added
+    from dmcore.run.cluster.shard_work import Bench, Kept
+
+    if _open.get("session") != assignment.session:
+        _open.clear()
+        store = assignment.place.open_here(assignment.session)
+        _open.update(session=assignment.session, store=store, kept=Kept())
+    if not assignment.place.url and not Path(assignment.place.root).is_dir():
+        raise FileNotFoundError(None, f"{assignment.place.root} is not there")
+    device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+    bench = Bench(assignment.plan, _open["store"], device, teller.reporter(), assignment.custom, _open["kept"])
+    given = (added([part.value for part in parts]),) if parts else ()
+    if step == "encode_shard":
+        return bench.encode_shard(*arguments, sent)
+    if step == "finish_sae":
+        sae, shards, scale = arguments
+        return bench.finish_sae(sae, shards, given[0] if given else None, sent, scale=scale)
+    return getattr(bench, step)(*arguments, *given)
+
+
+def without_documents(plan: Plan) -> Plan:
+    """A plan as the nodes need it: the tokens read from disk, not mapped."""
+    import numpy as np
+
+    contexts = plan.contexts
+    domains = None if contexts.domains is None else np.array(contexts.domains)
+    return replace(plan, contexts=replace(contexts, tokens=np.array(contexts.tokens), domains=domains))

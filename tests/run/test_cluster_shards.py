@@ -1,0 +1,279 @@
+"""Work on shards, without Ray: put together again it is what one pass leaves, and either engine goes on with the other's."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from dmcore.analysis.capture import LOSS
+from dmcore.errors import Cancelled, SpecError
+from dmcore.math.moments import MomentAccumulator, TargetMoments
+from dmcore.progress import Reporter
+from dmcore.results import METRICS
+from dmcore.run.cluster import weights
+from dmcore.run.cluster.board import Board, Note, Teller, told_text
+from dmcore.run.cluster.joined import added, packed_targets, tree_sum
+from dmcore.run.cluster.shard_work import Bench
+from dmcore.run.cluster.shards import Cut, Shard
+from dmcore.run.pipeline import Pipeline
+from dmcore.run.plan import make_plan
+from dmcore.specs import load_study
+from dmcore.store.fingerprint import content_key, files_fingerprint
+from dmcore.store.store import Store
+from tests.builders import D_MODEL, LENGTH, N_CONTEXTS, build_study
+
+CUT = Cut(least_tokens=6 * LENGTH, contexts_per_run=8, per_moment=0.1)
+"""As real studies are cut, in small."""
+
+
+@given(
+    n_contexts=st.integers(1, 2000),
+    length=st.integers(1, 3000),
+    least=st.integers(1, 10**6),
+    unit=st.integers(1, 64),
+)
+@settings(max_examples=300, deadline=None)
+def test_shards_cover_every_context_once_in_whole_batches(n_contexts: int, length: int, least: int, unit: int) -> None:
+    shards = Cut(least, unit).for_model(n_contexts, length)
+    assert [shards[0].first, shards[-1].last] == [0, n_contexts]
+    assert all(a.last == b.first and a.n_contexts > 0 for a, b in itertools.pairwise(shards))
+    assert all(shard.first % unit == 0 for shard in shards)
+    assert shards[-1].n_contexts > 0
+    # None is much smaller than asked, unless there is but one: rounding to whole batches takes at most one.
+    assert len(shards) == 1 or all(s.n_contexts + 2 * unit > least // length for s in shards)
+
+
+def test_shards_of_wide_activations_are_no_smaller_than_their_moments() -> None:
+    shards = Cut().for_sae(3000, 1024, 3584, 10)
+    assert len(shards) > 10
+    assert all(s.n_contexts * 1024 * 4 * 3584 > 0.9 * 8 * 10 * 3584**2 for s in shards)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9])
+def test_a_tree_of_sums_is_the_sum(n: int) -> None:
+    g = torch.Generator().manual_seed(n)
+    parts = []
+    for _ in range(n):
+        targets = TargetMoments(2, 3, 4)
+        accumulator = MomentAccumulator(None, targets, torch.zeros(3, dtype=torch.float64))
+        x, y = torch.randn(20, 3, generator=g), torch.randn(20, 4, generator=g)
+        accumulator.add(x, y, torch.arange(20) % 2)
+        accumulator.finish()
+        parts.append(targets)
+    total = added([packed_targets(part) for part in parts])
+    np.testing.assert_allclose(total["cross"], sum(part.cross.numpy() for part in parts), rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(total["target_sq"], tree_sum(parts).target_sq.numpy())
+
+
+@pytest.fixture(scope="module")
+def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_study(tmp_path_factory.mktemp("study"), architectures=("topk", "gated"))
+
+
+def work_in_shards(study_path: Path, store: Store) -> Bench:
+    """Everything of the first two SAEs, as the tasks of a cluster do it, in an order that no one process would choose."""
+    plan = make_plan(load_study(study_path), store, {}, Reporter())
+    bench = Bench(plan, store, torch.device("cpu"), Reporter(), {})
+    saes = plan.saes[:2]
+    hook = saes[0].sae.hook
+    captured = CUT.for_model(N_CONTEXTS, LENGTH)
+    for shard in captured[::-1]:
+        bench.capture_shard([LOSS, hook], shard)
+    for name in (LOSS, hook):
+        bench.join_site(name, captured)
+    shards = CUT.for_sae(N_CONTEXTS, LENGTH, bench.width(hook), plan.partition.n_cells)
+    assert len(captured) > 2
+    assert len(shards) > 2
+    bench.join_inputs(hook, added([bench.inputs_shard(hook, shard) for shard in shards]))
+    for sae in saes:
+        parts = {shard: bench.encode_shard(sae, shard, lambda: None) for shard in shards[::-1]}
+        bench.finish_sae(sae, shards, added([parts[shard] for shard in shards]), lambda: None, scale=True)
+    return bench
+
+
+@pytest.fixture(scope="module")
+def both(study_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Bench]:
+    local = Store(tmp_path_factory.mktemp("local"))
+    outcome = Pipeline(local).sweep(load_study(study_path), only=lambda index: index < 2, scale=True)
+    assert outcome.failures == {}
+    return local, work_in_shards(study_path, Store(tmp_path_factory.mktemp("shards")))
+
+
+def entry(store: Store, stage: str, spec: dict[str, Any]) -> Path:
+    found = store.find(stage, content_key(spec))
+    assert found is not None, stage
+    return found.path
+
+
+def test_activations_losses_and_codes_are_the_same_bytes(both: tuple[Store, Bench]) -> None:
+    local, bench = both
+    plan = bench.plan
+    sites = [("losses", plan.sites[LOSS]), ("activations", plan.sites[plan.saes[0].sae.hook])]
+    for stage, spec in [*sites, *(("codes", p.codes) for p in plan.saes[:2])]:
+        here, there = (entry(store, stage, spec) for store in (local, bench.store))
+        arrays = sorted(path.name for path in here.glob("*.npy"))
+        assert arrays == sorted(path.name for path in there.glob("*.npy"))
+        for name in arrays:
+            assert (here / name).read_bytes() == (there / name).read_bytes(), (stage, name)
+
+
+def test_moments_differ_by_the_order_of_addition_alone(both: tuple[Store, Bench]) -> None:
+    local, bench = both
+    plan = bench.plan
+    specs = [("inputs", plan.inputs[plan.saes[0].sae.hook]), *(("targets", p.targets) for p in plan.saes[:2])]
+    for stage, spec in specs:
+        here, there = (load_file(entry(store, stage, spec) / "moments.safetensors") for store in (local, bench.store))
+        for name, tensor in here.items():
+            scale = float(tensor.abs().max())
+            torch.testing.assert_close(there[name], tensor, rtol=1e-12, atol=1e-13 * scale)
+
+
+def test_numbers_agree_to_nine_digits(study_path: Path, both: tuple[Store, Bench]) -> None:
+    local, bench = both
+    ours, theirs = (Pipeline(store).publish(bench.plan) for store in (bench.store, local))
+    assert len(ours) == len(theirs) == 2
+    for mine, other in zip(ours, theirs, strict=True):
+        for metric in METRICS:
+            for end in ("", "_low", "_high"):
+                assert mine[f"{metric}{end}"] == pytest.approx(other[f"{metric}{end}"], rel=1e-9, abs=1e-12)
+        assert mine["summary_key"] == other["summary_key"]
+
+
+def test_shards_are_gone_when_an_sae_is_finished(both: tuple[Store, Bench]) -> None:
+    _, bench = both
+    stages = [one.manifest.stage for one in bench.store.entries()]
+    assert "shard" not in stages
+    assert stages.count("activations") == 1
+
+
+def test_the_local_engine_goes_on_with_what_shards_left(study_path: Path, both: tuple[Store, Bench]) -> None:
+    _, bench = both
+    outcome = Pipeline(bench.store).sweep(load_study(study_path), only=lambda index: index < 2, scale=True)
+    assert (outcome.computed, outcome.failures, len(outcome.records)) == (0, {}, 2)
+
+
+def test_a_shard_that_is_finished_is_not_encoded_again(
+    study_path: Path, tmp_path: Path, both: tuple[Store, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, bench = both
+    sae = bench.plan.saes[1]
+    shard = Shard(0, 8)
+    before = bench.encode_shard(sae, shard, lambda: None)
+    monkeypatch.setattr(Bench, "dictionary", lambda *_: pytest.fail("its weights were loaded again"))
+    after = bench.encode_shard(sae, shard, lambda: None)
+    np.testing.assert_array_equal(before["cross"], after["cross"])
+    assert before["cross"].shape[1] == D_MODEL + 1
+
+
+# Weights on a node
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(weights.ROOT_VARIABLE, str(tmp_path / "node"))
+    return tmp_path / "node"
+
+
+def sae_folder(study_path: Path) -> tuple[Path, str]:
+    folder = load_study(study_path).resolve(load_study(study_path).saes[0].path)
+    return folder, files_fingerprint(folder, list(weights.layout_files(folder)))
+
+
+def test_weights_are_fetched_once_by_all_processes_of_a_node(study_path: Path, node: Path) -> None:
+    folder, fingerprint = sae_folder(study_path)
+    fetches = []
+
+    def fetch(to: Path) -> None:
+        fetches.append(to)
+        weights.copy_files(folder, to)
+
+    together = [threading.Thread(target=weights.fetched, args=(fingerprint, fetch)) for _ in range(8)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    assert len(fetches) == 1
+    for name in weights.layout_files(folder):
+        assert (node / "weights" / fingerprint / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_weights_that_changed_on_the_way_are_refused_and_not_kept(study_path: Path, node: Path) -> None:
+    folder, fingerprint = sae_folder(study_path)
+
+    def fetch(to: Path) -> None:
+        weights.copy_files(folder, to)
+        (to / "sae_weights.safetensors").write_bytes(b"other")
+
+    with pytest.raises(SpecError, match="changed since the sweep began: run it again"):
+        weights.fetched(fingerprint, fetch)
+    assert not (node / "weights" / fingerprint).exists()
+
+
+def test_weights_that_a_node_does_not_see_are_sent(study_path: Path, node: Path, tmp_path: Path) -> None:
+    study = load_study(study_path)
+    folder, fingerprint = sae_folder(study_path)
+    away = study.saes[0].__class__(**{**vars(study.saes[0]), "path": str(tmp_path / "nowhere")})
+    found = weights.local_sae(study, away, fingerprint, lambda: weights.read_files(folder))
+    assert Path(found.path) == node / "weights" / fingerprint
+    with pytest.raises(SpecError, match="does not see the folder of the SAE .*: put it where all nodes see it"):
+        weights.local_sae(study, away, "0" * 32, lambda: None)
+
+
+# The board, without its actor
+
+
+class Handle:
+    """A board as an actor's handle shows it; its answers are there at once."""
+
+    def __init__(self, board: Board) -> None:
+        self.board, self.asked = board, 0
+
+    @property
+    def tell(self) -> Handle:
+        return self
+
+    def remote(self, *said: Any) -> bool:
+        self.asked += 1
+        return self.board.tell(*said)
+
+
+def test_a_task_tells_how_far_it_is_and_stops_when_the_board_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("dmcore.run.cluster.board.time.monotonic", lambda: clock[0])
+    board = Board()
+    handle = Handle(board)
+    teller = Teller(handle, "topk|finish", "abc", lambda answer: answer)
+    reporter = teller.reporter()
+    with reporter.stage("split topk", 1000, "tokens") as stage:
+        asked = handle.asked
+        for _ in range(100):  # in no time: the board is not asked each time
+            stage.advance(1)
+        assert handle.asked == asked
+        clock[0] += 1
+        stage.advance(100)
+        clock[0] += 1
+        stage.advance(0)
+        assert told_text(board.notes(), {"abc": "node 1"}) == "node 1 split topk"
+        assert board.notes()["topk|finish"].done == 200
+        board.stop()
+        with pytest.raises(Cancelled):
+            for _ in range(3):
+                clock[0] += 1
+                stage.advance(1)
+    clock[0] += 3600
+    assert board.notes() == {}
+
+
+def test_what_many_nodes_do_is_said_in_one_line() -> None:
+    notes = {f"task {i}": Note(f"id {i}", f"encode topk_{i}", 1, 2, "tokens", 0.0) for i in range(5)}
+    names = {f"id {i}": f"node {i + 1}" for i in range(5)}
+    assert told_text(notes, names) == "node 1 encode topk_0, node 2 encode topk_1, node 3 encode topk_2, and 2 more"

@@ -1,0 +1,106 @@
+"""A shared storage beside the cache: entries go there whole, come back sound, and nothing leaves its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from dmcore.errors import StoreError
+from dmcore.store.fingerprint import content_key
+from dmcore.store.manifest import MANIFEST
+from dmcore.store.mirror import MirroredStore, file_names, shown_url
+
+SPEC: dict[str, Any] = {"stage": "codes", "of": "a test"}
+KEY = content_key(SPEC)
+
+
+def fill(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "numbers.npy").write_bytes(b"numbers")
+    (folder / "deep" / "table.parquet").write_bytes(b"table")
+
+
+@pytest.fixture(params=["file", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "file":
+        return f"file://{tmp_path}/shared"
+    fsspec.filesystem("memory").store.clear()
+    return "memory://shared/cache"
+
+
+def test_what_one_node_makes_another_finds(url: str, tmp_path: Path) -> None:
+    one, other = (MirroredStore(tmp_path / name, url) for name in ("one", "other"))
+    assert not other.has("codes", KEY)
+    assert other.find("codes", KEY) is None
+    made = one.get_or_make("codes", SPEC, fill)
+    assert other.has("codes", KEY)
+    assert not (tmp_path / "other" / "codes").exists(), "asking whether it is there fetches nothing"
+    found = other.find("codes", KEY)
+    assert found is not None
+    assert found.manifest == made.manifest
+    assert (found.path / "deep" / "table.parquet").read_bytes() == b"table"
+    again = other.get_or_make("codes", SPEC, lambda _: pytest.fail("it was there"))
+    assert again.path == found.path
+
+
+def test_an_entry_without_its_manifest_is_not_there(url: str, tmp_path: Path) -> None:
+    one, other = (MirroredStore(tmp_path / name, url) for name in ("one", "other"))
+    one.get_or_make("codes", SPEC, fill)
+    fs, base = fsspec.core.url_to_fs(url)
+    fs.rm(f"{base}/codes/{KEY}/{MANIFEST}")
+    assert other.find("codes", KEY) is None
+    assert not other.has("codes", KEY)
+
+
+def test_what_is_damaged_there_is_made_again_and_pushed(url: str, tmp_path: Path) -> None:
+    one, other = (MirroredStore(tmp_path / name, url) for name in ("one", "other"))
+    one.get_or_make("codes", SPEC, fill)
+    fs, base = fsspec.core.url_to_fs(url)
+    fs.pipe_file(f"{base}/codes/{KEY}/numbers.npy", b"numbars")
+    assert other.find("codes", KEY) is None
+    other.get_or_make("codes", SPEC, fill)
+    third = MirroredStore(tmp_path / "third", url).find("codes", KEY)
+    assert third is not None
+    assert (third.path / "numbers.npy").read_bytes() == b"numbers"
+
+
+def test_removing_removes_it_everywhere_but_where_it_was_fetched(url: str, tmp_path: Path) -> None:
+    one = MirroredStore(tmp_path / "one", url)
+    one.remove(one.get_or_make("codes", SPEC, fill))
+    assert MirroredStore(tmp_path / "other", url).find("codes", KEY) is None
+    fs, base = fsspec.core.url_to_fs(url)
+    assert not fs.exists(f"{base}/codes/{KEY}")
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/etc/escaped", "a/../../escaped", "..\\escaped", "", "nul\0"])
+def test_a_manifest_that_names_a_file_outside_its_entry_is_refused(name: str, url: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="names a file outside its entry: delete that entry there"):
+        file_names(json.dumps({"files": {name: {}}}).encode())
+    fs, base = fsspec.core.url_to_fs(url)
+    fs.makedirs(f"{base}/codes/{KEY}", exist_ok=True)
+    fs.pipe_file(f"{base}/codes/{KEY}/{MANIFEST}", json.dumps({"files": {name: {}}}).encode())
+    with pytest.raises(StoreError, match="outside its entry"):
+        MirroredStore(tmp_path / "one", url).find("codes", KEY)
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+def test_a_storage_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
+    store = MirroredStore(tmp_path / "one", f"file://{tmp_path}/shared")
+    (tmp_path / "shared").rmdir()
+    (tmp_path / "shared").write_text("a file where the folder was")
+    with pytest.raises(StoreError, match="cannot be used .*: mend it, then run again; finished work is kept"):
+        store.get_or_make("codes", SPEC, fill)
+
+
+def test_a_storage_that_fsspec_does_not_know_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="The storage nosuch://bucket cannot be used"):
+        MirroredStore(tmp_path / "one", "nosuch://key:secret@bucket?token=secret")
+
+
+def test_no_secret_of_a_url_is_shown() -> None:
+    assert shown_url("s3://key:secret@bucket/a?token=secret") == "s3://bucket/a"
+    assert shown_url("file:///mnt/a@b/c") == "file:///mnt/a@b/c"
