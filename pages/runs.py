@@ -5,6 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
+from dmcore.store.disk import is_writable
+from dmcore.store.store import default_root
 from dmcore.ui.disk_panel import draw_disk
 from dmcore.ui.job_panel import draw_error, draw_jobs
 from dmcore.ui.page import enter_through_app
@@ -45,6 +47,12 @@ def main() -> None:
 
 
 def _jobs() -> None:
+    root = default_root()
+    if not is_writable(root):
+        st.info(
+            f"The cache in {plain(str(root))} can be read only: everything that is there is shown, and nothing can be computed.",
+            icon=":material/lock:",
+        )
     draw_jobs()
     draw_studies()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from dmcore.store.disk import reserve
 
 ACTS, META = "acts.npy", "meta.json"
 TOKENS_PER_CHUNK = 4096
@@ -133,25 +133,13 @@ class ActivationWriter:
         if resume:
             return np.lib.format.open_memmap(path, mode="r+")
         mapped = np.lib.format.open_memmap(path, mode="w+", dtype=stored, shape=(n_contexts * length, d_model))
-        _reserve(path)
+        reserve(path)
         return mapped
 
     def finish(self) -> None:
         """Drop the note of progress: the manifest takes its place."""
         self._mapped = None
         (self._folder / self.PROGRESS).unlink(missing_ok=True)
-
-
-def _reserve(path: Path) -> None:
-    """Take all of a file's place on the disk: a disk that fills up under a mapped file kills the process without a word."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    with path.open("r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:  # the file system cannot do it
-                raise
 
 
 def _write_atomically(path: Path, content: dict[str, object]) -> None:

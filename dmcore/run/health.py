@@ -22,7 +22,7 @@ from dmcore.run.job import ACTIVE, FAILED, RUNNING, TO_TAKE, Job
 from dmcore.run.job_files import leftovers
 from dmcore.run.liveness import HangPolicy
 from dmcore.run.queue import Queue
-from dmcore.store.disk import free_bytes, is_writable, nearest, size_text, unwritable_words
+from dmcore.store.disk import free_bytes, is_writable, nearest, size_text
 from dmcore.store.store import Entry, Store
 
 DAY = 86400.0
@@ -253,4 +253,9 @@ def _writes(health: Health) -> Check:
     if health.writable:
         return Check("cache", OK, f"{health.root} can be written.")
     said = f"{health.root} can be read only: pages show what is there, and nothing can be computed."
-    return Check("cache", WARN, said, unwritable_words(health.root).partition(": ")[2].capitalize())
+    return Check(
+        "cache",
+        WARN,
+        said,
+        "Give this user the right to write it, or set DMCORE_CACHE to a folder that can be written.",
+    )

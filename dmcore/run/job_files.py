@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dmcore.errors import StoreError
+from dmcore.store.disk import disk_words, is_writable, unwritable_words
 from dmcore.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -36,16 +38,21 @@ def lane_lock(root: Path, lane: str, role: str, wait: float) -> Iterator[bool]:
         lane: of `dmcore.run.job.lane_of`.
         role: `worker` for who takes jobs, `device` for the process that computes.
         wait: seconds to wait for it.
+
+    Raises:
+        StoreError: the folder of locks cannot be written.
     """
     folder = root / "jobs"
-    folder.mkdir(parents=True, exist_ok=True)
     # Not only a pid in a file: the system drops this lock when its owner dies, however it dies.
     lock = FileLock(folder / f"{role}-{lane}.lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=wait)
     except Timeout:
         yield False
         return
+    except OSError as error:
+        raise StoreError(disk_words(error, root) or unwritable_words(folder)) from error
     try:
         yield True
     finally:
@@ -54,7 +61,7 @@ def lane_lock(root: Path, lane: str, role: str, wait: float) -> Iterator[bool]:
 
 def worker_alive(root: Path, lane: str) -> bool:
     """Whether a worker owns this lane now."""
-    if not (root / "jobs" / f"worker-{lane}.lock").exists():
+    if not (root / "jobs" / f"worker-{lane}.lock").exists() or not is_writable(root / "jobs"):
         return False
     with lane_lock(root, lane, "worker", 0) as free:
         return not free

@@ -28,6 +28,7 @@ from dmcore.run.job_process import HOME, POLL_SECONDS, Lane, environment, now_of
 from dmcore.run.liveness import HangPolicy
 from dmcore.run.queue import Queue
 from dmcore.run.takeover import WATCH_SECONDS, end_stuck, is_silent
+from dmcore.store.disk import is_writable
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,10 @@ def cancel(queue: Queue, job_id: str) -> Job:
 
 
 def release_orphans(queue: Queue, lane: str) -> None:
-    """Give back what a dead worker of the lane was running; does nothing while a worker owns the lane."""
+    """Give back what a dead worker of the lane was running; does nothing while a worker owns the lane, or to a cache that can
+    only be read."""
+    if not is_writable(queue.folder):
+        return
     with lane_lock(queue.root, lane, "worker", 0) as free:
         if free:
             queue.recover(lane)

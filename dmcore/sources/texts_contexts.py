@@ -24,6 +24,7 @@ from dmcore.errors import SpecError
 from dmcore.progress import Reporter
 from dmcore.sources.texts import Document
 from dmcore.specs import TextsSpec
+from dmcore.store.disk import reserve
 
 TOKENS, DOMAINS, SIDECAR = "tokens.npy", "domains.npy", "contexts.json"
 DOCUMENTS_AT_ONCE = 64
@@ -117,6 +118,8 @@ def make_contexts(
     dtype = np.uint16 if size <= 2**16 else np.uint32
     tokens = np.lib.format.open_memmap(folder / TOKENS, "w+", dtype, (n, length))
     domains = np.lib.format.open_memmap(folder / DOMAINS, "w+", np.uint16, (n, length)) if texts.domain else None
+    for name in (TOKENS, DOMAINS) if texts.domain else (TOKENS,):
+        reserve(folder / name)
     made = 0
     with reporter.stage("make contexts", n, "contexts") as stage:
         cut = _pack if texts.short_documents == "pack" else _skip

@@ -11,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+from dmcore.errors import StoreError
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 GONE = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN)
@@ -47,12 +49,12 @@ def full_words(folder: Path, error: BaseException | None = None, *, needed: int 
     number = error.errno if isinstance(error, OSError) else None
     asked = f"{size_text(needed)} are needed" if needed else ""
     if number == errno.EDQUOT:
-        what = f"Your quota on the disk of {folder} is used up" + (f": {asked}" if asked else "")
+        what = f"Your quota on the disk of {folder} is used up" + (f" ({asked})" if asked else "")
     elif number == errno.EFBIG:
-        what = f"A file in {folder} would be larger than `ulimit -f` allows" + (f": {asked}" if asked else "")
+        what = f"A file in {folder} would be larger than `ulimit -f` allows" + (f" ({asked})" if asked else "")
     else:
-        what = f"The disk of {folder} is full: {free_text(folder)}" + (f", {asked}" if asked else "")
-    return f"{what}. Free space ({FREEING}) and run again; finished work is kept."
+        what = f"The disk of {folder} is full ({free_text(folder)}" + (f", {asked})" if asked else ")")
+    return f"{what}: free space ({FREEING}) and run again; finished work is kept."
 
 
 def unwritable_words(folder: Path) -> str:
@@ -73,6 +75,26 @@ def disk_words(error: BaseException, folder: Path, *, needed: int = 0) -> str | 
             "kept."
         )
     return None
+
+
+def reserve(path: Path) -> None:
+    """Take all of a file's place on the disk: a disk that fills up under a mapped file kills the process without a word.
+
+    Raises:
+        StoreError: there is not so much; says how much is needed.
+        OSError: the disk refuses it for another reason.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if is_full(error):
+                raise StoreError(full_words(path.parent, error, needed=size)) from error
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:  # the file system cannot do it
+                raise
 
 
 def nearest(folder: Path) -> Path:

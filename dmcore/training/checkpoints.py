@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmcore.errors import StoreError
+from dmcore.store.disk import disk_words, full_words, is_full
 
 if TYPE_CHECKING:
     import torch
@@ -26,11 +27,13 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            message = f"The disk of {folder} is full: free space and run again; the last checkpoint is kept."
+        if is_full(error):
+            message = full_words(folder, error).replace("finished work is kept", "the last checkpoint is kept")
         elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             message = f"{folder} cannot be written: give a study in a folder that can."
         else:
+            message = disk_words(error, folder) or ""
+        if not message:
             raise
         raise StoreError(message) from error
 
@@ -77,9 +80,8 @@ def _save_file(save_file: Callable[..., None], tensors: dict[str, torch.Tensor],
     try:
         save_file(tensors, path)
     except SafetensorError as error:
-        text = str(error)
-        if "os error 28" in text or "No space left" in text:
-            raise OSError(errno.ENOSPC, text) from error
+        if is_full(error):
+            raise OSError(errno.ENOSPC, str(error)) from error
         raise
 
 
