@@ -31,7 +31,7 @@ WAITING, RUNNING, INTERRUPTED, DONE, FAILED, CANCELLED = STATES
 TO_TAKE = (WAITING, INTERRUPTED)
 ACTIVE = (WAITING, RUNNING, INTERRUPTED)
 JOB_ID = re.compile(r"[0-9a-f]{12}")
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,2})?")
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,2})?|ray(:auto|:[A-Za-z0-9_.-]{1,253}:[0-9]{1,5})?")
 
 
 SUDDEN_DEATHS = 3
@@ -66,7 +66,7 @@ class Job:
     spec_key: str
     """Hash of what the study file said when the job was asked for."""
     device: str
-    """As asked for: auto, cpu, cuda, cuda:1, ..."""
+    """As asked for: auto, cpu, cuda, cuda:1, ...; ray, ray:auto or ray:HOST:PORT."""
     lane: str
     """The device whose worker takes the job."""
     state: str
@@ -147,14 +147,16 @@ def check_job_id(job_id: str) -> str:
 
 
 def lane_of(device: str) -> str:
-    """The lane of a device: `cuda` and `cuda:0` are one, and `auto` is the first GPU where there is one.
+    """The lane of a device: `cuda` and `cuda:0` are one, and `auto` is the first GPU where there is one; clusters have one too.
 
     Raises:
         DarkMatterError: it is not the name of a device.
     """
     if not DEVICE.fullmatch(device):
-        raise DarkMatterError("That is not a device: give auto, cpu, mps, cuda, or cuda:1 and so on.")
-    if device == "auto":
+        raise DarkMatterError(
+            "That is not a device: give auto, cpu, mps, cuda, cuda:1 and so on, ray, or ray:HOST:PORT."
+        )
+    if device in {"auto", "ray"}:  # a Ray cluster that is started here works on this machine's own device
         return "cuda-0" if has_gpu() else "cpu"
     name, _, number = device.partition(":")
     return f"cuda-{int(number or 0)}" if name == "cuda" else name

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import faulthandler
 import logging
 import os
@@ -27,6 +26,7 @@ from dmcore.run.job import CANCELLED, DONE, FAILED, OF_ONE_SAE, RUNNING, Job
 from dmcore.run.job_files import lane_lock
 from dmcore.run.queue import Queue, finish_patiently
 from dmcore.specs import Study, load_study
+from dmcore.store.disk import disk_words
 from dmcore.store.fingerprint import content_key
 from dmcore.store.store import Store
 
@@ -67,8 +67,8 @@ def _guarded(queue: Queue, job: Job) -> int:
         return _end(queue, job, FAILED, _OUT_OF_MEMORY.format(where="Memory"))
     except OSError as error:
         log.exception("the system refused")
-        if error.errno == errno.ENOSPC:
-            return _end(queue, job, FAILED, "A disk is full: free space, then retry. Finished work is kept.")
+        if words := disk_words(error, queue.root):
+            return _end(queue, job, FAILED, words)
         return _end(queue, job, FAILED, f"{error.strerror or error}: see the log, mend it, then retry.")
     except Exception as error:
         log.exception("the job failed")
@@ -103,17 +103,21 @@ def _run(queue: Queue, job: Job) -> tuple[str, str]:
     watch = Watch(queue, job, len(study.saes) if job.kind == "sweep" else 0)
     reporter = Reporter(watch.sink, watch.should_cancel)
     watch.say("load libraries")
+    if job.device.startswith("ray"):
+        return _sweep(study, job.device, reporter, watch)
     device = device_named(job.device)
     note_device(queue.root, job.lane)
+    store = Store(queue.root)
+    store.waiting = watch.should_cancel
     if job.kind == "train-saes":
-        return _train(study, device, reporter, Store(queue.root))
+        return _train(study, device, reporter, store)
     if job.kind in OF_ONE_SAE:
-        return _look(job, study, device, reporter, Store(queue.root))
-    return _sweep(study, device, reporter, watch)
+        return _look(job, study, device, reporter, store)
+    return _sweep(study, job.device, reporter, watch)
 
 
-def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple[str, str]:
-    from dmcore.run.pipeline import Pipeline
+def _sweep(study: Study, device: str, reporter: Reporter, watch: Watch) -> tuple[str, str]:
+    from dmcore.run.engines import engine_of_job, open_pipeline
 
     class Counting(Store):
         """A store that counts the results of this study as they are found or made."""
@@ -130,7 +134,11 @@ def _sweep(study: Study, device: Any, reporter: Reporter, watch: Watch) -> tuple
                 watch.count(entry.key, made=True)
             return entry
 
-    outcome = Pipeline(Counting(watch.queue.root), device, reporter).sweep(study)
+    engine, device = engine_of_job(device)
+    store = Counting(watch.queue.root)
+    store.waiting = watch.should_cancel
+    pipeline = open_pipeline(engine, device, reporter, store=store, made=lambda key: watch.count(key, made=True))
+    outcome = pipeline.sweep(study)
     watch.flush()
     if not outcome.failures:
         told = [f"The SAEs at {hook} could not be compared: {reason}" for hook, reason in outcome.unscaled.items()]

@@ -10,14 +10,14 @@ import polars as pl
 
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.results import RECORD, Scaling
-from dmcore.run.commands.shared import device_named, resolve_study
+from dmcore.run.commands.shared import resolve_study
+from dmcore.run.engines import Engine, open_pipeline
 from dmcore.run.inspect import Inspector
 from dmcore.run.pipeline import Pipeline, finished_records
 from dmcore.run.plan import make_plan
 from dmcore.run.scale import open_sites
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.specs import Study
-from dmcore.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ def sweep(
     precision: str | None = None,
     cache: Path | str | None = None,
     progress: bool = True,
+    engine: str = "local",
+    address: str = "",
+    storage: str = "",
 ) -> pl.DataFrame:
     """Compute what a study asks for and the cache does not hold; the app lists it afterwards.
 
@@ -41,6 +44,9 @@ def sweep(
             are those of a study of its own, NAME-PRECISION.
         cache: folder of the results; None for `$DMCORE_CACHE`, or `cache/` beside the package.
         progress: whether to draw the progress on stderr.
+        engine: `local`, or `ray` for a Ray cluster; results and cache are the same.
+        address: of the Ray cluster, `HOST:PORT` or `auto`; empty to start one on this machine.
+        storage: URL of a storage that the nodes share where they share no folder, as fsspec writes it.
 
     Returns:
         one row per SAE, in the order of the study, with the columns of `dmcore.results.RECORD`; SAEs that failed are
@@ -49,7 +55,8 @@ def sweep(
     Raises:
         SpecError: an input is missing or wrong; nothing was computed.
     """
-    found, pipeline = _opened(study, saes, device, cache, progress)
+    chosen = Engine(engine, address, storage)
+    found, pipeline = _opened(study, saes, device, cache, progress, chosen)
     outcome = pipeline.sweep(found.with_precision(precision))
     return pl.DataFrame(outcome.records, schema=RECORD)
 
@@ -110,8 +117,9 @@ def _opened(
     device: str,
     cache: Path | str | None,
     progress: bool,
+    engine: Engine | None = None,
 ) -> tuple[Study, Pipeline]:
     found = study if isinstance(study, Study) else resolve_study(str(study))
     reporter = Reporter(terminal_sink()) if progress else Reporter()
-    store = Store(Path(cache).absolute() if cache else None)
-    return found, Pipeline(store, device_named(device), reporter, saes)
+    root = Path(cache).absolute() if cache else None
+    return found, open_pipeline(engine or Engine(), device, reporter, root=root, custom=saes)

@@ -215,6 +215,8 @@ class Queue(QueueFile):
             raise DarkMatterError(f"There is no such kind of job: choose {' or '.join(KINDS)}.")
         path, lane = Path(study_path).absolute(), lane_of(device)
         study = load_study(path)
+        if device.startswith("ray") and kind != "sweep":
+            raise DarkMatterError("Only sweeps run on Ray: leave --device ray out for this.")
         if kind == "train-saes" and study.train is None and study.parts is None:
             raise DarkMatterError("The study trains no SAEs: add a [train] table, or sweep it.")
         if kind in OF_ONE_SAE:

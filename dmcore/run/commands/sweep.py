@@ -7,10 +7,11 @@ import json
 import sys
 from typing import Any
 
+from dmcore.errors import DarkMatterError
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.run.commands.processes import add_workers, checked_workers, run_shares
 from dmcore.run.commands.shared import add_precision, device_named, records_table, resolve_study, say
-from dmcore.store.store import Store
+from dmcore.run.engines import add_engine, asked_engine, open_pipeline
 
 
 def register(commands: Any) -> None:
@@ -18,7 +19,7 @@ def register(commands: Any) -> None:
     sweep = commands.add_parser("sweep", help="compute everything that a study asks for")
     sweep.add_argument("study", help="a study file, or: demo")
     add_workers(sweep)
-    sweep.add_argument("--engine", choices=["local"], default="local", help="where the work runs (local)")
+    add_engine(sweep)
     sweep.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     add_precision(sweep)
     sweep.add_argument("--recompute", action="store_true", help="compute anew beside the cache, and compare with it")
@@ -29,17 +30,19 @@ def register(commands: Any) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     study = resolve_study(arguments.study).with_precision(arguments.precision)
-    checked_workers(arguments.workers)
+    if checked_workers(arguments.workers) > 1 and arguments.engine == "ray":
+        raise DarkMatterError(
+            "--workers is for the local engine: Ray runs a task on every processor of its nodes by itself."
+        )
     if arguments.recompute:
         from dmcore.run.recompute import recompute
 
         return recompute(study, device_named(arguments.device), Reporter(terminal_sink()), say)
     if arguments.workers > 1:
         _run_workers(arguments)
-    from dmcore.run.pipeline import Pipeline
 
     part, parts = (int(n) for n in arguments.part.split("/")) if arguments.part else (0, 1)
-    pipeline = Pipeline(Store(), device_named(arguments.device), Reporter(terminal_sink()))
+    pipeline = open_pipeline(asked_engine(arguments), arguments.device, Reporter(terminal_sink()))
     outcome = pipeline.sweep(study, only=(lambda index: index % parts == part) if arguments.part else None)
     if arguments.json:
         say(json.dumps(outcome.records, indent=1))
