@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcore.errors import DarkMatterError, SpecError, StoreError
+from dmcore.legible import for_terminal
 from dmcore.specs import PRECISIONS, Study, load_study
 from dmcore.store.store import default_root
 
@@ -20,8 +21,8 @@ DEMO = HOME / "dmcore" / "demo" / "artifacts" / "study.toml"
 
 
 def say(text: str) -> None:
-    """Write a line of the command's own output."""
-    sys.stdout.write(text + "\n")
+    """Write a line of the command's own output; nothing in it is for the terminal to obey."""
+    sys.stdout.write(for_terminal(text) + "\n")
 
 
 def resolve_study(name: str) -> Study:
@@ -94,7 +95,7 @@ def over_saes(names: Sequence[str], work: Callable[[str], object]) -> list[str]:
 def say_failures(failures: Sequence[str]) -> int:
     """Write them as errors; returns the exit status."""
     for failure in failures:
-        sys.stderr.write(f"error: {failure}\n")
+        sys.stderr.write(f"error: {for_terminal(failure)}\n")
     return 1 if failures else 0
 
 
