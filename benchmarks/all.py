@@ -36,7 +36,7 @@ import torch
 
 from benchmarks import sizes as chosen
 from benchmarks.one_sae_pass import anonymous_memory
-from benchmarks.plain_pass import bare_product, plain_pass
+from benchmarks.plain_pass import bare_product, floor_weights, plain_pass
 from benchmarks.random_sae import RandomSae, random_rows, write_activations
 from benchmarks.sizes import Sizes
 from dmcore.analysis.activations import Activations
@@ -59,12 +59,15 @@ class Clock:
         self.device = device
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """How long it takes until the device has done it."""
-        self._wait()
-        started = time.perf_counter()
+        """How long it takes until the device has done it; on a CPU processor time, which others' work does not change."""
+        started = self.now()
         work()
+        return self.now() - started
+
+    def now(self) -> float:
+        """The time, once the device has done what it was given."""
         self._wait()
-        return time.perf_counter() - started
+        return time.perf_counter() if self.device.type == "cuda" else time.process_time()
 
     def median(self, works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
         """Seconds of each repeat of each work, interleaved; one run before is not counted."""
@@ -105,13 +108,17 @@ class Clock:
 class Bench:
     """The measurements on one device; rows go to `rows` as they are made."""
 
-    def __init__(self, device: torch.device, sizes: Sizes, length: int, folder: Path) -> None:
-        self.device, self.sizes, self.length, self.folder = device, sizes, length, folder
+    def __init__(self, device: torch.device, sizes: Sizes, length: int, folder: Path, out: Path | None = None) -> None:
+        self.device, self.sizes, self.length, self.folder, self.out = device, sizes, length, folder, out
+        self.about = about(device, sizes)
         self.clock, self.rows = Clock(device), list[dict[str, Any]]()
 
     def say(self, section: str, **row: Any) -> None:
-        """Keep a row, and show it."""
+        """Keep a row, write what there is, and show it."""
         self.rows.append({"section": section, **row})
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.out.write_text(json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(self.rows[-1]), flush=True)
 
     def acts(self, n_tokens: int) -> tuple[Activations, Partition, InputMoments]:
@@ -140,12 +147,14 @@ class Bench:
 
     def _pass(self, given: tuple[Activations, Partition, InputMoments], rows: torch.Tensor, precision: str) -> None:
         sae, acts = RandomSae(rows, self.sizes.l0, precision), given[0]
+        weights = [floor_weights(rows, precision)]
         works: dict[str, Callable[[], object]] = {
-            "floor": lambda: bare_product(acts, rows, self.device, precision),
+            "floor": lambda: bare_product(acts, weights[0], self.device, precision),
             "pass": lambda: self.encode(given, sae),
         }
         seconds = self.clock.median(works, self.sizes.repeats)
         plain = self.clock.seconds(lambda: plain_pass(acts, sae, self.folder, self.device))
+        weights.clear()
         before = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
         peak = self.clock.peak(works["pass"])
         estimate = sae_memory(
@@ -173,7 +182,7 @@ class Bench:
     def sweep(self) -> None:
         """The SAEs of one site, one after the other: loading left out, split included; at a quarter, half, and all of them."""
         widths, n_each, n_tokens = self.sizes.sweep
-        given, started, done = self.acts(n_tokens), time.perf_counter(), 0
+        given, started, done = self.acts(n_tokens), self.clock.now(), 0
         total = len(widths) * n_each
         for _ in range(n_each):
             for width in widths:
@@ -181,8 +190,7 @@ class Bench:
                 self._whole(given, sae)
                 done += 1
                 if done in {max(1, total // 4), total // 2, total}:
-                    self.clock._wait()
-                    spent = time.perf_counter() - started
+                    spent = self.clock.now() - started
                     self.say("sweep", saes=done, tokens=given[0].n_tokens, d_model=self.sizes.d_model, widths=widths,
                              seconds=spent)  # fmt: skip
 
@@ -267,7 +275,7 @@ def worker(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Parse the arguments, run, and write the JSON after each section."""
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("results.json"))
@@ -291,16 +299,11 @@ def main() -> None:
         else chosen.CPU
     )
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(device, sizes, chosen.LENGTH if arguments.trial or not on_gpu else 1024, Path(folder))
-        facts = about(device, sizes)
+        length = chosen.LENGTH if arguments.trial or not on_gpu else 1024
+        bench = Bench(device, sizes, length, Path(folder), arguments.out)
         for section in arguments.only:
-            if section == "workers" and on_gpu:
-                continue
-            getattr(bench, section)()
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(
-                json.dumps({"about": facts, "rows": bench.rows}, indent=1) + "\n", encoding="utf-8"
-            )
+            if not (section == "workers" and on_gpu):
+                getattr(bench, section)()
 
 
 if __name__ == "__main__":

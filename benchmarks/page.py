@@ -23,8 +23,8 @@ NOT = "not measured"
 INTRO = """# Benchmarks
 
 How long the work takes and how much memory, each beside its floor or a plain version in the same run. Made by
-`python benchmarks/page.py` from what `python benchmarks/all.py` writes; the numbers in it are nobody's promise for another machine,
-the ratios are nearly so.
+`python benchmarks/page.py` from what `python benchmarks/all.py` writes. Seconds are those of one machine; ratios carry over
+better.
 
 - **Floor** of a pass: the bare product of the activations and the encoder's weights in the same precision, nothing kept.
 - **Pass**: sparse codes and moments of one SAE with random weights (JumpReLU), from activations on disk to files on disk.
@@ -48,6 +48,7 @@ python -m dmcore precision STUDY SAE       # what tf32 and bfloat16 change of an
   round the inputs of the product, and their results have keys and a name of their own.
 - *Memory*: an encoder is kept in four bytes a weight, bfloat16 and what is missing to float32. {million}, by the estimate
   that is made before an SAE is loaded (`dmcore/math/device_memory.py`).
+- *Pursuit* finds its atoms by a screen in bfloat16 with exact products of what passes, as on a CPU (`dmcore/math/best_atom.py`).
 - *Transfers*: a thread reads the next activations into one of two pinned buffers, a stream of its own copies them; codes go back
   one chunk behind the work.
 - *Moments* are made in float64 on chips that are fast at it (V100, A100, H100, H200, B200), elsewhere from slices of
@@ -83,7 +84,12 @@ def machine(about: dict[str, Any]) -> list[str]:
     versions = about["versions"]
     where = f"{about['device']}, {about['cores']} cores, {about['threads']} threads"
     if about["kind"] == "cpu":
-        where += f"; load {about['load']:.1f} when it began: others worked on the machine" if about["load"] > 1 else ""
+        where += (
+            f"; load {about['load']:.0f} when it began, so others worked on it"
+            if about["load"] > about["cores"]
+            else ""
+        )
+        where += ". Times are processor times, but for the growth with processes"
     return [
         f"## {'GPU' if about['kind'] == 'cuda' else 'CPU'}: {about['device']}",
         "",

@@ -21,16 +21,20 @@ def pieces(acts: Activations, d_sae: int) -> list:
     return list(chunks_of(acts.n_contexts, acts.length, min(8192, ELEMENTS // d_sae)))
 
 
-def bare_product(acts: Activations, rows: Tensor, device: torch.device, precision: str) -> None:
-    """`x @ W_enc` for all tokens, in the precision, into one buffer; activations are on the device before."""
-    low = torch.bfloat16 if precision == "bfloat16" and device.type == "cuda" else torch.float32
-    weights, chunks = rows.to(low).T, pieces(acts, len(rows))
-    x = acts.read(chunks[0], device).to(low)
-    out = torch.empty(len(x), len(rows), dtype=low, device=device)
+def floor_weights(rows: Tensor, precision: str) -> Tensor:
+    """The encoder as the bare product reads it."""
+    return rows.to(torch.bfloat16) if precision == "bfloat16" and rows.device.type == "cuda" else rows
+
+
+def bare_product(acts: Activations, weights: Tensor, device: torch.device, precision: str) -> None:
+    """`x @ W_enc` as often as all tokens take, in the precision, into one buffer; nothing is read but the first activations."""
+    chunks = pieces(acts, len(weights))
+    x = acts.read(chunks[0], device).to(weights.dtype)
+    out = torch.empty(len(x), len(weights), dtype=weights.dtype, device=device)
     with float32_products(device, fast=precision == "tf32"):
         for chunk in chunks:
             n = chunk.n_contexts * chunk.length
-            torch.mm(x[:n], weights, out=out[:n])
+            torch.mm(x[:n], weights.T, out=out[:n])
 
 
 def plain_pass(acts: Activations, sae: RandomSae, folder: Path, device: torch.device) -> Tensor:

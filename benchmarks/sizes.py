@@ -49,16 +49,16 @@ GPU_FULL = Sizes(
 """The same with all tokens in the sweep."""
 
 CPU = Sizes(
-    d_model=256,
+    d_model=128,
     l0=32,
-    passes=((16_384, 4096), (131_072, 2048), (1_048_576, 512)),
+    passes=((16_384, 2048), (131_072, 1024), (1_048_576, 128)),
     precisions=("float32",),
-    growth=(2048, 4096, 8192, 16_384),
-    sweep=((256, 512, 1024, 2048, 4096, 8192), 10, 2048),
-    pursuit=(256, 8192, 32, 256),
+    growth=(1024, 2048, 4096, 8192),
+    sweep=((256, 512, 1024, 2048, 4096, 8192), 10, 1024),
+    pursuit=(128, 4096, 32, 256),
     repeats=3,
 )
-"""A fourteenth of the d_model of Gemma 2 9B, and a few thousand tokens: widths are those of the GPU's passes."""
+"""The widths of the GPU's passes at a twenty-eighth of its d_model, with few tokens: about a minute of one core in all."""
 
 TRIAL = Sizes(
     d_model=32,

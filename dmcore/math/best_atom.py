@@ -1,7 +1,7 @@
 """For each token the atom with the largest inner product with its residual: exact, without a tokens x latents array.
 
 `PlainScan` multiplies block by block and keeps a running maximum. `ScreenedScan` gives the same answer several times faster
-where the processor has matrix units for bfloat16:
+where the processor, or GPU, has matrix units for bfloat16:
 
 1. *Screen*: multiply in bfloat16, block by block, and keep the maximum of every group of `GROUP` atoms. With `r'`, `d'`
    the rounded ones, `|r d - r' d'| <= |r| |d - d'| + |r - r'| |d'|` (Cauchy-Schwarz), about 3/1000 of `|r| |d|`; to this
@@ -23,7 +23,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dmcore.math.arithmetic import float32_products
 from dmcore.math.atoms import Atoms, Slab
+from dmcore.math.halved_encoders import halves_pay
 from dmcore.math.screen import DEPTHS, GROUP, SCREEN_BLOCK
 from dmcore.math.screened import sampled_product, screening_pays
 from dmcore.math.sparse_codes import where_true
@@ -154,8 +156,9 @@ class ScreenedScan(PlainScan):
         padded = rounded.new_zeros(-(-d_model // DEPTHS) * DEPTHS, n_wide)
         padded[:d_model, :n_tokens] = rounded.T
         taken = None if support is None else Taken(support, n_wide)
-        for slab in self.atoms.slabs():
-            self._scan(slab, residual, padded, norms, support, taken, best)
+        with float32_products(residual.device):
+            for slab in self.atoms.slabs():
+                self._scan(slab, residual, padded, norms, support, taken, best)
 
     def _scan(
         self,
@@ -239,5 +242,6 @@ class ScreenedScan(PlainScan):
 
 def best_atom_scan(atoms: Atoms, like: Tensor, *, signed: bool = True) -> PlainScan:
     """The faster of the two on this device, for this dtype."""
-    pays = like.dtype == torch.float32 and atoms.d_sae >= SCREEN_BLOCK and screening_pays(like.device)
+    pays = like.dtype == torch.float32 and atoms.d_sae >= SCREEN_BLOCK
+    pays = pays and (screening_pays(like.device) or halves_pay(like.device))
     return (ScreenedScan if pays else PlainScan)(atoms, signed=signed)

@@ -15,6 +15,8 @@ from dmcore.analysis.partition import Partition
 from dmcore.analysis.split_pass import SplitInputs, split_pass
 from dmcore.math import moments
 from dmcore.math.arithmetic import Arithmetic
+from dmcore.math.atoms import Atoms
+from dmcore.math.best_atom import ScreenedScan, best_atom_scan
 from dmcore.math.device_memory import GIB, sae_memory
 from dmcore.math.exact_product import add_product
 from dmcore.math.halves import join_bits, split_bits
@@ -120,6 +122,7 @@ def test_activations_that_are_sent_ahead(tmp_path: Path, dtype: torch.dtype) -> 
 def test_pursuit() -> None:
     g = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(5000, 64, generator=g), dim=1)
+    assert type(best_atom_scan(Atoms(rows.to(CUDA), rows[:1].to(CUDA)), rows[:1].to(CUDA))) is ScreenedScan
     x = torch.randn(200, 64, generator=g)
     here, there = gradient_pursuit(x, rows, 10), gradient_pursuit(x.to(CUDA), rows.to(CUDA), 10)
     recons = [decode(c, rows.to(c.values.device), torch.zeros(64, device=c.values.device)).cpu() for c in (here, there)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dmcore.math.arithmetic import Arithmetic, round_to_tf32
 from dmcore.math.device_memory import GIB, resident_bytes, sae_memory
 from dmcore.math.sparse_codes import ThresholdEncoder, TopKEncoder
 from dmcore.run import device_room
+from dmcore.run.cli import main
 from dmcore.run.device_room import check_room, room_needed
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
@@ -101,6 +103,19 @@ def test_a_sweep_in_bfloat16_has_results_of_its_own(study: Study, swept: Store) 
     assert plain.computed == low.computed == 0, "both are in the cache, side by side"
     assert plain.records[0]["fvu"] != low.records[0]["fvu"]
     assert low.records[0]["fvu"] == pytest.approx(plain.records[0]["fvu"], rel=0.02)
+
+
+def test_show_has_the_precision_that_is_asked_for(
+    study: Study, swept: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DMCORE_CACHE", str(swept.root))
+    shown = []
+    for more in ([], ["--precision", "bfloat16"]):
+        assert main(["show", str(study.folder / "study.toml"), "--json", *more]) == 0
+        shown.append(json.loads(capsys.readouterr().out)[0]["fvu"])
+    assert shown[0] != shown[1]
+    assert main(["show", str(study.folder / "study.toml"), "--precision", "tf32"]) == 1
+    assert "Nothing has been computed" in capsys.readouterr().err
 
 
 def test_what_encodes_by_its_own_code_says_that_it_has_no_precision() -> None:

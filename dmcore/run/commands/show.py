@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from dmcore.errors import StoreError
-from dmcore.run.commands.shared import records_table, resolve_study, say
+from dmcore.run.commands.shared import add_precision, records_table, resolve_study, say
 from dmcore.store.store import Store
 
 
@@ -16,6 +16,7 @@ def register(commands: Any) -> None:
     """Add the command."""
     show = commands.add_parser("show", help="print the numbers of a study, one record per SAE")
     show.add_argument("study", help="a study file, or: demo")
+    add_precision(show)
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(run=_show)
 
@@ -24,7 +25,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from dmcore.run.pipeline import finished_records
     from dmcore.run.plan import make_plan
 
-    study, store = resolve_study(arguments.study), Store()
+    study, store = resolve_study(arguments.study).with_precision(arguments.precision), Store()
     # By the keys of the files as they are now: results of an SAE that has been replaced since are not shown.
     records = finished_records(make_plan(study, store), store)
     if not records:
