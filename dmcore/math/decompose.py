@@ -36,6 +36,8 @@ from dmcore.math.split import (
 
 CHUNK = 8192
 """Tokens worked on at once."""
+LARGEST = 1e150
+"""What is larger than this has no square in float64."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def decompose(
     Source: Engels et al. 2024, Decomposing The Dark Matter of Sparse Autoencoders, with folds of contexts.
     """
     acts_t, recon_t = _as_tensor(acts, "acts"), _as_tensor(recon, "recon")
-    contexts, n_contexts = _check(acts_t, recon_t, groups, ridge)
+    _check_settings(n_folds, ridge, fit_bias, seed)
+    contexts, n_contexts = _check(acts_t, recon_t, groups)
     sizes = torch.bincount(contexts, minlength=n_contexts)
     context_folds = assign_folds(sizes.cpu().numpy(), n_folds, seed)
     folds = torch.from_numpy(context_folds).to(acts_t.device)[contexts]
@@ -141,7 +144,15 @@ def decompose(
 
 
 def _as_tensor(values: Any, name: str) -> Tensor:
-    tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    if isinstance(values, Tensor):
+        tensor = values.detach()
+    else:
+        try:
+            tensor = torch.from_numpy(np.array(values, order="C", copy=None, ndmin=1))
+        except (TypeError, ValueError) as error:  # texts, objects, rows of several lengths
+            raise DataError(
+                f"{name} is no array of numbers ({_first_line(error)}): give a tensor or an array."
+            ) from error
     if not tensor.is_floating_point():
         raise DataError(f"{name} holds {tensor.dtype}, not floating point numbers: convert it with .float().")
     if tensor.ndim != 2:
@@ -151,7 +162,22 @@ def _as_tensor(values: Any, name: str) -> Tensor:
     return tensor
 
 
-def _check(acts: Tensor, recon: Tensor, groups: Any, ridge: float) -> tuple[Tensor, int]:
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _check_settings(n_folds: Any, ridge: Any, fit_bias: Any, seed: Any) -> None:
+    """Raise on what is no number of its kind."""
+    for name, value in (("n_folds", n_folds), ("seed", seed)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            raise DataError(f"{name} is {value!r}: give a whole number, 0 or above.")
+    if isinstance(ridge, bool) or not isinstance(ridge, int | float | np.number) or not 0 <= ridge < LARGEST:
+        raise DataError(f"ridge is {ridge!r}, but a penalty is a finite number, 0 or above.")
+    if not isinstance(fit_bias, bool | np.bool_):
+        raise DataError(f"fit_bias is {fit_bias!r}: give True or False.")
+
+
+def _check(acts: Tensor, recon: Tensor, groups: Any) -> tuple[Tensor, int]:
     """Raise on what cannot be decomposed; return each token's context as 0, 1, ... and the number of contexts."""
     if acts.shape != recon.shape:
         raise DataError(
@@ -159,8 +185,6 @@ def _check(acts: Tensor, recon: Tensor, groups: Any, ridge: float) -> tuple[Tens
         )
     if acts.device != recon.device:
         raise DataError(f"acts is on {acts.device} and recon on {recon.device}: move them to one device.")
-    if not (np.isfinite(ridge) and ridge >= 0):
-        raise DataError(f"ridge is {ridge}, but a penalty is a finite number, 0 or above.")
     for name, tensor in (("acts", acts), ("recon", recon)):
         bad = sum(int((~torch.isfinite(chunk)).any(1).sum()) for chunk in tensor.split(CHUNK))
         if bad:
@@ -169,10 +193,18 @@ def _check(acts: Tensor, recon: Tensor, groups: Any, ridge: float) -> tuple[Tens
             )
     if groups is None:
         return torch.arange(acts.shape[0], device=acts.device), acts.shape[0]
-    ids = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+    try:
+        ids = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"groups is no array ({_first_line(error)}): give one context id per token.") from error
     if ids.shape != (acts.shape[0],):
         raise DataError(f"groups has shape {ids.shape}, but one context id per token is needed: ({acts.shape[0]},).")
-    unique, inverse = np.unique(ids, return_inverse=True)
+    try:
+        unique, inverse = np.unique(ids, return_inverse=True)
+    except TypeError as error:  # ids of kinds that have no order among them
+        raise DataError(
+            "groups mixes ids that cannot be compared: give whole numbers, or texts, for all tokens."
+        ) from error
     return torch.from_numpy(inverse.reshape(-1)).to(acts.device), len(unique)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -177,15 +178,46 @@ class LawFit:
 PowerLawFit = LawFit
 
 
-def _covariance(replicates: Array | None, scale: float, space: str) -> Array | None:
+def _covariance(replicates: Array | None, n: int, scale: float, space: str) -> Array | None:
     """(n, n) of the values in the space of the fit, from replicates (n_replicates, n)."""
     if replicates is None:
         return None
+    replicates = as_draws(replicates, n)
     usable = np.isfinite(replicates).all(1) & ((replicates > 0).all(1) | (space == "linear"))
     if usable.sum() < MIN_REPLICATES:
         return None
     found = np.cov(into(space, replicates[usable] / scale), rowvar=False)
     return np.atleast_2d(found) + 1e-14 * np.eye(replicates.shape[1])  # so that replicates that never vary do no harm
+
+
+def as_draws(replicates: Any, n: int) -> Array:
+    """(n_replicates, n) float64.
+
+    Raises:
+        DataError: they are no numbers, or not a row a draw and a column an SAE.
+    """
+    try:
+        found = np.asarray(replicates, dtype=float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError("replicates holds what is no number: give an array of numbers.") from error
+    if found.ndim != 2 or found.shape[1] != n:
+        raise DataError(f"replicates has shape {found.shape}: give a row a draw and a column an SAE, (n_draws, {n}).")
+    return found
+
+
+def as_row(numbers: Any, name: str) -> Array:
+    """(n,) float64.
+
+    Raises:
+        DataError: they are no numbers, or not in one row.
+    """
+    try:
+        found = np.asarray(numbers, dtype=float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{name} holds what is no number: give an array of numbers.") from error
+    if found.ndim != 1:
+        raise DataError(f"{name} has shape {found.shape}: give one number per SAE, in one row.")
+    return found
 
 
 def check_values(widths: Array, values: Array, space: str, n_params: int) -> tuple[Array, Array]:
@@ -194,7 +226,7 @@ def check_values(widths: Array, values: Array, space: str, n_params: int) -> tup
     Raises:
         DataError: fewer widths than parameters, values that are not finite, or not positive.
     """
-    widths, values = np.asarray(widths, dtype=float), np.asarray(values, dtype=float)
+    widths, values = as_row(widths, "widths"), as_row(values, "values")
     if space not in SPACES:
         raise DataError(f"space is {space!r}: use log or linear.")
     if len(np.unique(widths)) < n_params or len(widths) != len(values):
@@ -221,7 +253,7 @@ def fit_on_axis(
     }
     at_bound = tuple(parameter for parameter, held in bounds.items() if held)
     rss = fitted.rss * (1 if space == "log" else scale**2)
-    covariance = _covariance(replicates, scale, space)
+    covariance = _covariance(replicates, len(values), scale, space)
     return LawFit(name, space, widths, values, law.n_params, rss, at_bound, axis, scale, law, fitted, covariance)
 
 

@@ -7,11 +7,15 @@ per study holds `records.parquet`, a row of `RECORD` per SAE, so that a page nee
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from dmcore.errors import StoreError
 
 METRICS = ("fvu", "fvu_nonlinear", "r2_error", "r2_error_mean_dims", "r2_error_norm_sq")
 """Each has columns `<metric>`, `<metric>_low`, `<metric>_high` (95 % interval, bootstrap over contexts)."""
@@ -123,10 +127,38 @@ def write_summary(folder: Path, record: dict[str, Any], tables: dict[str, pl.Dat
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record alone."""
-    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    """The record alone.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    with _readable():
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("it is no record")
+    return record
 
 
 def read_summary(folder: Path) -> Summary:
-    """Read what `write_summary` wrote."""
-    return Summary(read_record(folder), **{name: pl.read_parquet(folder / f"{name}.parquet") for name in TABLES})
+    """Read what `write_summary` wrote.
+
+    Raises:
+        StoreError: a file cannot be read, or a table lacks a column.
+    """
+    record = read_record(folder)
+    with _readable():
+        tables = {
+            name: pl.read_parquet(folder / f"{name}.parquet").select(
+                pl.col(column).cast(dtype) for column, dtype in schema.items()
+            )
+            for name, schema in TABLES.items()
+        }
+    return Summary(record, **tables)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RecursionError, pl.exceptions.PolarsError) as error:
+        raise StoreError("The results of this SAE cannot be read: sweep the study again to make them anew.") from error

@@ -39,7 +39,8 @@ class TableFolder:
         """
         if table not in self._tables:
             with self.readable():
-                self._tables[table] = pl.read_parquet(self.folder / f"{table}.parquet")
+                found = pl.read_parquet(self.folder / f"{table}.parquet")
+                self._tables[table] = self.in_schema(table, found)
         return self._tables[table]
 
     @classmethod
@@ -48,7 +49,7 @@ class TableFolder:
         """A file that has gone or is no table, as a `StoreError`."""
         try:
             yield
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        except (OSError, ValueError, RecursionError, pl.exceptions.PolarsError) as error:
             raise StoreError(cls.UNREADABLE) from error
 
     @classmethod
@@ -73,6 +74,8 @@ class TableFolder:
         """
         with cls.readable():
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            if not isinstance(about, dict):
+                raise ValueError("it says nothing of the whole")
         return cls(about, folder)
 
     def record(self) -> dict[str, Any]:

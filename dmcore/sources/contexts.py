@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,8 @@ def _read(folder: Path, fingerprint: str) -> Contexts:
         sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
         has_domains = (folder / DOMAINS).is_file()
         domains = np.load(folder / DOMAINS, mmap_mode="r", allow_pickle=False) if has_domains else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, TokenError, RecursionError) as error:
+        # numpy reads a header as Python: what has no end there is a TokenError
         raise SpecError(f"{folder} holds no readable token file ({error}): build the texts again.") from error
     if tokens.ndim != 2 or tokens.dtype.kind not in "ui" or tokens.size == 0:
         raise SpecError(

@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -135,7 +137,7 @@ def npz_arrays(path: Path) -> dict[str, DiskTensor]:
         raise SpecError(f"Cannot read {path} ({error.strerror}): check the path.") from error
     except SpecError:
         raise
-    except (zipfile.BadZipFile, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, ValueError, KeyError, TokenError, struct.error, NotImplementedError) as error:
         raise SpecError(f"{path} is not an npz file of weights ({error}): copy or download it again.") from error
 
 

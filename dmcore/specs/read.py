@@ -89,10 +89,9 @@ def _trained(kind: Any, content: dict[str, Any], name: str) -> Any:
     table = _table(content, name, required=False)
     if not table:
         return None
-    texts = table.get("texts")
-    return _build(
-        kind, {**table, **({"texts": _build(TextsSpec, texts, f"[{name}.texts]")} if texts else {})}, f"[{name}]"
-    )
+    if "texts" in table:
+        table = {**table, "texts": _build(TextsSpec, table["texts"], f"[{name}.texts]")}
+    return _build(kind, table, f"[{name}]")
 
 
 def _table(content: dict[str, Any], name: str, *, required: bool = True) -> dict[str, Any]:

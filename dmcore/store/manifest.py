@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dmcore.errors import StoreError
@@ -73,11 +73,30 @@ def read_manifest(folder: Path) -> Manifest:
         body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         checksum = body.pop("checksum")
         manifest = Manifest(**body)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"the manifest cannot be read ({error})") from error
     if checksum != content_key(body):
         raise StoreError("the manifest has been edited")
+    if not _is_sound(manifest):
+        raise StoreError("the manifest is not one of dmcore's")
     return manifest
+
+
+def _is_sound(manifest: Manifest) -> bool:
+    """Whether its values are of their kinds, its key is that of its spec, and its files are all inside the entry."""
+    if not (isinstance(manifest.spec, dict) and isinstance(manifest.files, dict) and isinstance(manifest.created, str)):
+        return False
+    if manifest.key != content_key(manifest.spec):
+        return False
+    return all(
+        isinstance(file, dict)
+        and isinstance(file.get("bytes"), int)
+        and isinstance(file.get("sha256"), str)
+        and not PurePosixPath(name).is_absolute()
+        and ".." not in PurePosixPath(name).parts
+        and "\0" not in name
+        for name, file in manifest.files.items()
+    )
 
 
 def damage(folder: Path, manifest: Manifest, *, checksums: bool) -> str | None:

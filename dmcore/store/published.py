@@ -317,14 +317,11 @@ def open_published(study_id: str, store: Store | None = None) -> Published:
     try:
         records = pl.read_parquet(entry.path / "records.parquet")
         about = json.loads((entry.path / "study.json").read_text(encoding="utf-8"))
+        records = records.with_columns(pl.col(column).cast(dtype) for column, dtype in RECORD.items())
+        newest = str(records["computed"].max()) if len(records) else entry.manifest.created
+        n_missing = int(about["n_saes"]) - len(records)
+        return Published(study_id, str(about["title"]), str(about["model"]), records, newest, n_missing, store)
     except OSError as error:  # a sweep is replacing it at this moment
         raise StoreError(f"The index of the study {study_id} is being written: look again in a moment.") from error
-    return Published(
-        study_id,
-        str(about["title"]),
-        str(about["model"]),
-        records,
-        str(records["computed"].max()) if len(records) else entry.manifest.created,
-        int(about["n_saes"]) - len(records),
-        store,
-    )
+    except (ValueError, KeyError, TypeError, RecursionError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"The index of the study {study_id} cannot be read: sweep the study again.") from error
