@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import shutil
@@ -69,7 +70,7 @@ async def visit(url: str, options: argparse.Namespace, meter: Meter) -> dict[str
     async def one(number: int, visitor: Visitor) -> None:
         await asyncio.sleep(number / options.arrive)
         await visitor.arrive(SLIDING[number % len(SLIDING)])
-        await wander(visitor, until, options.think, options.turn_every)
+        await wander(visitor, math.inf, options.think, options.turn_every, until)
 
     tasks = [asyncio.create_task(one(i, visitor)) for i, visitor in enumerate(visitors)]
     await asyncio.sleep(options.sessions / options.arrive)

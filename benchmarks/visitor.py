@@ -180,22 +180,28 @@ class Visitor:
         self._widgets[slider.id] = states
 
 
-async def wander(visitor: Visitor, until: float, think: tuple[float, float], turn_every: int) -> None:
+async def wander(
+    visitor: Visitor, moves: float, think: tuple[float, float], turn_every: int, until: float = 1e99
+) -> None:
     """Slide, think, slide; now and then another page.
 
     Args:
         visitor: has arrived.
-        until: `time.monotonic()` at which it leaves.
+        moves: after so many it leaves.
         think: fewest and most seconds between an answer and the next move.
         turn_every: moves between two pages, on average; 0 stays on the page.
+        until: `time.monotonic()` at which it leaves, if it has not.
     """
     pages = [page for page in visitor.pages if page in SLIDING]
-    while (pause := visitor.rng.uniform(*think)) + time.monotonic() < until:
+    begun = len(visitor.answers)
+    while len(visitor.answers) < begun + moves:
+        pause = visitor.rng.uniform(*think)
+        if time.monotonic() + pause > until:
+            return
         await asyncio.sleep(pause)
-        if turn_every and visitor.rng.random() < 1 / turn_every:
+        turn = turn_every and visitor.rng.random() < 1 / turn_every
+        if turn or await visitor.slide() is None:
             await visitor.turn_to(visitor.rng.choice([page for page in pages if page != visitor.page]))
-        else:
-            await visitor.slide()
 
 
 SLIDING = ("", "regression", "scaling", "nonlinear", "reduction", "downstream")

@@ -1,0 +1,1 @@
+"""Inputs that nobody meant: what they are made of, what takes them, and what may come of it."""
