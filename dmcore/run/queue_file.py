@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -67,7 +67,10 @@ class QueueFile:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             return self._connect()
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if not write and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                with suppress(StoreError):  # on a full disk there is no place for what a reader puts beside the file
+                    return self._read_only()
             raise
         except sqlite3.DatabaseError as error:
             self._move_aside(str(error))
