@@ -9,7 +9,7 @@ import polars as pl
 from dmcore.charts.known_features import agreement_chart, agreement_table, components_chart, components_table
 from dmcore.charts.planted import correlation_chart, correlation_table, miss_chart, truth_chart, truth_table
 from dmcore.figures.figure import Figure
-from dmcore.results.agreement import less_price
+from dmcore.results.agreement import less_price, n_samples
 from dmcore.results.synthetic import DEFAULTS, INGREDIENTS, NOISES, GroundTruth, Planted
 from dmcore.words.synthetic import INGREDIENT_NAMES, known_sample, level_text, levels_texts, planted_sample
 
@@ -140,13 +140,14 @@ def agreement_figure(found: GroundTruth, cost: str) -> Figure:
     """In what share of the settings the interval holds the truth, by ingredient."""
     settings = less_cost(cost)(found["settings"])
     table = agreement_table(settings, INGREDIENT_NAMES, levels_texts(settings, list(INGREDIENT_NAMES)))
+    least, most = table["samples"].min(), table["samples"].max()
     return Figure(
         name=f"synthetic_agreement_{cost}",
         key=(found.folder.name, cost),
         question="Where can the interval be trusted?",
         caption=f"{COST_WORDS[cost]}All {len(settings):,} settings of the grid, by the level of one ingredient at a time; "
-        "dashed: 95 %. Settings of one density, dense part, circles and number of tokens share their tokens, so they are not "
-        f"independent. {known_sample(found)}",
+        "dashed: 95 %. Settings of one density, dense part, circles and number of tokens are on the same tokens: n is "
+        f"{n_samples(settings)} distinct samples, {least} to {most} a level. {known_sample(found)}",
         chart=lambda: agreement_chart(table),
         data=lambda: table,
     )

@@ -31,11 +31,13 @@ from dmcore.ui.selection import Selection, option
 from dmcore.words.synthetic import (
     CELL_NAMES,
     INGREDIENT_NAMES,
+    OFF_WORDS,
     known_finding,
     level_text,
     planted_finding,
     regimes,
     setting_sentence,
+    unsure_sentence,
 )
 
 View = Callable[[Selection, DeltaGenerator], None]
@@ -166,9 +168,12 @@ def choose_levels() -> dict[str, float]:
 def _draw_regimes(table: pl.DataFrame, names: dict[str, str]) -> None:
     said = regimes(table, names)
     if not said:
-        st.markdown("Nowhere on this grid, by any single ingredient.")
+        st.markdown("Nowhere on this grid beyond doubt, by any single ingredient.")
     for text in said:
         st.markdown(f"- {_capital(text)}.")
+    if unsure := unsure_sentence(table, names):
+        st.markdown(unsure.replace(" %", "\xa0%"))
+    st.caption(OFF_WORDS)
 
 
 def _draw_finding(first: str, more: str) -> None:
