@@ -28,7 +28,7 @@ from dmcore.specs import SaeSpec, Study, spec_dict
 from dmcore.store.fingerprint import content_key
 from dmcore.store.store import Store
 
-VERSIONS = {"losses": 1, "inputs": 1, "codes": 1, "targets": 1, "split": 1, "summary": 1, "norms": 1}
+VERSIONS = {"losses": 1, "inputs": 1, "codes": 1, "targets": 1, "split": 2, "summary": 1, "norms": 1}
 """Raised when what a stage computes changes, so that old entries are not taken for new ones. What compares SAEs is named by
 their summaries alone: with "norms", raise `results.scaling.VERSION` too."""
 
