@@ -26,9 +26,10 @@ def claims_figure(study_id: str, found: Claims) -> Figure:
         key=claims_key(study_id, found),
         question="Which of the paper's statements hold here?",
         caption="A row a statement, on a scale of its own. Grey: the range in which it holds, with its bounds. Bar: the 95 % "
-        f"interval over {int(study['n_contexts'][0]):,} contexts of the mean over the study's SAEs, held out by context. All of "
-        "it in the range: holds; all of it outside: fails; else undecided. A mean says nothing of single SAEs: the matrix of "
-        "groups and the table of tests do.",
+        f"interval over {int(study['n_contexts'][0]):,} contexts, held out by context, of the mean over the study's SAEs, or "
+        "over pairs or sets of them where a statement is about several (the table says which, and n). All of it in the range: "
+        "holds; all of it outside: fails; else undecided. The interval is over texts, not over SAEs: what is about several is "
+        "undecided where there is but one. A mean says nothing of single SAEs: the groups and the table do.",
         chart=lambda: claims_chart(study),
         data=lambda: claims_table(study),
     )
@@ -44,8 +45,9 @@ def groups_figure(study_id: str, found: Claims) -> Figure:
         name="claims_groups",
         key=claims_key(study_id, found),
         question=f"Do they hold for every {listed(kinds)}?",
-        caption=f"{symbols}. Each cell is the same test on some SAEs: the mean over them, 95 % interval over contexts. "
-        f"{said}. The data have the numbers. Many cells are tested at once: some verdicts are chance.",
+        caption=f"{symbols}. Each cell is the same test on some SAEs: the mean over them, 95 % interval over contexts. In "
+        f"brackets: how many SAEs; a group of one speaks of that SAE alone. {said}. The data have the numbers. Many cells are "
+        "tested at once: some verdicts are chance.",
         chart=lambda: matrix_chart(groups, group_names(matrix_table(groups))),
         data=lambda: claims_table(groups),
     )
@@ -59,6 +61,7 @@ def claim_rows(table: pl.DataFrame) -> pl.DataFrame:
     ]
     return table.select(
         pl.col("statement").alias("Statement"), pl.col("verdict").alias("Verdict"), pl.col("text").alias("Number (95 %)"),
-        pl.col("range").alias("Holds in"), pl.Series("In the range by themselves", inside, dtype=pl.String),
-        pl.col("range_from").alias("Whose range"), pl.col("test").alias("Test"), pl.col("source").alias("Source"),
+        pl.col("range").alias("Holds in"), pl.col("range_from").alias("Whose range"),
+        pl.Series("In the range by themselves", inside, dtype=pl.String), pl.col("paper").alias("What the paper reports"),
+        pl.col("source").alias("Source"), pl.col("test").alias("What is tested"), pl.col("reason").fill_null("").alias("Note"),
     )  # fmt: skip

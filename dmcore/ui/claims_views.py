@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dmcore.figures.claims import claim_rows, claims_figure, groups_figure
-from dmcore.results.claims import LEAST_CONTEXTS, NOT_TESTED
+from dmcore.results.claims import LEAST_CONTEXTS
 from dmcore.ui import reads
 from dmcore.ui.figure import draw
 from dmcore.ui.sections import finding
@@ -37,17 +37,18 @@ def claims_view(selection: Selection, top: DeltaGenerator) -> None:
     st.markdown("### What was tested, and how")
     st.dataframe(claim_rows(study), hide_index=True)
     st.caption(
-        "Source: how we know that the paper says so. P: read on a page of or about the paper; C: in its published code; 2: "
+        "What the paper reports is in our words. Source: how we know that it does. P: read on a page "
+        "of or about the paper; C: in its published code; 2: "
         "quoted by someone else. Where the paper gives no bound, the range is ours and says why. The same as text or JSON: "
         f"`python -m dmcore claims {selection.published.file}`."
     )
 
 
 def _draw_missing(study: pl.DataFrame) -> None:
-    """What was not tested, why, and what would mend it."""
-    for row in study.filter(pl.col("verdict") == NOT_TESTED).to_dicts():
+    """What was not tested, or not decided whatever its interval: why, and what would mend it."""
+    for row in study.filter(pl.col("reason").is_not_null()).to_dicts():
         command = (row["command"] or "").replace("`", "'")
         st.caption(
-            f":material/inbox: {plain(row['statement'])} Not tested: {plain(row['reason'])}"
+            f":material/inbox: {plain(row['statement'])} {row['verdict'].capitalize()}: {plain(row['reason'])}"
             + (f" `python -m dmcore {command}`" if command else "")
         )
