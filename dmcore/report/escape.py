@@ -15,6 +15,8 @@ _MARKDOWN = re.compile(
 
 def visible(text: str) -> str:
     """The text with control, direction and other invisible characters as their names."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in KEPT else f"⟨U+{ord(c):04X}⟩" for c in text)
 
 
@@ -41,11 +43,6 @@ def inline(text: str) -> str:
 def unmarked(text: str) -> str:
     """The same as plain text, for a file that is read as it is."""
     return _MARKDOWN.sub(lambda m: m["plain"] or m["bold"] or m["slant"] or m["code"] or "", text)
-
-
-def without_clicks(caption: str) -> str:
-    """A page's caption without the sentences on what a click or a pointer does there."""
-    return re.sub(r"(?:^|(?<=\.) )(?:Click on|Point at) [^.]*\.", "", caption).strip()
 
 
 def cleaned(spec: Any) -> Any:
