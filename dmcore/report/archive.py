@@ -9,14 +9,14 @@ import polars as pl
 
 from dmcore.charts import picture
 from dmcore.report.blocks import Code, Numbers, Shown
-from dmcore.report.build import Report
+from dmcore.report.build import Report, Told
 from dmcore.report.escape import unmarked, visible
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date of every file: that of a day would make another archive of the same results."""
 
 
-def archive(report: Report) -> bytes:
+def archive(report: Report, told: Told | None = None) -> bytes:
     """A zip of every table as Parquet, every chart as SVG and its table as Parquet, the study file, and a README."""
     published = report.subject.published
     lines = [
@@ -31,7 +31,11 @@ def archive(report: Report) -> bytes:
         "",
     ]
     files: dict[str, bytes] = {}
+    drawn, total = 0, sum(len(list(section.of(Shown))) for section in report.sections)
     for section in report.sections:
+        if told is not None:
+            told(f"Tables and pictures of: {section.title}", drawn, total)
+        drawn += len(list(section.of(Shown)))
         lines += [section.title, ""]
         for block in section.blocks:
             if isinstance(block, Numbers):

@@ -37,6 +37,10 @@ SECTIONS: tuple[Callable[[Subject], Section], ...] = (
 """Each makes one section; order of the report. That of the origin is last: it lists what the others have read."""
 
 
+Told = Callable[[str, int, int], None]
+"""Called with what is drawn, how many charts have been, and how many there are."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What is sent."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
 from dmcore.report.blocks import Block, Code, Missing, Numbers, Part, Said, Section, Shown
-from dmcore.report.build import Report
+from dmcore.report.build import Report, Told
 from dmcore.report.escape import escape, inline
 from dmcore.report.pictures import inline_svg
 from dmcore.report.style import STYLE
@@ -30,10 +30,6 @@ def page(title: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
-
-
-Told = Callable[[str, int, int], None]
-"""Called with what is drawn, how many charts have been, and how many there are."""
 
 
 def report_html(report: Report, told: Told | None = None) -> str:
