@@ -211,8 +211,7 @@ def known_finding(found: GroundTruth) -> tuple[str, str]:
     off = (
         fewer_sentence(settings, counts),
         regimes_sentence(most, others, f" even with {counts[-1]:,.0f} tokens a dimension")
-        or f"With {counts[-1]:,.0f} no level of another ingredient is off beyond doubt.",
-        unsure_sentence(most, others),
+        or f"With {counts[-1]:,.0f} no level of another ingredient is off beyond doubt. {unsure_sentence(most, others)}".strip(),
     )
     return inside_sentence(most, many), " ".join(filter(None, off))
 
