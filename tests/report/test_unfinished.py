@@ -32,7 +32,8 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_what_is_missing_is_marked_in_its_place_with_its_command(unfinished: str) -> None:
     text = Parsed(unfinished).text
-    for command in ("scaling demo", "structure demo", "detect demo", "reduce demo", "downstream demo", "controls demo"):
+    for command in ("scaling demo", "structure demo", "detect demo", "reduce demo", "downstream demo", "controls demo",
+                    "features demo", "shrinkage demo", "transfer demo", "synthetic demo"):  # fmt: skip
         assert f"python -m dmcore {command}" in text.split("The commands that make it again")[0], command
     assert unfinished.count("<strong>Missing.</strong>") >= 6
     assert "No SAEs have been trained on the parts" in text
