@@ -18,7 +18,7 @@ from dmcore.results.table_folder import TableFolder
 
 CONTROLS = "controls"
 """Stage of the entries."""
-VERSION = 2
+VERSION = 3
 """Raised when what is computed changes."""
 
 PASSED, FAILED, UNDECIDED = VERDICTS = ("passed", "failed", "undecided")
