@@ -39,7 +39,10 @@ def _planted(found: Planted) -> list[Block]:
     pairs = cells.select("noise", "ablated").unique(maintain_order=True).rows()
     shown = sorted(pairs, key=lambda pair: (list(NOISES).index(pair[0]), pair[1]))
     each = [(noise, share, cost) for cost in figures.COSTS for noise, share in shown]
-    first, *more = (said(*words.planted_finding(found, noise)) for noise in NOISES)
+    first, more = words.planted_finding(found, next(iter(NOISES)))
+    others = [
+        f"With {NOISES[noise]}: {text}" for noise in list(NOISES)[1:] if (text := words.noise_sentence(found, noise))
+    ]
     caption = (
         "Shares of the variance of x'; levels are mean squares, over that of the SAE's own error. 95 % intervals over contexts. "
         f"{words.planted_sample(found)}"
@@ -47,9 +50,8 @@ def _planted(found: Planted) -> list[Block]:
     about = {"noise": "Noise", "ablated": "Latents out", "on_acts": "On x", "on_recon": "On Sae(x)"}
     table = _with_truth(cells.with_columns(pl.col("noise").replace(NOISES)), about)
     return [
-        *said(*(block.text for block in first[:1]), finding=True),
-        *first[1:],
-        *(block for blocks in more for block in blocks[:1] if block not in first),
+        *said(first, finding=True),
+        *said(more, *others),
         *choices(figures.planted_figure(found, *one) for one in each),
         *choices(figures.missed_figure(found, *one) for one in each),
         *choices(figures.correlations_figure(found, *pair) for pair in shown),
