@@ -174,5 +174,5 @@ def table_html(table: pl.DataFrame) -> str:
 def _cell(k: int, cell: str) -> str:
     text = escape(cell)
     if not k:
-        return f'<th scope="row">{text}</th>'
+        return f'<th scope="row" class="long">{text}</th>' if len(cell) > 30 else f'<th scope="row">{text}</th>'
     return f'<td class="long">{text}</td>' if len(cell) > 60 else f"<td>{text}</td>"

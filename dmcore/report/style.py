@@ -28,6 +28,7 @@ th, td { text-align: left; overflow-wrap: normal; padding: .25rem .9rem .25rem 0
 thead th { color: #555; font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; } td.long { white-space: normal; min-width: 20rem; }
 th[scope=row] { font-weight: 400; min-width: 6rem; max-width: 18rem; }
+th.long[scope=row] { min-width: 14rem; }
 th:first-child { position: sticky; left: 0; background: #fff; }
 summary { cursor: pointer; margin-top: 1rem; color: #555; } summary h4 { display: inline-block; color: #222; margin: .5rem 0; }
 .more { border-left: 2px solid #ddd; padding-left: .75rem; margin-top: .5rem; }
@@ -38,9 +39,9 @@ footer { margin-top: 3rem; color: #555; font-size: .875rem; }
 .pair { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 0 2rem; }
 .wide { max-width: 100rem; }
 @media (max-width: 640px) { body { padding: 1rem; } nav > ul { columns: 1; } .chart svg { min-width: 34rem; }
-  dl, .pair { grid-template-columns: minmax(0, 1fr); } dd { margin-bottom: .4rem; } th[scope=row] { max-width: 9rem; } }
+  dl, .pair { grid-template-columns: minmax(0, 1fr); } dd { margin-bottom: .4rem; } th[scope=row], th.long[scope=row] { min-width: 6rem; max-width: 9rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } pre { max-height: none; white-space: pre-wrap; }
-  .table, .chart { overflow: visible; } table { font-size: 6.5pt; } th, td, td.long { white-space: normal; min-width: 0;
+  .table, .chart { overflow: visible; } table { font-size: 6.5pt; } th, td, td.long, th.long[scope=row] { white-space: normal; min-width: 0;
   padding-right: .5em; } th:first-child { position: static; } tr, h2, h3, h4, summary { break-inside: avoid; }
   h2, h3, h4, summary { break-after: avoid; } thead { display: table-header-group; }
   details::details-content { content-visibility: visible; display: block; height: auto; } .more summary { display: none; } }

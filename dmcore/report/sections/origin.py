@@ -51,7 +51,7 @@ def section(subject: Subject) -> Section:
     """Make the section: the last, so that every other one has read what it reads."""
     formulae = texts({"Number": name, "Formula": formula, "Aggregate": more} for name, formula, more in FORMULAE)
     blocks: list[Block] = [
-        *part("Formulae", [Numbers("formulae", "Formulae", formulae)]),
+        *part("Formulae", [Numbers("formulae", "What each number is", formulae)]),
         *part("Commands", [
             Code("commands", "The commands that make it again", "\n".join(commands(subject)) + "\n"),
             *said("Run where the study file is; what is there already is not made again."),
