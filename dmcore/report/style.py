@@ -39,9 +39,11 @@ footer { margin-top: 3rem; color: #555; font-size: .875rem; }
 .pair { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 0 2rem; }
 .wide { max-width: 100rem; }
 @media (max-width: 640px) { body { padding: 1rem; } nav > ul { columns: 1; } .chart svg { min-width: 34rem; }
-  dl, .pair { grid-template-columns: minmax(0, 1fr); } dd { margin-bottom: .4rem; } th[scope=row], th.long[scope=row] { min-width: 6rem; max-width: 9rem; } }
+  dl, .pair { grid-template-columns: minmax(0, 1fr); } dd { margin-bottom: .4rem; }
+  th[scope=row], th.long[scope=row] { min-width: 6rem; max-width: 9rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } pre { max-height: none; white-space: pre-wrap; }
-  .table, .chart { overflow: visible; } table { font-size: 6.5pt; } th, td, td.long, th.long[scope=row] { white-space: normal; min-width: 0;
+  .table, .chart { overflow: visible; } table { font-size: 6.5pt; } th, td, td.long, th.long[scope=row] {
+  white-space: normal; min-width: 0;
   padding-right: .5em; } th:first-child { position: static; } tr, h2, h3, h4, summary { break-inside: avoid; }
   h2, h3, h4, summary { break-after: avoid; } thead { display: table-header-group; }
   details::details-content { content-visibility: visible; display: block; height: auto; } .more summary { display: none; } }
