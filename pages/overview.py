@@ -6,20 +6,19 @@ import polars as pl
 import streamlit as st
 
 from dmcore.charts.numbers import number
-from dmcore.charts.schematic import schematic_chart, schematic_table
-from dmcore.figures.overview import budget_figure
+from dmcore.figures.overview import budget_figure, schematic_figure
 from dmcore.results import over_widths
 from dmcore.ui.controls_panel import draw_controls_line
-from dmcore.ui.figure import Figure, draw
+from dmcore.ui.figure import draw
 from dmcore.ui.glossary import glossary
 from dmcore.ui.page import page
-from dmcore.ui.paper_claims import CLAIMS, MARKS, SUBJECTS
 from dmcore.ui.report_button import draw_report_buttons
 from dmcore.ui.sae_table import draw_sae_table
 from dmcore.ui.sections import cards, finding, sample_words
 from dmcore.ui.selection import Selection
 from dmcore.words.names import plain
-from dmcore.words.overview import linear_sentence, width_ratio, width_sentence
+from dmcore.words.overview import linear_sentence, width_sentence
+from dmcore.words.paper import SUBJECTS, marks_sentence, paper_rows
 
 
 def draw_findings(selection: Selection, rows: pl.DataFrame) -> None:
@@ -27,7 +26,6 @@ def draw_findings(selection: Selection, rows: pl.DataFrame) -> None:
 
 
 def draw_explanation(selection: Selection) -> None:
-    record = selection.record
     words, picture = st.columns([2, 3], gap="large", vertical_alignment="center")
     words.markdown(
         "A sparse autoencoder (SAE) rewrites a language model's activation *x* as a sparse sum of features, *Sae(x)*. "
@@ -35,16 +33,7 @@ def draw_explanation(selection: Selection) -> None:
         "and part is not: the nonlinear part is what wider dictionaries have trouble removing."
     )
     with picture:
-        draw(
-            Figure(
-                name="dark_matter",
-                key=(record["summary_key"],),
-                question="",
-                caption="The selected SAE, drawn to scale. All shares are of the activation's variance.",
-                chart=lambda: schematic_chart(record["fvu"], record["fvu_nonlinear"]),
-                data=lambda: schematic_table(record["fvu"], record["fvu_nonlinear"]),
-            )
-        )
+        draw(schematic_figure(selection))
 
 
 def draw_budget(selection: Selection, rows: pl.DataFrame) -> None:
@@ -56,29 +45,11 @@ def draw_budget(selection: Selection, rows: pl.DataFrame) -> None:
 
 
 def draw_paper(selection: Selection, rows: pl.DataFrame) -> None:
-    record = selection.record
-    ours = {
-        metric: number(record[metric], record[f"{metric}_low"], record[f"{metric}_high"])
-        for metric in ("r2_error_mean_dims", "r2_error_norm_sq")
-    }
-    if rows.height > 1:
-        ratio = width_ratio(selection, rows)
-        low, high = rows["d_sae"][0], rows["d_sae"][-1]
-        ours["fvu_nonlinear_ratio"] = f"{number(ratio, ratio.low, ratio.high)} times, from {low:,} to {high:,} latents"
-    else:
-        ours["fvu_nonlinear_ratio"] = "one width only"
     st.subheader("What does the paper say, and what does this study say?", anchor=False)
     lines = ["| | The paper says | This SAE says |", "|---|---|---|"]
-    lines += [f"| {claim.quantity} | {claim.says} | **{ours[claim.metric]}** |" for claim in CLAIMS]
+    lines += [f"| {quantity} | {says} | **{ours}** |" for quantity, says, ours in paper_rows(selection, rows)]
     st.markdown("\n".join(lines))
-    marks = "; ".join(f"[{mark}] {meaning}" for mark, meaning in MARKS.items() if mark in _marks_used())
-    st.caption(
-        f"How we know the paper's values: {marks}. Its subjects are {SUBJECTS}; ours: {plain(selection.published.title)}."
-    )
-
-
-def _marks_used() -> str:
-    return SUBJECTS + "".join(claim.says for claim in CLAIMS)
+    st.caption(f"{marks_sentence()} Its subjects are {SUBJECTS}; ours: {plain(selection.published.title)}.")
 
 
 def draw_methods(selection: Selection) -> None:

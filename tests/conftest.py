@@ -16,3 +16,5 @@ MATH = Path(__file__).parents[1] / "dmcore" / "math"
 # Not the estimator: scikit-learn's own checks pass it numbers of every type on purpose.
 CHECKED = [f"dmcore.math.{path.stem}" for path in MATH.glob("*.py") if path.stem not in {"__init__", "streaming_ridge"}]
 install_import_hook(CHECKED, "beartype.beartype")
+
+from tests.chromium import browser  # noqa: E402, F401

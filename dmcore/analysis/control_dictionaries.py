@@ -92,7 +92,7 @@ def dictionary_controls(tokens: ControlTokens, own: Measured, sae: OwnSae, found
         ),
         control(
             "dead_linear", "Dead SAE, linear share", dead["r2_error"], (1.0 - EXACT, 1.0), expected=1.0,
-            group="dictionaries", rule=AGREES, n=n, quantity="R² of the error vector",
+            group="known", rule=AGREES, n=n, quantity="R² of the error vector",
             what="An SAE that always gives its bias: no latent is active, its error is x less a constant.",
             why="That error is linear in x, exactly: 1.",
             means="A linear error is not found to be linear: the map or its folds are wrong.",
@@ -106,7 +106,7 @@ def _identity_row(identity: Measured, n: tuple[int, int]) -> dict[str, object]:
     given = any(np.isfinite(identity[metric].value) for metric in ("r2_error", "r2_error_mean_dims"))
     value = identity["fvu"] if not given else Estimate(float("nan"))
     return control(
-        "identity", "Identity, FVU", value, (0.0, 0.0), expected=0.0, group="dictionaries", rule=AGREES, n=n,
+        "identity", "Identity, FVU", value, (0.0, 0.0), expected=0.0, group="known", rule=AGREES, n=n,
         quantity="FVU", what="An SAE that gives x itself: its error is 0 on every token.",
         why="Nothing is left: 0. An error of 0 does not vary, so no R² is given for it, neither 0 nor 1.",
         means="An R² is given for an error that does not vary." if given else "An error of 0 has an FVU.",

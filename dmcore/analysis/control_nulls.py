@@ -108,7 +108,7 @@ def _within_contexts(tokens: ControlTokens, own: Measured) -> dict[str, object]:
     of_text = measure(tokens, tokens.error[torch.from_numpy(source).to(tokens.x.device)])
     limit = own["r2_error"].value / 2
     return control(
-        "shuffled_within", "Errors shuffled within each text", of_text["r2_error"], (None, limit), group="shuffled",
+        "shuffled_within", "Errors shuffled within each text", of_text["r2_error"], (None, limit), group="texts",
         rule=WITHIN, n=(tokens.n_tokens, tokens.n_contexts), quantity=VECTOR,
         what="Errors shuffled among the tokens of each context, so that only what they have in common is left.",
         why=f"Below half of the SAE's own R², {own['r2_error'].value:.3f}: the linear part is of tokens, not of texts.",

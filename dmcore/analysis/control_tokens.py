@@ -16,6 +16,8 @@ from torch import Tensor
 
 from dmcore.estimate import Estimate
 from dmcore.math.bootstrap import interval
+from dmcore.math.fit_noise import error_influence, fit_pulls
+from dmcore.math.linear_map import AffineMap
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, error_targets, product_dtype
 from dmcore.math.split import Centres, FoldedFit, SplitEstimates, SplitSums, estimates, fit_folds, split_tokens
 
@@ -162,8 +164,10 @@ def measure(
     ridge, fit_bias = (0.0, True) if least_squares else (tokens.ridge, tokens.fit_bias)
     targets = tokens.error_moments(error, folds, n_folds)
     groups = [[fold] for fold in range(n_folds)]
-    fit = fit_folds(inputs, targets, groups, ridge=ridge, fit_bias=fit_bias, full=False, single=True)
-    return measured(tokens, error, folds, fit, Centres.from_moments(inputs, targets, range(n_folds)))
+    fit = fit_folds(inputs, targets, groups, ridge=ridge, fit_bias=fit_bias, full=False)
+    pulls = fit_pulls(inputs, targets, groups, fit, ridge=ridge, fit_bias=fit_bias)
+    centres = Centres.from_moments(inputs, targets, range(n_folds))
+    return measured(tokens, error, folds, fit.single(), centres, [pull.single() for pull in pulls])
 
 
 def measured(
@@ -172,14 +176,23 @@ def measured(
     folds: Tensor,
     fit: FoldedFit,
     centres: Centres,
+    pulls: Sequence[AffineMap] | None = None,
 ) -> Measured:
-    """The numbers of an error by maps that have been fitted; intervals as those of a study's own numbers, of the texts alone."""
+    """The numbers of an error by maps that have been fitted.
+
+    Args:
+        tokens, error, folds, fit: the tokens, and the maps of the folds in which they are held out.
+        centres: means of all of them.
+        pulls: of `dmcore.math.fit_noise`, for intervals as those of a study's own numbers; None for maps that were fitted on
+            some of the training tokens only, whose intervals are of the texts alone.
+    """
     sums = SplitSums(tokens.n_units, tokens.d_model, centres)
     everything = torch.ones(ROWS, dtype=torch.bool, device=tokens.x.device)
     chunks = zip(tokens.x.split(ROWS), error.split(ROWS), folds.split(ROWS), tokens.units.split(ROWS), strict=True)
     for x, e, fold, unit in chunks:
         parts = split_tokens(fit, x, e, fold)
-        sums.add(unit, everything[: len(x)], x, e, parts)
+        moved = None if pulls is None else error_influence(pulls, x, e, parts, fold)
+        sums.add(unit, everything[: len(x)], x, e, parts, moved)
     return Measured(estimates(sums, tokens.seed), sums)
 
 

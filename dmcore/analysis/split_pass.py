@@ -22,6 +22,7 @@ from torch import Tensor
 from dmcore.analysis.encode import ErrorChunk
 from dmcore.analysis.partition import Partition
 from dmcore.math.bootstrap import bootstrap_units
+from dmcore.math.fit_noise import error_influence, fit_pulls
 from dmcore.math.moments import InputMoments, TargetMoments
 from dmcore.math.sparse_codes import SparseCodes
 from dmcore.math.split import (
@@ -208,17 +209,19 @@ class _VariantSums:
         cells = [c for cells in cells_of_fold for c in cells]
         self.variant = variant
         own = variant == Variant(settings.skip_positions, settings.fit_bias)
-        self.fit = fit_folds(
-            inputs, targets, cells_of_fold, ridge=settings.ridge, fit_bias=variant.fit_bias, full=own, single=True
-        )
+        how = {"ridge": settings.ridge, "fit_bias": variant.fit_bias}
+        fit = fit_folds(inputs, targets, cells_of_fold, **how, full=own)
+        self.pulls = tuple(pull.single() for pull in fit_pulls(inputs, targets, cells_of_fold, fit, **how))
+        self.fit = fit.single()
         self.centres = Centres.from_moments(inputs, targets, cells)
         self.units = bootstrap_units(len(partition.folds))
         self.sums = SplitSums(int(self.units.max()) + 1, inputs.shift.shape[0], self.centres)
 
-    def add(self, part: ErrorChunk, kept: Tensor, parts: TokenParts) -> None:
+    def add(self, part: ErrorChunk, kept: Tensor, parts: TokenParts, folds: Tensor) -> None:
         """Add the kept tokens of a chunk."""
         units = torch.from_numpy(self.units).to(kept.device)[part.chunk.contexts(kept.device)]
-        self.sums.add(units, kept, part.x, part.error, parts)
+        influence = error_influence(self.pulls, part.x, part.error, parts, folds)
+        self.sums.add(units, kept, part.x, part.error, parts, influence)
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ def split_pass(
             for collector in collectors:
                 parts = split_tokens(collector.fit, part.x, part.error, folds)
                 kept = positions >= collector.variant.skip_positions
-                collector.add(part, kept, parts)
+                collector.add(part, kept, parts, folds)
                 if collector is main:
                     columns = table.add(part, parts)
                     profile.add(columns, part)

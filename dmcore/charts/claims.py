@@ -11,7 +11,7 @@ import polars as pl
 
 from dmcore.charts.axes import FIT_WIDTH, at_ticks
 from dmcore.charts.numbers import number
-from dmcore.charts.theme import NEUTRAL
+from dmcore.charts.theme import NEUTRAL, TOTAL, as_part, part_colour
 from dmcore.results.claims import FAILS, HOLDS, NOT_TESTED, STATEMENTS, UNDECIDED, VERDICTS
 
 VERDICT_COLOURS = {HOLDS: "#009E73", FAILS: "#CC79A7", UNDECIDED: "#B8860B", NOT_TESTED: NEUTRAL}
@@ -38,10 +38,14 @@ def claims_table(claims: pl.DataFrame) -> pl.DataFrame:
     rows = claims.to_dicts()
     return claims.with_columns(
         short=pl.Series([STATEMENTS[row["claim"]].short for row in rows], dtype=pl.String),
-        text=pl.Series(["" if row["value"] is None else number(row["value"], row["low"], row["high"]) for row in rows],
+        text=pl.Series(["" if row["value"] is None else _minus(number(row["value"], row["low"], row["high"])) for row in rows],
                        dtype=pl.String),
         range=pl.Series([range_words(row["range_low"], row["range_high"]) for row in rows], dtype=pl.String),
     )  # fmt: skip
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def _placed(row: dict[str, Any]) -> dict[str, Any]:
@@ -77,10 +81,11 @@ def claims_chart(claims: pl.DataFrame) -> alt.LayerChart:
     )
     x = {"title": None, "scale": alt.Scale(domain=[0, END], nice=False), "axis": _NO_AXIS}
     y = _names("at:Q", drawn["short"].to_list())
-    tooltip = [alt.Tooltip("statement:N"), alt.Tooltip("text:N", title="number"), alt.Tooltip("range:N", title="holds in"),
+    tooltip = [alt.Tooltip("statement:N"), alt.Tooltip("paper:N", title="the paper reports"),
+               alt.Tooltip("text:N", title="number"), alt.Tooltip("range:N", title="holds in"),
                alt.Tooltip("range_from:N", title="range"), alt.Tooltip("verdict:N"), alt.Tooltip("n:Q", title="mean of"),
                alt.Tooltip("unit:N", title="which are"), alt.Tooltip("n_inside:Q", title="of them in the range"),
-               alt.Tooltip("reason:N", title="not tested")]  # fmt: skip
+               alt.Tooltip("reason:N", title="note")]  # fmt: skip
     base = alt.Chart(drawn)
     known = alt.Chart(drawn.filter(pl.col("value").is_not_null()))
     colour = _verdict_colour()
@@ -93,11 +98,13 @@ def claims_chart(claims: pl.DataFrame) -> alt.LayerChart:
         known.mark_point(filled=True, size=75, opacity=1).encode(
             x=alt.X("value_at:Q", **x), y=y, color=colour, tooltip=tooltip
         ),
-        base.mark_text(align="left", fontSize=12, color=NEUTRAL).encode(x=alt.X("numbers_at:Q", **x), y=y, text="text:N"),
+        alt.Chart(as_part(drawn, TOTAL)).mark_text(align="left", fontSize=12).encode(
+            x=alt.X("numbers_at:Q", **x), y=y, text="text:N", color=part_colour(), tooltip=tooltip
+        ),
         base.mark_text(align="left", fontSize=12, fontWeight="bold").encode(
             x=alt.X("verdict_at:Q", **x), y=y, text="words:N", color=colour, tooltip=tooltip
         ),
-    ).properties(height=ROW * max(len(drawn), 1), autosize=FIT_WIDTH)  # fmt: skip
+    ).resolve_scale(color="independent").properties(height=ROW * max(len(drawn), 1), autosize=FIT_WIDTH)  # fmt: skip
 
 
 def _bounds(drawn: pl.DataFrame) -> list[alt.Chart]:
@@ -106,7 +113,7 @@ def _bounds(drawn: pl.DataFrame) -> list[alt.Chart]:
     for place, value, align, dx in (("from_at", "range_low", "right", -3), ("to_at", "range_high", "left", 3)):
         rows = drawn.filter(pl.col(value).is_not_null())
         if len(rows):
-            rows = rows.with_columns(bound=pl.Series([f"{v:g}".replace("-", "−") for v in rows[value]]))
+            rows = rows.with_columns(bound=pl.Series([_minus(f"{v:g}") for v in rows[value]]))
             line = alt.Chart(rows).mark_rule(color=NEUTRAL, strokeWidth=1)
             layers.append(line.encode(x=alt.X(f"{place}:Q"), y=alt.Y("top:Q"), y2=alt.Y2("bottom:Q")))
             text = alt.Chart(rows).mark_text(color=NEUTRAL, fontSize=11, align=align, dx=dx, dy=11)  # type: ignore[arg-type]
@@ -165,13 +172,15 @@ def matrix_chart(groups: pl.DataFrame, names: Sequence[str] | None = None) -> al
     tooltip = [alt.Tooltip("statement:N"), alt.Tooltip("by:N"), alt.Tooltip("group:N"), alt.Tooltip("verdict:N"),
                alt.Tooltip("text:N", title="number"), alt.Tooltip("range:N", title="holds in"),
                alt.Tooltip("n:Q", title="mean of"), alt.Tooltip("unit:N", title="which are"),
-               alt.Tooltip("reason:N", title="not tested")]  # fmt: skip
+               alt.Tooltip("reason:N", title="note")]  # fmt: skip
     base = alt.Chart(drawn)
     cells = base.mark_rect(cornerRadius=3).encode(
         x=x, x2="right:Q", y=alt.Y("top:Q"), y2="bottom:Q", color=_verdict_colour(), tooltip=tooltip,
         opacity=alt.condition(f"datum.verdict == '{NOT_TESTED}'", alt.value(0.12), alt.value(0.32)),
     )  # fmt: skip
-    symbols = base.mark_text(fontSize=15, fontWeight="bold").encode(
-        x=alt.X("across:Q"), y=y, text="symbol:N", tooltip=tooltip
-    )
-    return alt.layer(cells, symbols).properties(height=28 * max(len(order), 1) + 110, autosize=FIT_WIDTH)
+    symbols = alt.Chart(as_part(drawn, TOTAL)).mark_text(fontSize=15, fontWeight="bold").encode(
+        x=alt.X("across:Q"), y=y, text="symbol:N", color=part_colour(), tooltip=tooltip
+    )  # fmt: skip
+    # The marks are of the total error's colour, which alone is light on a dark page, and need a scale of their own.
+    layers = alt.layer(cells, symbols).resolve_scale(color="independent")
+    return layers.properties(height=28 * max(len(order), 1) + 110, autosize=FIT_WIDTH)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import altair as alt
 import polars as pl
 
-from dmcore.charts.axes import FIT_WIDTH, at_ticks, finite, known, linear_ends, linear_y, log_x
+from dmcore.charts.axes import FIT_WIDTH, finite, known, linear_ends, linear_y, log_x
 from dmcore.charts.numbers import MISSING
 from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, as_part, part_colour
 from dmcore.results.controls import DIFFERS, FAILED, GROUPS, PASSED, UNDECIDED
 
-ROW = 25
+ROW = 40
 """Height of a control, in pixels."""
 ICONS = {PASSED: "✓", FAILED: "✗", UNDECIDED: "?"}
 SHAPES = {PASSED: "circle", FAILED: "cross", UNDECIDED: "diamond"}
 _PAD, _LEAST = 0.14, 0.012
-_IS, _SHOULD, _VERDICT, _END = 1.05, 1.78, 2.24, 2.62
-"""Where the columns of text begin; the scale of a row goes from 0 to 1."""
+_BAND, _VERDICT, _GAP = 0.635, 0.875, 0.025
+"""Where the scale of a row begins and its verdict stands, from 0 to 1 of the width, and the room between: texts of 11 pixels fit
+beside it in 620."""
+_PLACES = ("left", "right", "place", "place_low", "place_high")
+_NO_AXIS = alt.Axis(labels=False, ticks=False, domain=False, grid=False)
+"""Not None, which Vega-Lite cannot put together with the layers that say nothing of it."""
 CURVE_HEIGHT = 300
 
 
@@ -75,83 +78,78 @@ def controls_table(controls: pl.DataFrame) -> pl.DataFrame:
 
 
 def controls_chart(controls: pl.DataFrame) -> alt.LayerChart:
-    """A row a control: the expected range as a grey band, the value with its interval, the verdict as word, icon and shape.
+    """A row a control: its name over its numbers, the expected range as a grey band with the value and its interval, the
+    verdict as word, icon and shape.
 
     Args:
         controls: `CONTROL_TABLES["controls"]`.
     """
-    rows, labels, heads, height = _placed(controls_table(controls).to_dicts())
-    drawn = pl.DataFrame(rows, infer_schema_length=None)
-    names = json.dumps(labels | heads)
-    place = "format(datum.value, '.2f')"
-    axis = alt.Axis(
-        **at_ticks([float(spot) for spot in labels | heads]), labelExpr=f"{names}[{place}]", grid=False, ticks=False,
-        domain=False, labelLimit=330, labelFontSize=12, labelPadding=10, labelOverlap=False,
-        labelFontWeight=alt.condition(f"indexof({json.dumps(list(heads))}, {place}) >= 0", alt.value("bold"),
-                                      alt.value("normal")),
-    )  # fmt: skip
-    y = alt.Y("at:Q", title=None, axis=axis, scale=alt.Scale(domain=[height - 0.4, -1.1], nice=False, zero=False))
-    x = alt.X("left:Q", title=None, axis=None, scale=alt.Scale(domain=[0, _END], nice=False, zero=False))
+    rows, heads, height = _placed(controls_table(controls).to_dicts())
+    places = [_BAND + (_VERDICT - _GAP - _BAND) * pl.col(c).cast(pl.Float64) for c in _PLACES]
+    drawn = pl.DataFrame(rows, infer_schema_length=None).with_columns(
+        numbers=pl.format("is {}; should be {}", "is_text", "should_text"),
+        **{f"at_{name}": place for name, place in zip(_PLACES, places, strict=True)},
+    )
+    y = alt.Y("at:Q", title=None, axis=_NO_AXIS, scale=alt.Scale(domain=[height - 0.4, -0.7], nice=False, zero=False))
+    x = {"title": None, "axis": _NO_AXIS, "scale": alt.Scale(domain=[0, 1], nice=False, zero=False)}
     tooltip = [alt.Tooltip("title:N", title="control"), alt.Tooltip("what:N", title="what is done"),
                alt.Tooltip("quantity:N", title="number"), alt.Tooltip("is_text:N", title="is"),
                alt.Tooltip("should_text:N", title="should be"), alt.Tooltip("why:N", title="why"),
                alt.Tooltip("note:N", title="note"), alt.Tooltip("n_tokens:Q", title="tokens", format=",d")]  # fmt: skip
     base = alt.Chart(drawn)
     differs = alt.datum.rule == DIFFERS
-    band = base.encode(x=x, x2=alt.X2("right:Q"), y=alt.Y("top:Q"), y2=alt.Y2("bottom:Q"), tooltip=tooltip)
+    band = base.encode(
+        x=alt.X("at_left:Q", **x), x2=alt.X2("at_right:Q"), y=alt.Y("top:Q"), y2=alt.Y2("bottom:Q"), tooltip=tooltip
+    )
     there = as_part(drawn.filter(known("place")), TOTAL)
     mark = alt.Shape("verdict:N", scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())), legend=None)
+    line = alt.Chart(drawn.with_columns(start=pl.lit(_BAND), end=pl.lit(_VERDICT - _GAP)))
     return alt.layer(
-        alt.Chart(drawn.with_columns(left=pl.lit(0.0), end=pl.lit(1.0))).mark_rule(color=NEUTRAL, opacity=0.35).encode(
-            x=x, x2=alt.X2("end:Q"), y=y
-        ),
+        line.mark_rule(color=NEUTRAL, opacity=0.35).encode(x=alt.X("start:Q", **x), x2=alt.X2("end:Q"), y=y),
         band.transform_filter(~differs).mark_rect(color=NEUTRAL, opacity=0.38),
         band.transform_filter(differs).mark_rect(
             fillOpacity=0.0, stroke=NEUTRAL, strokeDash=[3, 3], strokeWidth=1.5, strokeOpacity=1
         ),
-        alt.Chart(there).mark_rule(strokeWidth=2.5).encode(
-            x=alt.X("place_low:Q"), x2=alt.X2("place_high:Q"), y=y, color=part_colour()
-        ),
-        alt.Chart(there).mark_point(filled=True, size=85, opacity=1).encode(
-            x=alt.X("place:Q"), y=y, color=part_colour(), shape=mark, tooltip=tooltip
-        ),
-        *_columns(as_part(drawn, TOTAL), tooltip),
-    ).properties(height=round(ROW * height), autosize=FIT_WIDTH)  # fmt: skip
+        alt.Chart(there)
+        .mark_rule(strokeWidth=2.5)
+        .encode(x=alt.X("at_place_low:Q"), x2=alt.X2("at_place_high:Q"), y=y, color=part_colour()),
+        alt.Chart(there)
+        .mark_point(filled=True, size=85, opacity=1)
+        .encode(x=alt.X("at_place:Q"), y=y, color=part_colour(), shape=mark, tooltip=tooltip),
+        *_texts(as_part(drawn, TOTAL), heads, tooltip),
+    ).properties(height=round(ROW * height), autosize=FIT_WIDTH)
 
 
-def _columns(drawn: pl.DataFrame, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
-    """What it is, what it should be, and the verdict, with a head each."""
-    columns = [("is_text", _IS, "is", "normal"), ("should_text", _SHOULD, "should be", "normal"),
-               ("verdict_text", _VERDICT, "verdict", "bold")]  # fmt: skip
+def _texts(drawn: pl.DataFrame, heads: pl.DataFrame, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
+    """The name of a control, its numbers below that, and its verdict at the right; names of groups above theirs."""
     layers = []
-    for name, place, _, weight in columns:
+    for name, place, dy, size, weight in (
+        ("title", 0.0, -8, 12, "normal"), ("numbers", 0.0, 8, 11, "normal"), ("verdict_text", _VERDICT, 0, 12, "bold"),
+    ):  # fmt: skip
         text = alt.Chart(drawn.with_columns(place_of_text=pl.lit(place)))
-        text = text.mark_text(align="left", fontSize=12, fontWeight=weight)  # type: ignore[arg-type]
+        grey: dict[str, Any] = {"color": NEUTRAL} if name == "numbers" else {}
+        text = text.mark_text(align="left", fontSize=size, fontWeight=weight, dy=dy, **grey)  # type: ignore[arg-type]
+        colour: dict[str, Any] = {} if grey else {"color": part_colour()}
         layers.append(
-            text.encode(x=alt.X("place_of_text:Q"), y=alt.Y("at:Q"), text=alt.Text(f"{name}:N"), color=part_colour(),
-                        tooltip=tooltip)
-        )  # fmt: skip
-    heads = pl.DataFrame([{"place_of_text": place, "words": words, "at": -0.75} for _, place, words, _ in columns])
-    head = alt.Chart(heads).mark_text(align="left", fontSize=12, color=NEUTRAL)
-    layers.append(head.encode(x=alt.X("place_of_text:Q"), y=alt.Y("at:Q"), text=alt.Text("words:N")))
-    return layers
+            text.encode(x=alt.X("place_of_text:Q"), y=alt.Y("at:Q"), text=f"{name}:N", tooltip=tooltip, **colour)
+        )
+    head = alt.Chart(as_part(heads, TOTAL)).mark_text(align="left", fontSize=13, fontWeight="bold")
+    return [*layers, head.encode(x=alt.X("place_of_text:Q"), y=alt.Y("at:Q"), text="words:N", color=part_colour())]
 
 
-def _placed(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, str], float]:
-    """Rows with their places; names of controls and heads of groups by place; the height in rows."""
-    labels: dict[str, str] = {}
-    heads: dict[str, str] = {}
+def _placed(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], pl.DataFrame, float]:
+    """Rows with their places; names of groups with theirs; the height in rows."""
+    heads: list[dict[str, Any]] = []
     at, group, placed = 0.0, "", []
     for row in rows:
         if row["group"] != group:
             group = row["group"]
-            at += 0.35 if placed else 0.0
-            heads[f"{at:.2f}"] = GROUPS[group]
-            at += 0.95
-        labels[f"{at:.2f}"] = row["title"]
-        placed.append(row | _on_scale(row) | {"at": at, "top": at - 0.36, "bottom": at + 0.36})
+            at += 0.2 if placed else 0.0
+            heads.append({"place_of_text": 0.0, "at": at - 0.1, "words": GROUPS[group]})
+            at += 0.75
+        placed.append(row | _on_scale(row) | {"at": at, "top": at - 0.24, "bottom": at + 0.24})
         at += 1
-    return placed, labels, heads, at
+    return placed, pl.DataFrame(heads), at
 
 
 def _on_scale(row: dict[str, Any]) -> dict[str, float | None]:

@@ -13,10 +13,12 @@ from dmcore.charts.axes import FIT_WIDTH, at_ticks, finite, known
 from dmcore.charts.numbers import percent
 from dmcore.charts.planted import PART_NAMES
 from dmcore.charts.theme import NEUTRAL, part_colour
-from dmcore.results.agreement import SOUND, agreement_by
+from dmcore.results.agreement import agreement_by
 from dmcore.results.synthetic import COMPONENTS, SPLIT
 
 ROW = 46
+_LEAST_LEFT = 0.8
+"""The scale of shares begins no further to the right."""
 COMPONENT_NAMES = {
     "absent": "absent features",
     "dense": "dense part",
@@ -92,7 +94,7 @@ def components_chart(setting: Mapping[str, Any], components: pl.DataFrame) -> al
 def agreement_table(
     settings: pl.DataFrame, titles: Mapping[str, str], texts: Mapping[str, Sequence[str]]
 ) -> pl.DataFrame:
-    """A row an ingredient, level and part: `ingredient`, `level`, `part` (named), `inside`, `ratio`, `n`.
+    """A row an ingredient, level and part: `ingredient`, `level`, `part` (named), `inside`, `ratio`, `n`, `samples`.
 
     Args:
         settings: settings of a grid, with truths and estimates.
@@ -105,10 +107,10 @@ def agreement_table(
             for part in SPLIT:
                 rows.append({
                     "ingredient": title, "level": text, "part": PART_NAMES[part], "inside": row[f"{part}_inside"],
-                    "ratio": row[f"{part}_ratio"], "n": row["n"],
+                    "ratio": row[f"{part}_ratio"], "n": row["n"], "samples": row["samples"],
                 })  # fmt: skip
     schema = {"ingredient": pl.String, "level": pl.String, "part": pl.String, "inside": pl.Float64, "ratio": pl.Float64,
-              "n": pl.Int64}  # fmt: skip
+              "n": pl.Int64, "samples": pl.Int64}  # fmt: skip
     return pl.DataFrame(rows, schema=schema)
 
 
@@ -128,7 +130,7 @@ def agreement_chart(table: pl.DataFrame) -> alt.LayerChart:
         pl.Series("at", at, dtype=pl.Float64), pl.Series("shares", shares, dtype=pl.String),
         pl.Series("ratios", ratios, dtype=pl.String),
     ).filter(known("inside"))  # fmt: skip
-    left = max(min([SOUND, *finite(drawn["inside"])]) - 0.05, 0.0)
+    left = max(min([_LEAST_LEFT, *finite(drawn["inside"])]) - 0.05, 0.0)
     x = alt.X("inside:Q", title="share of the settings in which the 95 % interval holds the truth",
               scale=alt.Scale(domain=[left, 1.02], nice=False, zero=False),
               axis=alt.Axis(format=".0%", tickCount=6))  # fmt: skip
@@ -142,7 +144,8 @@ def agreement_chart(table: pl.DataFrame) -> alt.LayerChart:
     tooltip = [alt.Tooltip("ingredient:N"), alt.Tooltip("level:N"), alt.Tooltip("part:N"),
                alt.Tooltip("shares:N", title="truth in the interval"),
                alt.Tooltip("ratios:N", title="estimate over truth, median"),
-               alt.Tooltip("n:Q", title="settings", format=",d")]  # fmt: skip
+               alt.Tooltip("n:Q", title="settings", format=",d"),
+               alt.Tooltip("samples:Q", title="distinct samples of tokens", format=",d")]  # fmt: skip
     meant = alt.Chart(pl.DataFrame({"inside": [0.95]}))
     return alt.layer(
         meant.mark_rule(color=NEUTRAL, strokeDash=[5, 4], strokeWidth=1.5).encode(x=alt.X("inside:Q")),

@@ -25,3 +25,5 @@ class Figure:
     """Builds the chart."""
     data: Callable[[], pl.DataFrame]
     """Builds the table that the chart draws, for download."""
+    hint: str = ""
+    """What a click or the pointer does on a page: said there, after the caption, and in no picture or report."""

@@ -29,8 +29,8 @@ def surface_figure(chosen: Chosen, scaling: Scaling, label: str, metric: str) ->
         question=PLANE,
         caption=f"{plain(architecture_name(label))} SAEs on {site_phrase(record)}.{other} {FORMULAS[metric]} Circles: "
         f"measured SAEs; between them values are interpolated linearly over triangles in log width and log L0; nothing "
-        "is drawn outside their hull. Lines: equal values. Click on a circle, or near it, to choose that SAE "
-        f"on every page. {sample_words(record)}",
+        f"is drawn outside their hull. Lines: equal values. {sample_words(record)}",
+        hint="Click on a circle, or near it, to choose that SAE on every page.",
         chart=lambda: surface_chart(
             cells.filter(metric=metric), lines.filter(metric=metric), points, record["sae"], metric
         ),

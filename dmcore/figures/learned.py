@@ -1,4 +1,4 @@
-"""TODO"""
+"""The chart of the view *Not yet learned?*"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The chart of the page Overview."""
+"""The charts of the page Overview."""
 
 from __future__ import annotations
 
 import polars as pl
 
 from dmcore.charts.budget import budget_chart, budget_table
+from dmcore.charts.schematic import schematic_chart, schematic_table
 from dmcore.figures.figure import Figure
 from dmcore.words.chosen import Chosen
 from dmcore.words.names import architecture_name, l0_text, plain
@@ -41,4 +42,17 @@ def budget_figure(chosen: Chosen, rows: pl.DataFrame) -> Figure:
         caption=budget_caption(chosen, rows),
         chart=lambda: budget_chart(rows, chosen.record),
         data=lambda: budget_table(rows),
+    )
+
+
+def schematic_figure(chosen: Chosen) -> Figure:
+    """What dark matter is, with the chosen SAE's numbers."""
+    record = chosen.record
+    return Figure(
+        name="dark_matter",
+        key=(record["summary_key"],),
+        question="",
+        caption="The selected SAE, drawn to scale. All shares are of the activation's variance.",
+        chart=lambda: schematic_chart(record["fvu"], record["fvu_nonlinear"]),
+        data=lambda: schematic_table(record["fvu"], record["fvu_nonlinear"]),
     )

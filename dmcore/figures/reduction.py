@@ -49,7 +49,7 @@ def methods_figure(chosen: Chosen, found: Reduction, table: pl.DataFrame, more: 
         "contexts. Earlier "
         "components come with active latents of their own SAEs, so they are not at this L0; wider dictionaries are "
         "the study's "
-        f"own at the nearest L0. {CARRIED}An arrow: further right. All ranks and sets of inputs are in the table below. "
+        f"own at the nearest L0. {CARRIED}An arrow: further right. All ranks and sets of inputs are in the table of all methods. "
         f"{sample_of(found, coding=True)}",
         chart=lambda: league_chart(rows),
         data=lambda: league_table(rows),
@@ -81,8 +81,8 @@ def earlier_figure(chosen: Chosen, found: Reduction) -> Figure:
         question="What do SAEs of earlier components know of the error?",
         caption="Held-out R², pooled over tokens and dimensions, of the error and its parts by least squares from the "
         "reconstructions that SAEs make of earlier components (not from the components), alone and together. Where x is "
-        "among them the linear error is explained whole, by definition. Each part has a map of its own here; on "
-        "*Methods* one map of the whole error is added, which takes less of the nonlinear part. Bars: 95 % intervals "
+        "among them the linear error is explained whole, by definition. Each part has a map of its own here; among "
+        "the methods one map of the whole error is added, which takes less of the nonlinear part. Bars: 95 % intervals "
         "over contexts. "
         f"{sample_of(found)}",
         chart=lambda: earlier_chart(regressions),
@@ -101,7 +101,7 @@ def tasks_figure(chosen: Chosen, found: Reduction) -> Figure:
         caption="Cloze accuracy on held-out text, in percentage points below the clean model: how often the most "
         "probable token is the one that comes, with each method's reconstruction in the place of x, by the kind of "
         f"token to be predicted. Kinds of fewer than {LEAST} tokens are left out. n = {n:,} predictions in "
-        f"{found.about['loss_contexts']:,} contexts; 95 % intervals over contexts are in the tooltips and the data.",
+        f"{found.about['loss_contexts']:,} contexts; 95 % intervals over contexts are in the data.",
         chart=lambda: tasks_chart(tasks, methods),
         data=lambda: tasks_table(tasks, methods),
     )
@@ -132,3 +132,15 @@ def l0_rows(record: Mapping[str, Any], table: pl.DataFrame, left: str) -> pl.Dat
     return table.filter(kinds & here).with_columns(
         label=pl.col("method").replace_strict(ON_LINES, default=pl.col("title"))
     )
+
+
+COMPONENTS = {"previous": "the stream before", "mlp": "the layer's MLP", "attention": "its attention"}
+COMPONENT_WORDS = "At each site the SAE of the nearest width, then of the nearest L0."
+
+
+def component_rows(found: Reduction) -> pl.DataFrame:
+    """The SAEs of earlier components that were taken."""
+    return found["components"].select(
+        pl.col("role").replace(COMPONENTS).alias("Component"), pl.col("sae").alias("SAE"), pl.col("site").alias("Site"),
+        pl.col("d_sae").alias("Width"), pl.col("l0").round(1).alias("L0"),
+    )  # fmt: skip

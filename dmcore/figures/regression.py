@@ -84,8 +84,8 @@ def settings_figure(summary: Summary, shown: dict[str, Any]) -> Figure:
         name="settings",
         key=(summary.record["summary_key"], name),
         question="Do these settings matter?",
-        caption="The same split with other first positions skipped, with and without a bias. Large dots: the setting chosen "
-        f"above. {_INTERVALS} Held out over {summary.record['n_folds']} folds of whole contexts.",
+        caption="The same split with other first positions skipped, with and without a bias. Large dots: "
+        f"{name}. {_INTERVALS} Held out over {summary.record['n_folds']} folds of whole contexts.",
         chart=lambda: variants_chart(summary.variants, name),
         data=lambda: variants_table(summary.variants),
     )

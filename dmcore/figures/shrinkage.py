@@ -14,11 +14,18 @@ from dmcore.charts.map_shape import (
     singular_chart,
     singular_table,
 )
+from dmcore.charts.numbers import number
 from dmcore.charts.shrinkage import ablation_chart, ablation_table, ladder_chart, ladder_table, rank_chart, rank_table
 from dmcore.figures.figure import Figure
-from dmcore.results.shrinkage import Shrinkage
+from dmcore.results.shrinkage import CASES, Shrinkage
 from dmcore.words.shrinkage import shrinkage_sample
 
+LADDER_WORDS = (
+    "Left: R² from x, held out, of what is left of the error once the rung is taken away. Gain: over the smaller map that the "
+    "rung holds, paired. 95 % intervals over contexts."
+)
+OUTLIERS = "Is it an affair of a few outlying dimensions?"
+OUTLIER_WORDS = "Held out by context, pooled; 95 % intervals over contexts, differences paired."
 R2 = "R² = 1 − Σ|e − prediction|² / Σ|e − mean e|², pooled over tokens and dimensions, out of fold. "
 
 
@@ -149,3 +156,28 @@ def ablation_figure(found: Shrinkage) -> Figure:
         chart=lambda: ablation_chart(ablations),
         data=lambda: ablation_table(ablations),
     )
+
+
+def ladder_rows(found: Shrinkage) -> pl.DataFrame:
+    """The ladder with every number and its interval as text."""
+    rows = found["ladder"].to_dicts()
+
+    def said(name: str) -> list[str]:
+        return [number(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) for row in rows]
+
+    columns = {"R²": said("r2"), "of the linear part": said("share"), "gain": said("gain"), "left": said("left")}
+    about = {"map": [row["title"] for row in rows], "numbers fitted": [row["n_weights"] for row in rows]}
+    alpha = ["" if row["alpha"] is None else f"{row['alpha']:.4g}" for row in rows]
+    blank = {name: ["" if text == "not computed" else text for text in texts] for name, texts in columns.items()}
+    return pl.DataFrame({**about, "α": alpha, **blank})
+
+
+def outlier_rows(found: Shrinkage) -> pl.DataFrame:
+    """R2 of the full map with and without outlying dimensions, numbers with their intervals as text."""
+    rows = found["without"].to_dicts()
+    texts = [
+        [number(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) for row in rows] for name in ("r2", "drop")
+    ]
+    drops = ["" if text == "not computed" else text for text in texts[1]]
+    cases = [CASES[row["case"]] for row in rows]
+    return pl.DataFrame({"R² of the full map where": cases, "R²": texts[0], "less than with all": drops})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from dmcore.charts.clusters import silhouettes_chart, silhouettes_table
+from dmcore.charts.clusters import clusters_chart, clusters_table, silhouettes_chart, silhouettes_table
 from dmcore.charts.lift import group_lift_chart, group_lift_table, lift_chart, lift_table
 from dmcore.charts.numbers import point
 from dmcore.charts.part_names import NAMES
@@ -64,8 +64,9 @@ def latents_figure(
         caption=f"{high} {about['n_significant']:,} of the {about['n_tested']:,} latents with {about['least_active']} "
         "active tokens or more differ from 1 (adjusted p ≤ 0.05, Benjamini and Hochberg); drawn are the largest "
         "and the smallest lifts, a lift of 0 at the left end. Bars: 95 % intervals, clustered by context. "
-        + ("Text: the token a latent fires on most. Click on a dot to see its card. " if names else "")
+        + ("Text: the token a latent fires on most. " if names else "")
         + sample_of(structure),
+        hint="Click on a dot to see its card." if names else "",
         chart=lambda: lift_chart(structure["latents"], names),
         data=lambda: lift_table(structure["latents"], names),
     )
@@ -99,4 +100,19 @@ def silhouettes_figure(structure: Structure, key: tuple[str, ...]) -> Figure:
         "part's mean and covariance, chosen and clustered in the same way. Ringed: the k that stands out most.",
         chart=lambda: silhouettes_chart(structure["silhouettes"]),
         data=lambda: silhouettes_table(structure["silhouettes"]),
+    )
+
+
+def clusters_figure(structure: Structure, key: tuple[str, ...], part: str) -> Figure:
+    """The clusters of a part, and what they are of."""
+    tables = (structure["clusters"], structure["cluster_tokens"], structure["vocabulary"])
+    return Figure(
+        name=f"structure_clusters_{part}",
+        key=(*key, part),
+        question="What is in them?",
+        caption=f"Clusters of the {NAMES[part]}: tokens of each, and their share of all that were clustered. At the left its "
+        "commonest tokens, a space as ·, a line break as ↵.",
+        hint="Click on a bar to see what is in it.",
+        chart=lambda: clusters_chart(*tables, part),
+        data=lambda: clusters_table(*tables, part).drop("words"),
     )

@@ -47,8 +47,9 @@ def transfer_figure(found: Transfer, kept: str, shown: str) -> Figure:
         name=f"transfer_{found.by}_{kept}_{shown}",
         key=(found.folder.name, kept, shown),
         question=QUESTIONS[found.by],
-        caption=f"{KEPT_WORDS[kept]}{CELLS[shown]}{ABOUT[found.by]}Framed: fitted where it is tested. Point at a cell for its 95 "
-        f"% interval over contexts. {transfer_sample(found)}",
+        caption=f"{KEPT_WORDS[kept]}{CELLS[shown]}{ABOUT[found.by]}Framed: fitted where it is tested. 95 % "
+        f"intervals over contexts are in the data. {transfer_sample(found)}",
+        hint="Point at a cell for its interval.",
         chart=lambda: matrix_chart(cells, labels, kept, shown),
         data=lambda: matrix_table(cells, labels, kept, shown),
     )

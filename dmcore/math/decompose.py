@@ -63,7 +63,8 @@ class Split:
     r2_error_mean_dims: Estimate
     """Held-out R2 of the error vector, unweighted mean over dimensions: the paper's aggregate."""
     r2_error_norm_sq: Estimate
-    """Held-out R2 of the squared norm of the error, predicted from x."""
+    """Held-out R2 of the squared norm of the error, predicted from x. It is of fourth moments of the error: where its tails are
+    heavier than those of t(8), and where it is below 0 as without a bias, the interval is short (`benchmarks/coverage.py`)."""
     linear_map: LinearMap
     """Fitted on all tokens."""
     linear_error: Any

@@ -10,8 +10,10 @@
 
 With it the intervals of R2 and of nonlinear FVU say how the numbers vary with the texts *and* with the fit on them;
 `benchmarks/coverage.py` shows what they cover with it and without. The residual of a token is the held-out one, which is a little
-larger than the fitted one, so that intervals err on the wide side where tokens are few. `decompose` has it; the tables of a study
-are compared with one another replicate by replicate, and their intervals are of the texts alone.
+larger than the fitted one, so that intervals err on the wide side where tokens are few. `decompose` has it, and every number of
+the split in a study's tables; the replicates that SAEs are compared by have it too, so that what two fits on the same texts share
+cancels. What is computed from the split with the maps taken as they are (kinds of tokens, methods that reduce the error, costs)
+says that its intervals are of the texts alone.
 Reference: Efron 2014, Estimation and Accuracy after Model Selection (the infinitesimal jackknife of a bootstrap).
 """
 
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from dmcore.math.linear_map import AffineMap, fit_map
 from dmcore.math.moments import InputMoments, TargetMoments
-from dmcore.math.split import FoldedFit, TokenParts, row_norm_sq
+from dmcore.math.split import FoldedFit, TokenParts, row_norm_sq, rows_by_fold
 
 
 def fit_pulls(
@@ -51,9 +53,13 @@ def fit_pulls(
         augmented = torch.cat([fitted.weight, fitted.offset[None]]).double()
         left = targets.pooled(held_out)[0] - inputs.pooled(held_out) @ augmented
         solved.append(fit_map(inputs.pooled(train), left, inputs.shift, ridge=ridge, fit_bias=fit_bias))
-    weight = torch.stack([one.weight for one in solved]).sum(0)
-    offset = torch.stack([one.offset for one in solved]).sum(0)
-    return tuple(AffineMap(weight - one.weight, offset - one.offset, inputs.shift) for one in solved)
+    weight, offset = torch.zeros_like(solved[0].weight), torch.zeros_like(solved[0].offset)
+    for one in solved:
+        weight += one.weight
+        offset += one.offset
+    return tuple(
+        AffineMap(one.weight.neg_().add_(weight), one.offset.neg_().add_(offset), inputs.shift) for one in solved
+    )
 
 
 def fit_influence(
@@ -71,9 +77,8 @@ def fit_influence(
         folds: the fold of each token.
     """
     moved = torch.empty_like(residual)
-    for fold in torch.unique(folds).tolist():
-        rows = folds == fold
-        moved[rows] = -2.0 * pulls[fold].predict(x[rows]) * residual[rows]
+    for fold, rows in rows_by_fold(folds):
+        moved[rows] = pulls[fold].predict(x[rows]).mul_(-2.0).mul_(residual[rows])
     return moved
 
 

@@ -14,7 +14,7 @@ Definitions (paper, section 2; x is the activation, e = x - Sae(x) the error, ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,11 @@ class FoldedFit:
     """Entry f never saw the contexts of fold f."""
     full_map: AffineMap | None
     """Fitted on every token; for new data, not for these tokens' own numbers. None if it was not asked for."""
+
+    def single(self) -> FoldedFit:
+        """The same maps in float32."""
+        full = None if self.full_map is None else self.full_map.single()
+        return FoldedFit(tuple(fitted.single() for fitted in self.fold_maps), full)
 
 
 def check_determined(tokens_per_fold: Sequence[int], n_weights: int, ridge: float) -> None:
@@ -66,22 +71,19 @@ def fit_folds(
     ridge: float = 0.0,
     fit_bias: bool = True,
     full: bool = True,
-    single: bool = False,
 ) -> FoldedFit:
-    """Fit the map of each fold on the cells of all others, and one map on all.
+    """Fit the map of each fold on the cells of all others, and one map on all, in float64.
 
     Args:
         inputs, targets: moments over cells; cells that no fold names are left out.
         cells_of_fold: the cells that hold each fold's tokens.
         ridge, fit_bias: as in `fit_map`.
         full: whether the map on all is wanted.
-        single: whether to keep the maps in float32; they are fitted in float64 in any case.
     """
 
     def fit(cells: Sequence[int]) -> AffineMap:
         gram, cross = inputs.pooled(cells), targets.pooled(cells)[0]
-        fitted = fit_map(gram, cross, inputs.shift, ridge=ridge, fit_bias=fit_bias)
-        return fitted.single() if single else fitted
+        return fit_map(gram, cross, inputs.shift, ridge=ridge, fit_bias=fit_bias)
 
     all_cells = [cell for cells in cells_of_fold for cell in cells]
     fold_maps = tuple(fit([c for c in all_cells if c not in set(held_out)]) for held_out in cells_of_fold)
@@ -119,13 +121,18 @@ class TokenParts:
 def split_tokens(fit: FoldedFit, x: Tensor, error: Tensor, folds: Int64[Tensor, " n_tokens"]) -> TokenParts:
     """Take the error of some tokens apart with the maps of the folds in which they are held out."""
     predicted = torch.empty(x.shape[0], x.shape[1] + 1, dtype=x.dtype, device=x.device)
+    for fold, rows in rows_by_fold(folds):
+        predicted[rows] = fit.fold_maps[fold].predict(x[rows])
+    linear = predicted[:, :-1]
+    return TokenParts(linear, error - linear, predicted[:, -1])
+
+
+def rows_by_fold(folds: Int64[Tensor, " n_tokens"]) -> Iterator[tuple[int, slice | Tensor]]:
+    """Each fold that some tokens have, with their rows: a slice, which copies nothing, where they are next to each other."""
     for fold in torch.unique(folds).tolist():
         rows = (folds == fold).nonzero().squeeze(1)
         contiguous = bool(rows[-1] - rows[0] == rows.numel() - 1)
-        where = slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else rows
-        predicted[where] = fit.fold_maps[fold].predict(x[where])
-    linear = predicted[:, :-1]
-    return TokenParts(linear, error - linear, predicted[:, -1])
+        yield fold, slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else rows
 
 
 def row_norm_sq(rows: Float[Tensor, "n_tokens d"]) -> Float64[Tensor, " n_tokens"]:

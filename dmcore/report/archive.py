@@ -10,14 +10,14 @@ import polars as pl
 from dmcore.charts import picture
 from dmcore.legible import visible
 from dmcore.report.blocks import Code, Numbers, Shown
-from dmcore.report.build import Report
-from dmcore.report.escape import unmarked, without_clicks
+from dmcore.report.build import Report, Told
+from dmcore.report.escape import unmarked
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date of every file: that of a day would make another archive of the same results."""
 
 
-def archive(report: Report) -> bytes:
+def archive(report: Report, told: Told | None = None) -> bytes:
     """A zip of every table as Parquet, every chart as SVG and its table as Parquet, the study file, and a README."""
     published = report.subject.published
     lines = [
@@ -25,14 +25,18 @@ def archive(report: Report) -> bytes:
         f"Study {published.study_id}; charts of single SAEs: {visible(report.subject.record['sae'])}",
         "",
         "tables/*.parquet   tables of the report, unrounded; <name>, <name>_low, <name>_high: a number and its 95 % interval",
-        "charts/*.svg       charts with their captions",
+        "charts/*.svg       charts with their captions, other choices among them",
         "charts/*.parquet   the table that each chart draws",
         "study.toml         the study file",
         "commands.txt       what makes the results again",
         "",
     ]
     files: dict[str, bytes] = {}
+    drawn, total = 0, sum(len(list(section.of(Shown))) for section in report.sections)
     for section in report.sections:
+        if told is not None:
+            told(f"Tables and pictures of: {section.title}", drawn, total)
+        drawn += len(list(section.of(Shown)))
         lines += [section.title, ""]
         for block in section.blocks:
             if isinstance(block, Numbers):
@@ -43,7 +47,7 @@ def archive(report: Report) -> bytes:
             elif isinstance(block, Shown) and len(block.figure.data()):
                 figure = block.figure
                 name = _fresh(files, f"charts/{figure.name}", ".svg")
-                caption = unmarked(without_clicks(figure.caption))
+                caption = unmarked(figure.caption)
                 files[name] = picture.svg(figure.chart(), figure.question, caption)
                 files[name.removesuffix(".svg") + ".parquet"] = _parquet(figure.data())
                 lines += [f"{name}: {unmarked(figure.question)} {caption}"]

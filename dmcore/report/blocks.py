@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,10 +24,19 @@ class Said:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Where a part of a section begins: it is in the contents, as views are in a page's."""
+
+    title: str
+
+
+@dataclass(frozen=True)
 class Shown:
     """A chart."""
 
     figure: Figure
+    more: bool = False
+    """Whether it is another choice of the one before, which a page shows on demand: folded away."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Code:
     text: str
 
 
-Block = Said | Shown | Numbers | Missing | Code
+Block = Part | Said | Shown | Numbers | Missing | Code
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,17 @@ class Section:
     def of(self, kind: type[T]) -> Iterator[T]:
         """Its blocks of one kind."""
         return (block for block in self.blocks if isinstance(block, kind))
+
+
+def part(title: str, blocks: Iterable[Block]) -> list[Block]:
+    """Blocks as a part of a section; nothing where there are none."""
+    found = list(blocks)
+    return [Part(title), *found] if found else []
+
+
+def choices(figures: Iterable[Figure]) -> list[Block]:
+    """A chart, and other choices of it folded away."""
+    return [Shown(figure, more=k > 0) for k, figure in enumerate(figures)]
 
 
 def said(*texts: str, finding: bool = False) -> list[Block]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dmcore.report.blocks import Section
 from dmcore.report.sections import (
+    claims,
     controls,
     downstream,
     nonlinear,
@@ -16,6 +17,7 @@ from dmcore.report.sections import (
     regression,
     scaling,
     shrinkage,
+    synthetic,
 )
 from dmcore.report.subject import Subject
 
@@ -28,9 +30,15 @@ SECTIONS: tuple[Callable[[Subject], Section], ...] = (
     downstream.section,
     shrinkage.section,
     controls.section,
+    synthetic.section,
+    claims.section,
     origin.section,
 )
-"""Each makes one section; order of the report."""
+"""Each makes one section; order of the report. That of the origin is last: it lists what the others have read."""
+
+
+Told = Callable[[str, int, int], None]
+"""Called with what is drawn, how many charts have been, and how many there are."""
 
 
 @dataclass(frozen=True)

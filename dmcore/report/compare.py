@@ -9,10 +9,10 @@ import numpy as np
 
 from dmcore.charts.numbers import number
 from dmcore.math.bootstrap import interval
-from dmcore.report.blocks import Block, Code, Missing, Numbers, Said, Section, Shown
+from dmcore.report.blocks import Block, Code, Missing, Numbers, Part, Said, Section, Shown
 from dmcore.report.build import Report
 from dmcore.report.escape import escape
-from dmcore.report.html import block_html, footer, heading, page, table_html
+from dmcore.report.html import block_html, contents, footer, heading, page, part_id, table_html
 from dmcore.report.sections.tables import METRICS, texts
 from dmcore.report.subject import Subject
 from dmcore.words.names import l0_text
@@ -31,6 +31,7 @@ def comparison_html(left: Report, right: Report) -> str:
     numbers = differences(left.subject, right.subject)
     body = [
         f'<div class="pair"><div>{heading(left)}</div><div>{heading(right)}</div></div>',
+        contents(left.sections),
         "<main>",
         f'<section><h2>How do their numbers differ?</h2><div class="table">{table_html(numbers)}</div>'
         f'<p class="caption">{escape(CAPTION)}</p></section>',
@@ -89,17 +90,39 @@ def _is_said(block: Block, first: bool) -> bool:
 
 
 def _beside(left: Section, right: Section) -> str:
-    """A section of both: sentences first, then pairs of charts and tables."""
+    """A section of both, part by part; other choices of a chart are in each one's own report."""
+    parts = [_parts(one) for one in (left, right)]
+    made = [f'<section id="{left.name}"><h2>{escape(left.title)}</h2>']
+    for title in dict.fromkeys([*parts[0], *parts[1]]):
+        if title:
+            made.append(f'<h3 id="{part_id(left.name, title)}">{escape(title)}</h3>')
+        made.append(_pairs(*(one.get(title, []) for one in parts), f"{part_id(left.name, title)}"))
+    return "\n".join([*made, "</section>"])
+
+
+def _parts(section: Section) -> dict[str, list[Block]]:
+    """Its blocks by the part that they are of; those before the first are of none."""
+    found: dict[str, list[Block]] = {"": []}
+    title = ""
+    for block in section.blocks:
+        if isinstance(block, Part):
+            title = block.title
+            found.setdefault(title, [])
+        elif not (isinstance(block, Shown) and block.more):
+            found[title].append(block)
+    return found
+
+
+def _pairs(left: list[Block], right: list[Block], prefix: str) -> str:
+    """Blocks of both: sentences first, then pairs of charts and tables."""
     pairs: list[tuple[Block | None, Block | None]] = []
     for first in (True, False):
-        own = [[block for block in one.blocks if _is_said(block, first)] for one in (left, right)]
+        own = [[block for block in one if _is_said(block, first)] for one in (left, right)]
         pairs.extend(zip_longest(*own))
-    by_name = [{_name(b): b for b in one.blocks if not isinstance(b, Said | Missing)} for one in (left, right)]
+    by_name = [{_name(b): b for b in one if not isinstance(b, Said | Missing)} for one in (left, right)]
     pairs += [(by_name[0].get(name), by_name[1].get(name)) for name in dict.fromkeys([*by_name[0], *by_name[1]])]
     cells = []
     for k, pair in enumerate(pairs):
         for side, block in zip(("a", "b"), pair, strict=True):
-            shown = "" if block is None else block_html(block, f"{left.name}-{k}-{side}")
-            cells.append(f"<div>{shown}</div>")
-    body = "\n".join(cells)
-    return f'<section id="{left.name}"><h2>{escape(left.title)}</h2>\n<div class="pair">{body}</div></section>'
+            cells.append(f"<div>{'' if block is None else block_html(block, f'{prefix}-{k}-{side}')}</div>")
+    return f'<div class="pair">{"".join(cells)}</div>' if cells else ""

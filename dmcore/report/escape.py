@@ -36,8 +36,3 @@ def inline(text: str) -> str:
 def unmarked(text: str) -> str:
     """The same as plain text, for a file that is read as it is."""
     return _MARKDOWN.sub(lambda m: m["plain"] or m["bold"] or m["slant"] or m["code"] or "", text)
-
-
-def without_clicks(caption: str) -> str:
-    """A page's caption without the sentences on what a click or a pointer does there."""
-    return re.sub(r"(?:^|(?<=\.) )(?:Click on|Point at) [^.]*\.", "", caption).strip()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from shlex import quote
 from typing import Any
 
 import polars as pl
 
 from dmcore.errors import StoreError
+from dmcore.report.noted import Noted
 from dmcore.results import DOWNSTREAM, REDUCTION, Downstream, Reduction, Scaling, Summary, over_widths
 from dmcore.store.looked import summaries_with
-from dmcore.store.published import Published, index_of, open_published
+from dmcore.store.published import index_of, open_published
 from dmcore.store.store import Store
 from dmcore.words.streams import told_apart
 
@@ -20,7 +21,7 @@ from dmcore.words.streams import told_apart
 class Subject:
     """A study's results around one SAE; each is read once. Pages' figures and sentences are told of it (`Chosen`)."""
 
-    published: Published
+    published: Noted
     record: dict[str, Any]
     study_text: str
     """The study file."""
@@ -90,7 +91,8 @@ def open_subject(study_id: str, sae: str | None = None, study_text: str = "", st
     found = open_published(study_id, store)
     if not len(found.records):
         raise StoreError(f"The study {study_id} has no result yet: run `python -m dmcore sweep {found.file}`.")
-    found = replace(found, records=told_apart(found.records))
+    given = {one.name: getattr(found, one.name) for one in fields(found)}
+    found = Noted(**given | {"records": told_apart(found.records)})
     index = index_of(study_id, store)
     spec = index.manifest.spec if index is not None else {}
     record = middle_sae(found.records, spec) if sae is None else sae_called(found.records, sae)

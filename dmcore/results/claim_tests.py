@@ -14,16 +14,15 @@ import numpy as np
 import polars as pl
 
 from dmcore.estimate import Estimate
+from dmcore.results.claim_sets import middle_layers, span_words, width_sets
 from dmcore.results.claims import LEAST_CONTEXTS, STATEMENTS, Evidence, Missing, claim_row, claims_frame
-from dmcore.results.compare import log_distance
 from dmcore.results.downstream import Downstream
 from dmcore.results.parts import Parts
 from dmcore.results.reduction import JOINED, Reduction
 from dmcore.results.scaling import Scaling
+from dmcore.specs import stack_of
 
 Array = np.ndarray
-SAME_L0 = 0.25
-"""SAEs whose L0s are within this on a natural log scale count as of one L0."""
 LEAST_WIDTHS = 3
 PURSUIT = "gradient_pursuit"
 
@@ -155,6 +154,26 @@ def _metric(metric: str) -> Callable[[ClaimInputs, pl.DataFrame], Evidence | Mis
     return test
 
 
+def _at_middle_layers(metric: str) -> Callable[[ClaimInputs, pl.DataFrame], Evidence | Missing]:
+    def test(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missing:
+        middle = middle_layers(given.records)
+        if not middle:
+            return Missing(
+                "Which layers are middle ones cannot be told: the study has SAEs at fewer than three. Add some at earlier and "
+                "later layers, and sweep it.",
+                f"sweep {given.file}",
+            )
+        chosen = [
+            row["summary_key"] for row in records.to_dicts() if row["layer"] in middle.get(stack_of(row["site"]), [])
+        ]
+        if not chosen:
+            told = span_words(sorted({v for layers in middle.values() for v in layers}))
+            return Missing(f"None of these SAEs is at a middle layer of the study ({told}).")
+        return _metric(metric)(given, records.filter(pl.col("summary_key").is_in(chosen)))
+
+    return test
+
+
 def _half_norm(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missing:
     rows = [row for row in _known(given, records, "fvu", "fvu_nonlinear") if row["fvu"] > 0]
     if not rows:
@@ -164,23 +183,6 @@ def _half_norm(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missing:
         [1 - _column(given, row, "fvu_nonlinear") / _column(given, row, "fvu") for row in rows],
         "SAEs",
     )
-
-
-def width_sets(records: pl.DataFrame) -> list[list[dict]]:
-    """SAEs of one site, architecture and about one L0, one a width, by width; of at least two widths each."""
-    sets = []
-    for group in records.partition_by("site", "label", maintain_order=True):
-        left = group.sort("d_sae", maintain_order=True).to_dicts()
-        while left:
-            first = left[0]
-            own: dict[int, dict] = {}
-            for row in left:
-                if log_distance(row["l0"], first["l0"]) <= SAME_L0:
-                    own.setdefault(row["d_sae"], row)
-            left = [row for row in left if not any(row is one for one in own.values())]
-            if len(own) > 1:
-                sets.append(list(own.values()))
-    return sets
 
 
 def _slopes(logs: Array, widths: Array) -> Array:
@@ -300,7 +302,7 @@ def _earlier(given: ClaimInputs, records: pl.DataFrame) -> Evidence | Missing:
 TESTS: dict[str, Callable[[ClaimInputs, pl.DataFrame], Evidence | Missing]] = {
     "half_vector": _metric("r2_error_mean_dims"),
     "half_norm": _half_norm,
-    "norm_07": _metric("r2_error_norm_sq"),
+    "norm_07": _at_middle_layers("r2_error_norm_sq"),
     "norm_09": _metric("r2_error_norm_sq"),
     "norm_order": _norm_order,
     "constant_width": _width(relative=False),
@@ -309,6 +311,7 @@ TESTS: dict[str, Callable[[ClaimInputs, pl.DataFrame], Evidence | Missing]] = {
     "parts_order": _parts_order,
     "loss_linear": _loss("linear"),
     "loss_nonlinear": _loss("nonlinear"),
+    "pursuit_little": _pursuit("error_removed"),
     "pursuit_total": _pursuit("error_removed"),
     "pursuit_nonlinear": _pursuit("nonlinear_removed"),
     "earlier": _earlier,

@@ -18,20 +18,27 @@ from dmcore.results.table_folder import TableFolder
 
 CONTROLS = "controls"
 """Stage of the entries."""
-VERSION = 2
+VERSION = 3
 """Raised when what is computed changes."""
 
 PASSED, FAILED, UNDECIDED = VERDICTS = ("passed", "failed", "undecided")
+METHOD, SAE = KINDS = ("method", "SAE")
+"""What a control is a check of: of the method, whose answer is known whatever the SAE, so that a failure is a defect of the
+computation; or of this SAE and its study, where a failure is something to know about them."""
+KIND_WORDS = {METHOD: "the method", SAE: "this SAE and its study"}
 GROUPS = {
-    "shuffled": "Shuffled targets",
-    "directions": "Random directions",
-    "dictionaries": "Dictionaries that know nothing",
-    "model": "A model that has learned nothing",
-    "split": "How tokens are held out",
-    "tokens": "Number of tokens",
-    "seeds": "Seeds",
+    "shuffled": "The method: shuffled targets",
+    "directions": "The method: random directions",
+    "known": "The method: dictionaries whose answer is known",
+    "dictionaries": "This SAE: a dictionary that knows nothing",
+    "model": "This SAE: a model that has learned nothing",
+    "texts": "This SAE: what the tokens of a text share",
+    "split": "This study: how tokens are held out",
+    "tokens": "This study: number of tokens",
+    "seeds": "This study: seeds",
 }
-"""Of controls, in the order in which they are shown."""
+"""Of controls, in the order in which they are shown: first those of the method."""
+METHOD_GROUPS = ("shuffled", "directions", "known")
 AGREES, WITHIN, DIFFERS = RULES = ("agrees", "within", "differs")
 """How a row is judged, see `RULE_WORDS`."""
 RULE_WORDS = {
@@ -137,6 +144,12 @@ class Controls(TableFolder):
     def control(self, name: str) -> dict[str, Any]:
         """The row of one control."""
         return self["controls"].row(by_predicate=pl.col("name") == name, named=True)
+
+    def counts_of(self, kind: str) -> dict[str, int]:
+        """How many controls of a kind (`KINDS`) have each verdict."""
+        of_method = pl.col("group").is_in(METHOD_GROUPS)
+        rows = self["controls"].filter(of_method if kind == METHOD else ~of_method)
+        return {verdict: int((rows["verdict"] == verdict).sum()) for verdict in VERDICTS}
 
     @property
     def counts(self) -> tuple[int, int, int]:

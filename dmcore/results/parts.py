@@ -74,7 +74,7 @@ def part_spec(split: str, part: str, sae: str) -> dict[str, Any]:
     """The spec of one SAE's entry.
 
     Args:
-        split: key of the base's split, whose maps take the error apart.
+        split: `SaePlan.maps_key` of the base: what the maps that take its error apart are made from.
         part: of `dmcore.specs.PARTS`.
         sae: fingerprint of the SAE on the part.
     """

@@ -58,7 +58,7 @@ PLANTED_TABLES: dict[str, dict[str, Any]] = {
         "ablated": pl.Float64,  # of `ABLATED`
         "on_acts": pl.Float64,  # of `LEVELS`: a
         "on_recon": pl.Float64,  # of `LEVELS`: b
-        "planted_absent": pl.Float64,  # what the ablated latents were, about its mean; shares of the variance of x''
+        "planted_absent": pl.Float64,  # sum |what the ablated latents wrote|^2, its mean within; over the variance of x''
         "planted_acts": pl.Float64,  # a
         "planted_recon": pl.Float64,  # b
         **_SPLIT,

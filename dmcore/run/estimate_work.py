@@ -91,9 +91,10 @@ class Work:
         moments = sum(
             2.0 * n * (d + 1) ** 2 for d in [site.width for site in self.sites()] + [s.d_in for s in self.saes]
         )
-        # Applied to every token; then solved once a fold and variant (7/3 d^3), and the ridge path's bases (4 d^3 a fold).
-        applied = sum(2.0 * n * self.n_variants * s.d_in**2 for s in self.saes)
-        solved = sum((7 / 3 * self.n_variants + 4) * folds * s.d_in**3 for s in self.saes)
+        # Maps and the fit's influence, applied to every token; solved once a fold and variant (7/3 d^3 and 13/3 d^3); the
+        # ridge path's bases (4 d^3 a fold).
+        applied = sum(4.0 * n * self.n_variants * s.d_in**2 for s in self.saes)
+        solved = sum((20 / 3 * self.n_variants + 4) * folds * s.d_in**3 for s in self.saes)
         bases = sum(10.0 * folds * site.width**3 for site in self.sites())
         model = n * self.shape.flops_per_token(None, self.length, with_loss=True)
         return Operations(model, encode, moments, applied + solved + bases, self.norms(), *self.training_operations())
@@ -166,13 +167,14 @@ class Work:
         return self.shape.parameters * self.dtype_bytes // self.machine.devices + max(logits, scores + layer) + kept
 
     def sae_memory(self) -> int:
-        """Weights in float32, moments of site and error, a map for each fold and variant, solving for one, a chunk of tokens."""
+        """Weights in float32, moments of site and error, a map and an influence for each fold and variant, solving for one in
+        float64, a chunk of tokens."""
         chunk = max(CHUNK_TOKENS, self.length)
         return max(
             s.weight_bytes
             + 2 * 8 * self.n_cells * (s.d_in + 1) ** 2
-            + (4 * self.n_variants * self.study.settings.n_folds + 4 * 8) * (s.d_in + 1) ** 2
-            + 4 * chunk * (min(s.d_sae, SLAB) + 12 * s.d_in)
+            + 8 * ((self.n_variants + 2) * self.study.settings.n_folds + 2 + 4) * (s.d_in + 1) ** 2
+            + 4 * chunk * (min(s.d_sae, SLAB) + 15 * s.d_in)
             for s in self.saes
         )
 

@@ -99,7 +99,7 @@ def train_all(
     linear = load_full_map(summary.path, device)
     sae = load_dictionary(study, base.sae, linear.weight.shape[0], device)
     fingerprint = sae_fingerprint(study, base.sae, store.root / "fingerprints")
-    found = PartsBase(sae, linear, fingerprint, content_key(base.split))
+    found = PartsBase(sae, linear, fingerprint, base.maps_key)
     return trained + train_parts(study, found, device, reporter, store), ""
 
 
@@ -111,7 +111,7 @@ def untrained(plan: Plan) -> str:
     for sae in parts.saes():
         log = _log(study, sae)
         settings = log.get("settings", {})
-        asked = {"linear map": content_key(base_plan(plan).split), **{name: getattr(parts, name) for name in ASKED}}
+        asked = {"linear map": base_plan(plan).maps_key, **{name: getattr(parts, name) for name in ASKED}}
         if not log:
             missing.append(sae.path)
         elif any(settings.get(name) != value for name, value in asked.items()):
@@ -138,7 +138,7 @@ def as_sae(study: Study, sae: PartSae) -> SaeSpec:
 
 def part_plans(plan: Plan, store: Store) -> list[PartPlan]:
     """The SAEs on the parts, which must have been trained, in the order of parts and seeds."""
-    split, memory = content_key(base_plan(plan).split), store.root / "fingerprints"
+    split, memory = base_plan(plan).maps_key, store.root / "fingerprints"
     found = []
     for sae in parts_of(plan.study).saes():
         fingerprint = sae_fingerprint(plan.study, as_sae(plan.study, sae), memory)

@@ -31,6 +31,9 @@ from dmcore.store.store import Store
 VERSIONS = {"losses": 1, "inputs": 1, "codes": 1, "targets": 1, "split": 1, "summary": 1, "norms": 1}
 """Raised when what a stage computes changes, so that old entries are not taken for new ones. What compares SAEs is named by
 their summaries alone: with "norms", raise `results.scaling.VERSION` too."""
+INTERVALS = 2
+"""How the intervals of a split are made: raised instead of its version where the maps and the parts of tokens stay the same. 2:
+the luck of the fit moves them too (`dmcore.math.fit_noise`)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class SaePlan:
     def summary_key(self) -> str:
         """Key of the summary entry."""
         return content_key(self.summary)
+
+    @property
+    def maps_key(self) -> str:
+        """What the maps of the split are made from; SAEs trained on the parts stay theirs where only intervals change."""
+        return content_key({name: value for name, value in self.split.items() if name != "intervals"})
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,9 @@ def make_plan(
         fingerprint = sae_fingerprint(study, sae, memory, custom)
         codes = spec("codes", activations=content_key(sites[sae.hook]), sae=fingerprint, **_precision(study))
         targets = spec("targets", codes=content_key(codes), inputs=content_key(inputs[sae.hook]))
-        split = spec("split", targets=content_key(targets), settings=_settings(study), seed=study.seed)
+        split = spec(
+            "split", targets=content_key(targets), settings=_settings(study), seed=study.seed, intervals=INTERVALS
+        )
         summary = spec("summary", split=content_key(split), losses=content_key(sites[LOSS]), sae=spec_dict(sae))
         norms = spec("norms", split=content_key(split))
         saes.append(SaePlan(sae, codes, targets, split, summary, norms))

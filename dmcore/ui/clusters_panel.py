@@ -7,11 +7,10 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dmcore.charts.clusters import clusters_chart, clusters_table
 from dmcore.charts.example_windows import EXAMPLE_TOKENS, windows_chart, windows_table
 from dmcore.charts.part_names import NAMES
 from dmcore.charts.token_text import visible
-from dmcore.figures.structure import silhouettes_figure
+from dmcore.figures.structure import clusters_figure, silhouettes_figure
 from dmcore.results import Structure
 from dmcore.results.structure import CLUSTERED_PARTS
 from dmcore.ui.figure import Figure, Pick, draw
@@ -47,20 +46,7 @@ def draw_contents(structure: Structure, part: str, key: tuple[str, ...]) -> None
         if str(value) in numbers:
             set_option("cluster", str(value))
 
-    tables = (structure["clusters"], structure["cluster_tokens"], structure["vocabulary"])
-    draw(
-        Figure(
-            name="structure_clusters",
-            key=(*key, part),
-            question="What is in them?",
-            caption="Tokens of each cluster, and their share of all that were clustered. At the left its commonest tokens, a "
-            "space as ·, a line break as ↵. Click on a bar to see what is in it.",
-            chart=lambda: clusters_chart(*tables, part),
-            data=lambda: clusters_table(*tables, part).drop("words"),
-        ),
-        level=4,
-        pick=Pick("pick", "cluster", pick),
-    )
+    draw(clusters_figure(structure, key, part), level=4, pick=Pick("pick", "cluster", pick))
     st.markdown(f"#### Cluster {cluster}")
     st.markdown(cluster_sentence(structure, part, cluster))
     left, right = st.columns(2, gap="large")

@@ -10,10 +10,16 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.errors import StreamlitAPIException
 
-from dmcore.charts.numbers import number
-from dmcore.figures.controls import controls_figure, curve_figure, spectra_figure
+from dmcore.figures.controls import (
+    DICTIONARIES,
+    DICTIONARY_WORDS,
+    controls_figure,
+    curve_figure,
+    dictionary_rows,
+    spectra_figure,
+)
 from dmcore.results import Controls
-from dmcore.results.controls import METRICS, PASSED, RULE_WORDS
+from dmcore.results.controls import PASSED, RULE_WORDS
 from dmcore.ui import reads
 from dmcore.ui.figure import draw
 from dmcore.ui.look_job import draw_look_button
@@ -23,13 +29,6 @@ from dmcore.ui.selection import Selection
 from dmcore.ui.table import show_table
 from dmcore.words.controls import controls_finding, count_sentence, shuffled_sentence
 from dmcore.words.names import plain
-
-HEADS = {
-    "fvu": "FVU",
-    "fvu_nonlinear": "Nonlinear FVU",
-    "r2_error": "R² of the error",
-    "r2_error_norm_sq": "R² of |e|²",
-}
 
 
 def controls_view(selection: Selection, top: DeltaGenerator) -> None:
@@ -90,21 +89,10 @@ def _draw_curves(found: Controls) -> None:
 
 
 def _draw_dictionaries(found: Controls) -> None:
-    rows = found["dictionaries"].to_dicts()
-    if not rows:
-        return
-    st.markdown("### Would another dictionary look the same?")
-    columns = {"Dictionary": [row["title"] for row in rows], "L0": [round(row["l0"], 1) for row in rows],
-               "Latents": [row["d_sae"] for row in rows]}  # fmt: skip
-    for metric in METRICS:
-        ends = [[row[f"{metric}{end}"] for end in ("", "_low", "_high")] for row in rows]
-        columns[HEADS[metric]] = ["none" if value[0] is None else number(*value) for value in ends]
-    columns["Tokens"] = [row["n_tokens"] for row in rows]
-    show_table(pl.DataFrame(columns), hide_index=True)
-    st.caption(
-        "All on activations of this site, split in the same way. The small SAEs are trained alike, on the model and on a copy "
-        "of it with random weights, and measured on the contexts that neither saw. An error that does not vary has no R²."
-    )
+    if len(found["dictionaries"]):
+        st.markdown(f"### {DICTIONARIES}")
+        show_table(dictionary_rows(found), hide_index=True)
+        st.caption(DICTIONARY_WORDS)
 
 
 def _draw_rules(found: Controls) -> None:

@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 from dmcore.results import Parts
 from dmcore.ui import reads
 from dmcore.ui.detection_panel import draw_told
-from dmcore.ui.feature_browser import draw_features, features_finding
+from dmcore.ui.feature_browser import draw_features
 from dmcore.ui.learned_panel import draw_learned
 from dmcore.ui.look_job import draw_look_button
 from dmcore.ui.missing import draw_missing
@@ -20,6 +20,7 @@ from dmcore.ui.parts_panel import draw_parts
 from dmcore.ui.sections import finding
 from dmcore.ui.selection import Selection, option, select
 from dmcore.ui.structure_panel import draw_structure
+from dmcore.words.features import features_finding
 from dmcore.words.learned import learned_finding
 from dmcore.words.names import plain
 from dmcore.words.parts import NAMES, parts_finding

@@ -10,16 +10,17 @@ import streamlit as st
 
 from dmcore.charts.example_windows import example_tokens, windows_chart, windows_table
 from dmcore.charts.histogram import histogram_chart, histogram_table
-from dmcore.charts.latent_scatter import scatter_chart, scatter_table
 from dmcore.charts.numbers import number
 from dmcore.charts.part_names import NAMES
 from dmcore.charts.token_text import visible
+from dmcore.figures.features import scatter_figure
 from dmcore.results import Detection, Features
 from dmcore.results.scaling import PARTS
 from dmcore.ui.detection_panel import draw_explanations
 from dmcore.ui.figure import Figure, Pick, draw
 from dmcore.ui.selection import option, own_value, set_option
 from dmcore.ui.table import show_table
+from dmcore.words.features import shown_rows
 
 SORTS = {
     "frequency": "Frequency",
@@ -61,20 +62,6 @@ def draw_features(features: Features, key: tuple[str, ...], told: Sequence[Detec
     draw_card(features, latent, key, told, part)
 
 
-def features_finding(features: Features) -> str:
-    """How many latents fire where the nonlinear error is large."""
-    rows = features.latents.filter(pl.col("n_active") > 0).select("nonlinear_share").collect()["nonlinear_share"]
-    fire = f"{features.about['n_alive']:,} of {features.about['d_sae']:,} latents fire on the study's tokens"
-    known = rows.drop_nulls()
-    if not len(known):
-        return f"{fire}."
-    high = len(known.filter(known > 0.2)) / len(known)
-    return (
-        f"{fire}; {100 * high:.0f} % of them have more than 20 % of their activation on the tenth of the tokens with the largest "
-        "nonlinear error, where a latent that fires regardless of it has 10 %."
-    )
-
-
 def rows_of(features: Features, text: str, sort: str) -> pl.DataFrame:
     """The latents that a search and an order give, at most `ROWS`; those that never fire are left out."""
     rows = features.search(text) if text.strip() else features.latents
@@ -86,26 +73,6 @@ def chosen_latent(features: Features, table: pl.DataFrame) -> int:
     """The latent of the link if it exists, else the first of the table."""
     numbers = [str(k) for k in range(int(features.about["d_sae"]))]
     return int(own_value("latent", numbers, str(table["latent"][0])))
-
-
-def shown_rows(features: Features, table: pl.DataFrame) -> pl.DataFrame:
-    """The table as the page shows it; a table shows text as text."""
-    texts = features.texts
-
-    def words(ids: list[int] | None, n: int) -> str:
-        return "  ".join(visible(texts.get(i, f"#{i}")) for i in (ids or [])[:n])
-
-    return table.select(
-        "latent",
-        pl.col("frequency") * 100,
-        "mean_active",
-        "max_active",
-        pl.col("nonlinear_share") * 100,
-        "nonlinear_r",
-        pl.Series("token", [words([i] if i is not None else None, 1) for i in table["token"]], dtype=pl.String),
-        pl.Series("promotes", [words(i, 4) for i in table["promoted"].to_list()], dtype=pl.String),
-        *(name for name in ("base_cosine", "widest_cosine") if table[name].null_count() < len(table)),
-    )
 
 
 def draw_table(features: Features, table: pl.DataFrame, latent: int) -> None:
@@ -157,18 +124,9 @@ def draw_all(features: Features, latent: int, key: tuple[str, ...], part: str = 
     place = st.expander("All latents at once", key="features.all", type="compact", on_change="rerun")
     if not place.open:
         return
-    latents = features.latents.filter(pl.col("n_active") > 0).select("latent", "frequency", "mean_active")
     with place:
         draw(
-            Figure(
-                name="feature_scatter",
-                key=(*key, str(latent)),
-                question="How often and how strongly?",
-                caption="Each latent that fires: share of the tokens on which it is active, and its mean activation there. "
-                "Click on one to see its card; ringed: the one below.",
-                chart=lambda: scatter_chart(latents.collect(), latent, part=NAMES[part]),
-                data=lambda: scatter_table(latents.collect()),
-            ),
+            scatter_figure(features, key, part, latent),
             level=4,
             pick=Pick("pick", "latent", lambda value: set_option("latent", str(int(value)))),
         )

@@ -56,7 +56,7 @@ def draw(figure: Figure, *, level: int = 3, pick: Pick | None = None) -> None:
     )
     # The menu is below the chart: above it, Streamlit's own toolbar would cover it.
     with st.container(horizontal=True, wrap=False, vertical_alignment="top"):
-        st.caption(figure.caption)
+        st.caption(f"{figure.caption} {figure.hint}".strip())
         _download_menu(figure)
 
 

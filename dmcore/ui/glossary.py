@@ -25,7 +25,8 @@ TERMS: dict[str, str] = {
     "held out by context": "The contexts (texts) are cut into folds. Each fold's tokens are predicted by a map fitted on the "
     "other folds only, so no text is on both sides.",
     "interval": "95 % interval from a bootstrap over contexts: how much the number would move with other texts of the same "
-    "kind. Two SAEs are compared on the same draws of contexts.",
+    "kind, and with the maps fitted on them. Kinds of tokens, ways to reduce the error, and what it costs take the maps as they "
+    "are. Two SAEs are compared on the same draws of contexts.",
     "power law": "$\\mathrm{FVU}(W) = c + a\\,W^{-m}$: each doubling of the width $W$ takes away the same share of what is above "
     "the floor $c$.",
     "floor": "$c$ of the power law: what would be left however wide the dictionary is, if the law held.",

@@ -11,7 +11,16 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dmcore.charts.ranks import half_rank
 from dmcore.figures.league import league_of, leagues
-from dmcore.figures.reduction import earlier_figure, l0_figure, l0_rows, methods_figure, ranks_figure, tasks_figure
+from dmcore.figures.reduction import (
+    COMPONENT_WORDS,
+    component_rows,
+    earlier_figure,
+    l0_figure,
+    l0_rows,
+    methods_figure,
+    ranks_figure,
+    tasks_figure,
+)
 from dmcore.results import REDUCTION, Reduction
 from dmcore.ui import reads
 from dmcore.ui.figure import draw
@@ -70,18 +79,10 @@ def earlier_view(selection: Selection, found: Reduction | None, top: DeltaGenera
         finding(earlier_sentence(found))
     if len(found["regressions"]):
         draw(earlier_figure(selection, found))
-    components = found["components"]
-    if len(components):
+    if len(found["components"]):
         st.markdown("### Which SAEs were they?")
-        names = {"previous": "the stream before", "mlp": "the layer's MLP", "attention": "its attention"}
-        show_table(
-            components.select(
-                pl.col("role").replace(names).alias("Component"), pl.col("sae").alias("SAE"), pl.col("site").alias("Site"),
-                pl.col("d_sae").alias("Width"), pl.col("l0").round(1).alias("L0"),
-            ),
-            hide_index=True,
-        )  # fmt: skip
-        st.caption("At each site the SAE of the nearest width, then of the nearest L0.")
+        show_table(component_rows(found), hide_index=True)
+        st.caption(COMPONENT_WORDS)
     _draw_remarks(found)
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from shlex import quote
 
-import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dmcore.charts.numbers import number
 from dmcore.figures.shrinkage import (
+    LADDER_WORDS,
+    OUTLIER_WORDS,
+    OUTLIERS,
     ablation_figure,
     alignment_figure,
     ladder_figure,
+    ladder_rows,
+    outlier_rows,
     rank_figure,
     rows_figure,
     shape_figure,
     singular_figure,
 )
-from dmcore.results.shrinkage import CASES, Shrinkage
+from dmcore.results.shrinkage import Shrinkage
 from dmcore.ui import reads
 from dmcore.ui.figure import draw
 from dmcore.ui.look_job import draw_look_button
@@ -67,25 +70,8 @@ def _ladder(found: Shrinkage, top: DeltaGenerator) -> None:
     draw(ladder_figure(found))
     draw(rank_figure(found))
     with st.expander("All rungs, in numbers"):
-        show_table(_numbers(found), hide_index=True)
-        st.caption(
-            "Left: R² from x, held out, of what is left of the error once the rung is taken away. Gain: over the smaller map "
-            "that the rung holds, paired. Intervals are over contexts."
-        )
-
-
-def _numbers(found: Shrinkage) -> pl.DataFrame:
-    """The ladder with every number and its interval as text."""
-    rows = found["ladder"].to_dicts()
-
-    def said(name: str) -> list[str]:
-        return [number(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) for row in rows]
-
-    columns = {"R²": said("r2"), "of the linear part": said("share"), "gain": said("gain"), "left": said("left")}
-    about = {"map": [row["title"] for row in rows], "numbers fitted": [row["n_weights"] for row in rows]}
-    alpha = ["" if row["alpha"] is None else f"{row['alpha']:.4g}" for row in rows]
-    blank = {name: ["" if text == "not computed" else text for text in texts] for name, texts in columns.items()}
-    return pl.DataFrame({**about, "α": alpha, **blank})
+        show_table(ladder_rows(found), hide_index=True)
+        st.caption(LADDER_WORDS)
 
 
 def _directions(found: Shrinkage, top: DeltaGenerator) -> None:
@@ -107,17 +93,8 @@ def _groups(found: Shrinkage, top: DeltaGenerator) -> None:
         finding(group_sentence(found))
     if len(found["ablations"]):
         draw(ablation_figure(found))
-    st.markdown("### Is it an affair of a few outlying dimensions?")
+    st.markdown(f"### {OUTLIERS}")
     st.markdown(outlier_sentence(found))
-    rows = found["without"].to_dicts()
-    if len(rows) > 1:
-        texts = [
-            [number(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) for row in rows] for name in ("r2", "drop")
-        ]
-        cases = [CASES[row["case"]] for row in rows]
-        drops = ["" if text == "not computed" else text for text in texts[1]]
-        show_table(
-            pl.DataFrame({"R² of the full map where": cases, "R²": texts[0], "less than with all": drops}),
-            hide_index=True,
-        )
-        st.caption("Held out by context, pooled; 95 % intervals over contexts, differences paired.")
+    if len(found["without"]) > 1:
+        show_table(outlier_rows(found), hide_index=True)
+        st.caption(OUTLIER_WORDS)

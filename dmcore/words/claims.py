@@ -28,9 +28,12 @@ def claims_finding(claims: pl.DataFrame) -> str:
 
 
 def group_names(groups: pl.DataFrame) -> list[str]:
-    """What each group is called, in their order."""
-    rows = groups.select("by", "group").unique(maintain_order=True).rows()
-    return [_group_name(by, group) for by, group in rows]
+    """What each group is called, in their order, with how many SAEs it has: `TopK (1)`."""
+    names = []
+    for (by, group), rows in groups.group_by("by", "group", maintain_order=True):
+        n = rows.filter(pl.col("unit").is_in(["SAE", "SAEs"]))["n"].max()
+        names.append(_group_name(str(by), str(group)) + ("" if n is None else f" ({n})"))
+    return names
 
 
 def _group_name(by: str, group: str) -> str:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dmcore.results import Controls
-from dmcore.results.controls import FAILED, PASSED, UNDECIDED
+from dmcore.results.controls import FAILED, KIND_WORDS, PASSED, UNDECIDED
 
 FEW = 3
 """Controls that are named; of more, the number alone."""
 
 
 def count_sentence(found: Controls) -> str:
-    """`17 of 19 controls passed.`"""
-    passed, failed, undecided = found.counts
-    return f"{passed} of {passed + failed + undecided} controls passed."
+    """`8 of 8 controls of the method passed, 9 of 10 of this SAE and its study.`"""
+    return f"{counts_words(found)}."
+
+
+def counts_words(found: Controls) -> str:
+    """`8 of 8 controls of the method passed, 9 of 10 of this SAE and its study`; a kind without any is left out."""
+    told = []
+    for kind, words in KIND_WORDS.items():
+        counts = found.counts_of(kind)
+        if total := sum(counts.values()):
+            told.append(
+                f"{counts[PASSED]} of {total}{' of' if told else ' controls of'} {words}{'' if told else ' passed'}"
+            )
+    return ", ".join(told) or "No control was made"
 
 
 def controls_finding(found: Controls) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from dmcore.charts.numbers import percent
-from dmcore.results.agreement import SOUND, agreement_by, less_price, with_agreement
+from dmcore.results.agreement import MEANT, agreement_by, could_be_meant, less_price, n_samples, with_agreement
 from dmcore.results.synthetic import INGREDIENTS, NOISES, SPLIT, GroundTruth, Planted
 from dmcore.words.names import listed
 from dmcore.words.scaling import triple
@@ -51,9 +51,14 @@ def inside_sentence(table: pl.DataFrame, what: str) -> str:
     if raw is None or less is None:
         return ""
     return (
-        f"Of {len(table):,} {what} the 95 % interval holds the truth of the linear error in {raw[0]}, of the nonlinear error in "
-        f"{raw[1]}; with the known cost of fitting a map taken off, in {less[0]} and {less[1]}."
+        f"Of {len(table):,} {what}, {_samples_words(n_samples(table))}, the 95 % interval holds the truth of the linear error "
+        f"in {raw[0]}, of the nonlinear error in {raw[1]}; with the known cost of fitting a map taken off, in {less[0]} and "
+        f"{less[1]}."
     )
+
+
+def _samples_words(n: int) -> str:
+    return "all on one sample of tokens" if n == 1 else f"on {n:,} distinct samples of tokens"
 
 
 def _shares_inside(table: pl.DataFrame) -> tuple[str, str] | None:
@@ -72,33 +77,80 @@ def regimes(table: pl.DataFrame, names: Mapping[str, str]) -> list[str]:
         table: settings, with truths and estimates.
         names: of the ingredients, by column.
 
-    Off: an interval holds the truth in fewer than `SOUND` of the settings, or the median estimate is off by more than `FAR`.
+    Off: an interval holds the truth too seldom to be one of 95 %, given how few distinct samples of tokens the level has
+    (`could_be_meant`), or the median estimate is off by more than `FAR`. Where every level of an ingredient is off in the first
+    way the ingredient is not why, and one line says so.
     """
     found = []
-    for name, title in names.items():
-        rows = agreement_by(table, name)
-        if len(rows) < 2:
+    by_case: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name, row, part in _levels(table, names):
+        by_case.setdefault((name, part), []).append(row)
+    for (name, part), rows in by_case.items():
+        wrong = [row for row in rows if _wrong(row, part)]
+        far = [row for row in rows if row[f"{part}_ratio"] is not None and abs(row[f"{part}_ratio"] - 1) > FAR]
+        if len(wrong) == len(rows) and not far:
+            found.append((_worst(rows, part), f"at every level of {_lower(names[name])} {_all_off(rows, part)}"))
             continue
-        for row in rows.to_dicts():
-            for part in SPLIT:
-                inside, ratio = row[f"{part}_inside"], row[f"{part}_ratio"]
-                wrong = inside is not None and inside < SOUND
-                far = ratio is not None and abs(ratio - 1) > FAR
-                if wrong or far:
-                    found.append(
-                        (
-                            inside if inside is not None else 1.0,
-                            _regime(name, title, row["level"], part, inside, ratio, far),
-                        )
-                    )
+        for row in (row for row in rows if row in wrong or row in far):
+            text = f"at {_lower(names[name])} = {level_text(name, row['level'])} the {part} error"
+            found.append((_worst([row], part), f"{text} {_off(row, part, row in far)}"))
     return [text for _, text in sorted(found, key=lambda pair: pair[0])]
 
 
-def _regime(name: str, title: str, level: Any, part: str, inside: float | None, ratio: float | None, far: bool) -> str:
-    text = f"at {_lower(title)} = {level_text(name, level)} the {part} error"
-    if far and ratio is not None:
-        return f"{text} is estimated {abs(100 * (ratio - 1)):.0f} % too {'large' if ratio > 1 else 'small'} (median)"
-    return f"{text} has its truth in the interval in {100 * (inside or 0.0):.0f} %"
+def _wrong(row: Mapping[str, Any], part: str) -> bool:
+    return row[f"{part}_inside"] is not None and not could_be_meant(row[f"{part}_inside"], row["samples"])
+
+
+def _worst(rows: Sequence[Mapping[str, Any]], part: str) -> float:
+    return min((row[f"{part}_inside"] for row in rows if row[f"{part}_inside"] is not None), default=1.0)
+
+
+def _off(row: Mapping[str, Any], part: str, far: bool) -> str:
+    ratio, on = row[f"{part}_ratio"], _on(row["samples"])
+    if far:
+        return f"is estimated {abs(100 * (ratio - 1)):.0f} % too {'large' if ratio > 1 else 'small'} (median; {on})"
+    return f"has its truth in the interval in {100 * (row[f'{part}_inside'] or 0.0):.0f} % ({on})"
+
+
+def _all_off(rows: Sequence[Mapping[str, Any]], part: str) -> str:
+    shares = [100 * row[f"{part}_inside"] for row in rows]
+    on = _on(min(row["samples"] for row in rows))
+    return f"the {part} error has its truth in the interval in {min(shares):.0f} to {max(shares):.0f} % ({on} a level)"
+
+
+def _on(samples: int) -> str:
+    return f"{samples:,} distinct sample{'s' if samples > 1 else ''} of tokens"
+
+
+OFF_WORDS = (
+    "Off: intervals hold the truth so seldom that the upper end of the share's 95 % Wilson interval, with distinct samples of "
+    "tokens as n, is below 95 %; or the median of estimate / truth is more than 5 % from 1. Many levels are looked at: about one "
+    "in forty is named by chance."
+)
+"""What `regimes` names."""
+
+
+def unsure_sentence(table: pl.DataFrame, names: Mapping[str, str]) -> str:
+    """At how many levels the interval holds the truth in fewer than 95 %, but of too few samples to tell."""
+    rows = [(row["samples"], row[f"{part}_inside"]) for _, row, part in _levels(table, names)]
+    few = [n for n, inside in rows if inside is not None and inside < MEANT and could_be_meant(inside, n)]
+    if not few:
+        return ""
+    if max(few) == 1:
+        return "All of this is on one sample of tokens: how often the interval would hold the truth on others cannot be told."
+    span = f"{min(few):,}" if min(few) == max(few) else f"{min(few):,} to {max(few):,}"
+    return (
+        f"Elsewhere ({len(few)} of {len(rows)} levels of an ingredient and parts) fewer than 95 % of the intervals hold the "
+        f"truth too, but on only {span} distinct samples of tokens: whether that is chance cannot be told."
+    )
+
+
+def _levels(table: pl.DataFrame, names: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Each ingredient that has several levels, each of its levels, each part."""
+    for name in names:
+        rows = agreement_by(table, name)
+        if len(rows) > 1:
+            yield from ((name, row, part) for row in rows.to_dicts() for part in SPLIT)
 
 
 def _lower(title: str) -> str:
@@ -158,7 +210,8 @@ def known_finding(found: GroundTruth) -> tuple[str, str]:
     many = f"settings with {counts[-1]:,.0f} tokens a dimension"
     off = (
         fewer_sentence(settings, counts),
-        regimes_sentence(most, others, f" even with {counts[-1]:,.0f} tokens a dimension"),
+        regimes_sentence(most, others, f" even with {counts[-1]:,.0f} tokens a dimension")
+        or f"With {counts[-1]:,.0f} no level of another ingredient is off beyond doubt. {unsure_sentence(most, others)}".strip(),
     )
     return inside_sentence(most, many), " ".join(filter(None, off))
 

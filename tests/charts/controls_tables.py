@@ -42,13 +42,14 @@ def controls() -> pl.DataFrame:
         control("shuffled_vector_ridge", "shuffled", "Errors shuffled, ridge chosen", -3e-5, 1e-5, (-3e-4, 3e-4), expected=0.0),
         control("random_norm", "directions", "Random directions, the norm", 0.0, 0.0, (-1e-4, 1e-4), rule=WITHIN),
         control("random_fvu", "dictionaries", "Random SAE, FVU", 6.1, 0.1, (1.0, None), rule=WITHIN),
-        control("dead_linear", "dictionaries", "Dead SAE, linear share", 1.0, 0.0, (0.9999, 1.0), expected=1.0),
+        control("dead_linear", "known", "Dead SAE, linear share", 1.0, 0.0, (0.9999, 1.0), expected=1.0),
         control("model_r2_error", "model", "Random model, linear share", 0.2, 0.02, (-0.004, 0.004), rule=DIFFERS),
+        control("shuffled_within", "texts", "Errors shuffled within each text", 0.005, 0.001, (None, 0.09), rule=WITHIN),
         control("leak", "split", "Folds of tokens, not of texts", 0.0054, 7e-4, (-0.002, 0.002), rule=WITHIN, verdict=FAILED,
                 note="A map learns the text that it is tested on."),
         control("tokens_r2_error", "tokens", "More tokens, linear share", None, 0.0, (-0.002, 0.002), rule=WITHIN,
                 verdict=UNDECIDED, note="Too few tokens."),
-        control("shuffled_within", "seeds", "Other folds", 0.005, 0.001, (None, 0.09), rule=WITHIN),
+        control("fold_seeds", "seeds", "Other folds", 0.005, 0.001, (None, 0.09), rule=WITHIN),
     ]  # fmt: skip
     assert {row["group"] for row in rows} == set(GROUPS)
     return filled(CONTROL_TABLES["controls"], rows)

@@ -79,6 +79,18 @@ def test_intervals_over_contexts_cover_the_planted_truth(world, truth, by_contex
     assert covered(by_context, truth, metric) >= 0.8
 
 
+@pytest.mark.parametrize("how", [{"mean": 0.0}, {"freedom": 12.0}])
+def test_the_truth_is_what_a_very_large_study_finds(how: dict[str, float]) -> None:
+    other, bias = World.make(4, **how), "mean" not in how
+    given = other.truth(1600, np.random.default_rng(3), n_contexts=8000, n_fits=3, fit_bias=bias)
+    (found,) = simulate(other, 2000, 1, fit_bias=bias)
+    for metric in METRICS:
+        half = (found[metric].high - found[metric].low) / 2
+        assert abs(found[metric].value - given[metric]) < 2 * half, metric
+        assert half < 0.1 * abs(given[metric]) + 0.01, "a study that is not large tells nothing"
+    assert (given["r2_error_norm_sq"] < 0) == (not bias), "no line through 0 predicts a size"
+
+
 def test_intervals_over_tokens_do_not_cover_it(world, truth) -> None:
     by_token = simulate(world, 40, N_STUDIES, draw_tokens=True)
     assert covered(by_token, truth, "fvu") < 0.7

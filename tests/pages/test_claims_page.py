@@ -81,7 +81,7 @@ def test_hostile_names_are_shown_as_what_they_are(cache: Path, monkeypatch: pyte
     lost = claims.study.with_columns(
         verdict=pl.lit("not tested"), reason=pl.lit(HOSTILE[1]), command=pl.lit(f"show `{HOSTILE[0]}`")
     )
-    assert HOSTILE[0] in group_names(claims.groups)
+    assert f"{HOSTILE[0]} (1)" in group_names(claims.groups)
     monkeypatch.setattr("dmcore.ui.claims_views.reads", reading(Claims(lost, claims.groups)))
     at = open_page(PAGE, trust="claims")
     assert not at.exception

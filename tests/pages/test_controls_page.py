@@ -61,8 +61,8 @@ def test_the_page_opens_with_how_many_passed_and_which_did_not(cache: Path) -> N
     assert params_of(at)["trust"] == "controls"
     found = next(m.value for m in at.markdown if m.value.startswith("### "))
     assert (
-        "7 of 9 controls passed. Not passed: folds of tokens, not of texts. Undecided: more tokens, linear share."
-        in found
+        "4 of 4 controls of the method passed, 4 of 6 of this SAE and its study. "
+        "Not passed: folds of tokens, not of texts. Undecided: more tokens, linear share." in found
     )
     assert n_charts(at) == 4
     text = words(at)
@@ -92,8 +92,9 @@ def test_nonsense_in_a_link_is_neither_followed_nor_echoed(cache: Path, wrong: s
 @pytest.mark.parametrize("page", ["regression.py", "overview.py"])
 def test_numbers_have_a_line_about_their_controls_where_there_are_some(cache: Path, page: str) -> None:
     path = str(ROOT / "pages" / page)
-    assert "7 of 9 controls passed. 1 did not." in words(opened(cache, path))
-    assert "controls passed" not in words(opened(cache, path, OTHER))
+    text = words(opened(cache, path))
+    assert "4 of 4 controls of the method passed, 4 of 6 of this SAE and its study. 1 did not." in text
+    assert "controls of the method" not in words(opened(cache, path, OTHER))
 
 
 def made(folder: Path, controls: pl.DataFrame, **about: object) -> Controls:
@@ -106,11 +107,15 @@ def made(folder: Path, controls: pl.DataFrame, **about: object) -> Controls:
 def test_sentences_about_what_did_not_pass(tmp_path: Path) -> None:
     rows = fake.controls().with_columns(verdict=pl.lit(PASSED))
     good = made(tmp_path / "good", rows)
-    assert controls_finding(good) == count_sentence(good) == "9 of 9 controls passed."
+    assert (
+        controls_finding(good)
+        == count_sentence(good)
+        == "4 of 4 controls of the method passed, 6 of 6 of this SAE and its study."
+    )
     assert "R² −0.00344" in shuffled_sentence(good) and "−0.00003 with the ridge chosen" in shuffled_sentence(good)
     bad = made(tmp_path / "bad", rows.with_columns(verdict=pl.lit(FAILED)))
     assert "Not passed: errors shuffled, least squares; " in controls_finding(bad)
-    assert controls_finding(bad).endswith(" and 6 more.")
+    assert controls_finding(bad).endswith(" and 7 more.")
     assert shuffled_sentence(bad) == "", "nothing is claimed that did not come out"
     some = made(tmp_path / "some", rows, n_contexts=40)
     assert "in 40 of the study's 300 contexts" in sample_sentence(some)

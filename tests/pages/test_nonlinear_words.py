@@ -14,9 +14,10 @@ from dmcore.results import Learned
 from dmcore.results.learned import COMPONENTS, LEARNED_LATENTS
 from dmcore.results.parts import PARTS_TABLES, Parts
 from dmcore.run.queue import Queue
-from dmcore.ui.feature_browser import features_finding, parts_of_latent
+from dmcore.ui.feature_browser import parts_of_latent
 from dmcore.ui.learned_panel import shares_shown
 from dmcore.ui.parts_panel import harder_sentence
+from dmcore.words.features import features_finding
 from dmcore.words.learned import learned_finding, names_of
 from dmcore.words.parts import parts_finding
 from tests.analysis.test_feature_index import build_sources, make

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 from dmcore.charts.numbers import percent, point, span
 from dmcore.ui import reads
 from dmcore.ui.link import write_params
-from tests.pages.conftest import without_browser
+from tests.chromium import without_browser
 from tests.pages.fake_results import SKIP, fake_published, write_fake_study
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from dmcore.run.queue import Queue
-from tests.pages.conftest import ROOT, free_port, serve, system_chromium
+from tests.chromium import system_chromium
+from tests.pages.conftest import ROOT, free_port, serve
 from tests.pages.fake_results import write_fake_study
 from tests.pages.provider import PASSWORD, Provider, provider, secrets_toml
 

@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dmcore.explain.wilson import wilson
+from dmcore.results.agreement import agreement_by, could_be_meant
 from dmcore.results.synthetic import (
     DEFAULTS,
     GROUND_TRUTH,
@@ -34,6 +36,7 @@ from dmcore.words.synthetic import (
     planted_finding,
     regimes,
     setting_sentence,
+    unsure_sentence,
 )
 from tests.charts import synthetic_tables as fake
 from tests.pages.fake_results import write_fake_study
@@ -101,7 +104,10 @@ def test_the_view_of_an_sae_says_what_was_found_and_draws_it(cache: Path) -> Non
     assert n_charts(at) == 3
     assert "is only 20 % linear even by the best map" in finding_of(at)
     text = words(at).replace("\xa0", " ")
-    assert "Of 148 planted errors the 95 % interval holds the truth of the linear error in" in text
+    assert (
+        "Of 148 planted errors, all on one sample of tokens, the 95 % interval holds the truth of the linear error in"
+        in text
+    )
     assert "That cost is 2.0 % of the nonlinear error, on 15,000 tokens" in text
     assert "no rows for this chart" not in text
 
@@ -128,7 +134,9 @@ def test_known_features_have_a_slider_an_ingredient_that_snaps_to_the_grid(cache
     assert not moved.exception
     assert params_of(moved)["tokens"] == "16"
     assert "outside its interval" in words(moved)
-    assert "Of 648 settings with 1,024 tokens a dimension" in finding_of(moved), "the finding is of the whole grid"
+    assert "Of 648 settings with 1,024 tokens a dimension, on 27 distinct samples of tokens," in finding_of(moved), (
+        "the finding is of the whole grid"
+    )
 
 
 def test_every_level_of_every_ingredient_can_be_shown(cache: Path) -> None:
@@ -159,17 +167,49 @@ def folder_of(kind: type, about: dict[str, Any], tables: dict[str, pl.DataFrame]
 
 def test_the_regimes_where_estimates_are_off_are_named() -> None:
     said = regimes(fake.settings(), INGREDIENT_NAMES)
-    assert "at tokens a dimension = 16 the nonlinear error has its truth in the interval in 0 %" in said
+    on = "(27 distinct samples of tokens)"
+    assert f"at tokens a dimension = 16 the nonlinear error has its truth in the interval in 0 % {on}" in said
+    assert (
+        "at every level of circles the nonlinear error has its truth in the interval in 50 to 50 % "
+        "(36 distinct samples of tokens a level)" in said
+    )
     assert not any("1,024" in text for text in said)
     far = fake.settings().with_columns(
         nonlinear=pl.col("nonlinear") * pl.when(pl.col("dense") == 1).then(1.5).otherwise(1.0)
     )
-    assert "at dense part = 100 % the nonlinear error is estimated 53 % too large (median)" in regimes(
-        far, INGREDIENT_NAMES
+    assert (
+        "at dense part = 100 % the nonlinear error is estimated 53 % too large (median; 36 distinct samples of tokens)"
+        in regimes(far, INGREDIENT_NAMES)
     )
     sound = fake.settings().filter(pl.col("tokens") > 100)
     assert regimes(sound, INGREDIENT_NAMES) == []
-    assert regimes(fake.cells(), CELL_NAMES), "2 % too large, intervals of 1 %"
+    said = regimes(fake.cells(), CELL_NAMES)
+    assert said and all("(median; 1 distinct sample of tokens)" in text for text in said), (
+        "of one sample no share is said"
+    )
+    assert "one sample of tokens" in unsure_sentence(fake.cells(), CELL_NAMES)
+
+
+def test_a_share_of_few_samples_is_not_called_off_though_it_is_of_many_settings() -> None:
+    few = pl.col("tokens") == 1024
+    missed = (
+        (pl.col("dense") == 0) & (pl.col("circles") == 0) & (pl.col("density") < 20)
+    )  # two of nine samples at dense = 0
+    wide = fake.settings().filter(few).with_columns(nonlinear_low=pl.when(missed).then(0.11).otherwise("nonlinear_low"))
+    (row,) = agreement_by(wide, "dense").filter(level=0.0).to_dicts()
+    assert (row["samples"], row["n"]) == (9, 216)
+    assert row["nonlinear_inside"] == pytest.approx(7 / 9)
+    assert wilson(7, 9).high < 0.95
+    assert any("dense part = 0 %" in text and "9 distinct" in text for text in regimes(wide, INGREDIENT_NAMES))
+    one = wide.filter((pl.col("density") > 2) | (pl.col("dense") > 0) | (pl.col("circles") > 0))  # one of eight
+    assert regimes(one, INGREDIENT_NAMES) == []
+    assert "on only 8 to 9 distinct samples of tokens" in unsure_sentence(one, INGREDIENT_NAMES)
+
+
+@pytest.mark.parametrize(("inside", "samples"), [(k, n) for n in (5, 9, 27, 108) for k in range(n + 1)])
+def test_what_could_be_meant_is_by_the_wilson_interval(inside: int, samples: int) -> None:
+    assert could_be_meant(inside / samples, samples) == (wilson(inside, samples).high >= 0.95)
+    assert could_be_meant(0.0, 4), "fewer never tell"
 
 
 def test_findings_say_nothing_of_tables_that_are_empty() -> None:

@@ -12,11 +12,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dmcore.report.archive import archive
-from dmcore.report.blocks import Missing, Numbers, Said, Shown
+from dmcore.report.blocks import Missing, Numbers, Part, Said, Shown
 from dmcore.report.build import Report, build
 from dmcore.report.compare import differences
 from dmcore.report.escape import unmarked
-from dmcore.report.html import POLICY, report_html, section_html
+from dmcore.report.html import POLICY, part_id, report_html, section_html
+from dmcore.report.sections.origin import NAMES
 from dmcore.report.subject import open_subject
 from dmcore.store.store import Store
 from dmcore.ui import reads
@@ -64,14 +65,17 @@ def test_pictures_share_no_id_and_every_reference_is_to_one(parsed: Parsed) -> N
 
 def test_every_chart_is_a_picture_with_its_question_and_caption(report: Report, html: str, parsed: Parsed) -> None:
     figures = [block.figure for section in report.sections for block in section.of(Shown)]
-    assert len(figures) > 45
+    assert len(figures) > 130
     assert html.count('<svg role="img"') == sum(len(figure.data()) > 0 for figure in figures)
     for figure in figures:
         assert unmarked(figure.question).strip() in parsed.text.replace("\xa0", " ")
-    assert "Click on" not in parsed.text
+    for words in ("Click on", "Point at", "tooltip", "on this page", "table below"):
+        assert words not in parsed.text, f"a report cannot do that: {words}"
 
 
-@pytest.mark.parametrize("page", ["overview", "regression", "scaling", "nonlinear", "reduction", "downstream"])
+@pytest.mark.parametrize(
+    "page", ["overview", "regression", "scaling", "nonlinear", "reduction", "downstream", "controls", "synthetic"]
+)
 def test_it_says_what_the_page_says_to_the_digit(
     page: str, report: Report, parsed: Parsed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +89,7 @@ def test_it_says_what_the_page_says_to_the_digit(
     assert not at.exception
     first = next(str(m.value) for m in at.markdown if str(m.value).startswith("### "))
     said = unmarked(first.removeprefix("### ")).replace("\xa0", " ")
-    assert re.search(r"\d \(|\d %", said), "a finding without a number tells nothing"
+    assert re.search(r"\d \(|\d %|\d of \d", said), "a finding without a number tells nothing"
     assert said in parsed.text.replace("\xa0", " ")
 
 
@@ -100,7 +104,9 @@ def test_the_tables_have_the_numbers_of_every_sae(report: Report, parsed: Parsed
 
 def test_the_study_file_and_its_commands_are_in_it(report: Report, parsed: Parsed) -> None:
     assert " ".join(report.subject.study_text.split()) in parsed.text
-    for command in ("sweep demo", "scaling demo", "reduce demo", "downstream demo", f"structure demo {BASE}"):
+    own = [f"{one} demo {BASE}" for one in ("structure", "features", "shrinkage", "transfer", "controls", "synthetic")]
+    study = [f"{one} demo" for one in ("sweep", "scaling", "reduce", "downstream", "claims")]
+    for command in (*study, *own, "synthetic --ground-truth", f"report demo --sae {BASE}"):
         assert f"python -m dmcore {command}" in parsed.text
     assert "torch 2." in parsed.text
 
@@ -146,6 +152,32 @@ def test_differences_are_paired_and_zero_of_an_sae_with_itself(report: Report) -
     # Paired on the same contexts: narrower than the two intervals put together.
     alone = [one.record["fvu_high"] - one.record["fvu_low"] for one in (report.subject, other)]
     assert high - low < sum(a**2 for a in alone) ** 0.5
+
+
+def test_it_names_every_result_that_it_reads(report: Report) -> None:
+    (table,) = (block.table for block in report.sections[-1].of(Numbers) if block.name == "versions")
+    made = dict(table["Result"].value_counts().iter_rows())
+    assert made["numbers of an SAE"] == 42
+    assert set(made) == set(NAMES.values())
+    assert table["Key"].n_unique() == len(table)
+    assert all(re.fullmatch(r"[\d,]+\.\d", cell) for cell in table["Seconds"])
+    for found in (
+        report.subject.published.controls(report.subject.key),
+        report.subject.published.shrinkage(report.subject.key),
+    ):
+        assert found is not None and found.folder.name in set(table["Key"])
+
+
+def test_every_view_is_a_part_in_the_contents(report: Report, html: str, parsed: Parsed) -> None:
+    titles = {section.name: [part.title for part in section.of(Part)] for section in report.sections}
+    assert titles["scaling"] == ["Width", "Width × L0", "Depth", "Sparsity", "Tokens", "Norms"]
+    assert titles["synthetic"] == ["Planted in this SAE", "Known features"]
+    assert len(titles["controls"]) == 3 and titles["claims"] == ["On all of the study", "On groups of its SAEs"]
+    assert {"Methods", "Ranks", "Earlier components", "Next token", "All SAEs"} == set(titles["reduction"])
+    for name, parts in titles.items():
+        assert f"#{name}" in parsed.addresses
+        assert all(f"#{part_id(name, title)}" in parsed.addresses for title in parts)
+    assert html.count('<details class="more">') > 10
 
 
 def test_what_is_said_is_text(report: Report) -> None:

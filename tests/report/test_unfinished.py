@@ -9,12 +9,11 @@ import pytest
 
 from dmcore.report.build import build
 from dmcore.report.compare import comparison_html
-from dmcore.report.escape import escape, inline, without_clicks
+from dmcore.report.escape import escape, inline
 from dmcore.report.html import report_html
 from dmcore.report.subject import open_subject
 from dmcore.run.cli import main
 from dmcore.store.store import Store
-from tests.pages.conftest import browser  # noqa: F401
 from tests.pages.fake_results import write_fake_study
 from tests.report.parsed import Parsed
 
@@ -33,7 +32,8 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_what_is_missing_is_marked_in_its_place_with_its_command(unfinished: str) -> None:
     text = Parsed(unfinished).text
-    for command in ("scaling demo", "structure demo", "detect demo", "reduce demo", "downstream demo", "controls demo"):
+    for command in ("scaling demo", "structure demo", "detect demo", "reduce demo", "downstream demo", "controls demo",
+                    "features demo", "shrinkage demo", "transfer demo", "synthetic demo"):  # fmt: skip
         assert f"python -m dmcore {command}" in text.split("The commands that make it again")[0], command
     assert unfinished.count("<strong>Missing.</strong>") >= 6
     assert "No SAEs have been trained on the parts" in text
@@ -53,7 +53,6 @@ def test_light_markdown_is_html_and_nothing_else_is() -> None:
     assert inline("`a*b*`") == "<code>a*b*</code>"
     assert inline(":material/info: a") == "a"
     assert escape("\ud800\u2028\u200b") == "⟨U+D800⟩⟨U+2028⟩⟨U+200B⟩"
-    assert without_clicks("One. Click on a circle, or near it. Two.") == "One. Two."
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_two_studies_stand_beside_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_it_opens_without_network_and_without_a_complaint(browser: Any, unfinished: str, tmp_path: Path) -> None:  # noqa: F811
+def test_it_opens_without_network_and_without_a_complaint(browser: Any, unfinished: str, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(unfinished, encoding="utf-8")
     for width in (1200, 390):

@@ -59,6 +59,12 @@ def planted(claim: str, value: float, half: float) -> ClaimInputs:
     metrics = {"half_vector": "r2_error_mean_dims", "norm_07": "r2_error_norm_sq", "norm_09": "r2_error_norm_sq"}
     if claim in metrics:
         rows = records_of([record("a", **{metrics[claim]: value})])
+        if claim == "norm_07":  # of middle layers alone: what the others have must not count
+            at = [(f"blocks.{layer}.hook_resid_post", layer) for layer in (0, 2, 4)]
+            rows = records_of([record(f"{layer}", site=site, layer=layer, r2_error_norm_sq=value if layer == 2 else -9.0)
+                               for site, layer in at])  # fmt: skip
+            draws = {f"{k}": replicates_of(r2_error_norm_sq=spread(value if k == 2 else -9.0, half)) for k in (0, 2, 4)}
+            return ClaimInputs(rows, "demo", draws)
         return ClaimInputs(rows, "demo", {"a": replicates_of(**{metrics[claim]: spread(value, half)})})
     if claim == "half_norm":
         rows = records_of([record("a", fvu=0.2, fvu_nonlinear=0.2 * (1 - value))])
@@ -76,17 +82,18 @@ def planted(claim: str, value: float, half: float) -> ClaimInputs:
         tests = [{"sae": 0, "quantity": part, "predictor": "x", **ends("r2", r2, half / 2)}
                  for part, r2 in (("linear", 0.4 + value), ("nonlinear", 0.4))]  # fmt: skip
         return ClaimInputs(one, "demo", scaling={SITE: scaling_of(["a"], norm_tests=tests)})
-    return ClaimInputs(one, "demo", **_looks(claim, value, half))
+    two = records_of([record("a"), record("b")]) if claim == "parts_order" else one
+    return ClaimInputs(two, "demo", **_looks(claim, value, half))
 
 
 def _widths(value: float, half: float, slope_fvu: float) -> ClaimInputs:
     doublings = np.log2(WIDTHS)
     slope = value + slope_fvu
-    rows = [record(key, d_sae=width, fvu=np.exp(slope_fvu * k), fvu_nonlinear=0.1 * np.exp(slope * k))
-            for key, width, k in zip("abc", WIDTHS, doublings, strict=True)]  # fmt: skip
-    draws = {key: replicates_of(fvu=np.full(N_REPLICATES, np.exp(slope_fvu * k)),
-                                fvu_nonlinear=0.1 * np.exp(spread(slope, half) * k))
-             for key, k in zip("abc", doublings, strict=True)}  # fmt: skip
+    rows = [record(f"{key}{l0}", d_sae=width, l0=l0, fvu=np.exp(slope_fvu * k), fvu_nonlinear=0.1 * np.exp(slope * k))
+            for key, width, k in zip("abc", WIDTHS, doublings, strict=True) for l0 in (8.0, 32.0)]  # fmt: skip
+    draws = {row["sae"]: replicates_of(fvu=np.full(N_REPLICATES, np.exp(slope_fvu * k)),
+                                       fvu_nonlinear=0.1 * np.exp(spread(slope, half) * k))
+             for row in rows for k in [np.log2(row["d_sae"])]}  # fmt: skip
     return ClaimInputs(records_of(rows), "demo", draws)
 
 
@@ -95,7 +102,11 @@ def _looks(claim: str, value: float, half: float) -> dict[str, Any]:
     if claim == "parts_order":
         rows = [{"part": "nonlinear", "other": "linear", **ends("difference", value, half)},
                 {"part": "linear", "other": "nonlinear", **ends("difference", -value, half)}]  # fmt: skip
-        return {"parts": {"a": Parts({}, nowhere, {"differences": filled(PARTS_TABLES["differences"], rows)})}}
+        return {
+            "parts": {
+                key: Parts({}, nowhere, {"differences": filled(PARTS_TABLES["differences"], rows)}) for key in "ab"
+            }
+        }
     if claim.startswith("loss_"):
         mine = claim.removeprefix("loss_")
         rows = [{"part": part, **ends("per_norm_sq", value if part == mine else -9.0, half)}
@@ -107,7 +118,7 @@ def _looks(claim: str, value: float, half: float) -> dict[str, Any]:
                 for name, r2 in inputs.items() for target in ("error", "linear", "nonlinear")]  # fmt: skip
         tables = {"regressions": filled(REDUCTION_TABLES["regressions"], rows)}
     else:
-        column = {"pursuit_total": "error_removed", "pursuit_nonlinear": "nonlinear_removed"}[claim]
+        column = "nonlinear_removed" if claim == "pursuit_nonlinear" else "error_removed"
         rows = [{"method": "gradient_pursuit", **ends(column, value, half)},
                 {"method": "matching_pursuit", **ends(column, -9.0, half)}]  # fmt: skip
         tables = {"methods": filled(REDUCTION_TABLES["methods"], rows)}

@@ -13,7 +13,8 @@ import pytest
 
 from dmcore.estimate import Estimate
 from dmcore.results.claim_groups import by_architecture, by_l0, by_site, group_claims
-from dmcore.results.claim_tests import TESTS, ClaimInputs, measured, study_claims, width_sets
+from dmcore.results.claim_sets import middle_layers, width_sets
+from dmcore.results.claim_tests import TESTS, ClaimInputs, measured, study_claims
 from dmcore.results.claims import (
     CLAIMS,
     FAILS,
@@ -31,13 +32,22 @@ from dmcore.store.store import Store
 from tests.pages.fake_results import write_fake_study
 from tests.results.planted_claims import SITE, ends, planted, record, records_of, replicates_of, scaling_of, spread
 
-HALF = 0.01
+HALF = 0.008
+"""Less than half of the narrowest range."""
 
 
 def middle(claim: str) -> float:
     """A number in the range of a statement."""
+    low, high = STATEMENTS[claim].low, STATEMENTS[claim].high
+    if math.isfinite(low) and math.isfinite(high):
+        return (low + high) / 2
+    return low + 0.05 if math.isfinite(low) else high - 0.05
+
+
+def bound(claim: str) -> tuple[float, int]:
+    """An end of the range, and the side on which it is: -1 for below."""
     statement = STATEMENTS[claim]
-    return (statement.low + statement.high) / 2 if math.isfinite(statement.high) else statement.low + 0.05
+    return (statement.low, -1) if math.isfinite(statement.low) else (statement.high, 1)
 
 
 def row_of(claim: str, given: ClaimInputs) -> dict[str, Any]:
@@ -48,14 +58,19 @@ def test_every_statement_has_a_test_and_is_said_in_one_sentence() -> None:
     assert list(TESTS) == list(STATEMENTS)
     for statement in STATEMENTS.values():
         assert statement.says.endswith(".")
-        assert statement.range_from.startswith(("ours: ", "paper: "))
+        assert statement.range_from.startswith(("ours: ", "paper: ", "paper, as quoted"))
+        assert not ({"2", "X"} >= set(statement.source.split(", ")) and statement.range_from.startswith("paper:")), (
+            "what is only quoted is not given as the paper's"
+        )
+        assert statement.paper and not statement.paper.endswith(".")
         assert set(statement.source.split(", ")) <= {"P", "C", "2", "X"}
 
 
 @pytest.mark.parametrize("claim", STATEMENTS)
-@pytest.mark.parametrize(("said", "shift"), [(HOLDS, None), (FAILS, -0.1), (UNDECIDED, 0.0)])
+@pytest.mark.parametrize(("said", "shift"), [(HOLDS, None), (FAILS, 0.1), (UNDECIDED, 0.0)])
 def test_a_planted_number_has_its_verdict(claim: str, said: str, shift: float | None) -> None:
-    value = middle(claim) if shift is None else STATEMENTS[claim].low + shift
+    end, side = bound(claim)
+    value = middle(claim) if shift is None else end + side * shift
     row = row_of(claim, planted(claim, value, HALF))
     assert row["verdict"] == said
     np.testing.assert_allclose([row["value"], row["low"], row["high"]], [value, value - HALF, value + HALF], atol=2e-4)
@@ -87,6 +102,46 @@ def test_a_study_of_few_contexts_has_no_verdicts_and_says_so(claim: str) -> None
     assert row["verdict"] == NOT_TESTED
     assert "6 contexts" in row["reason"]
     assert row["value"] is None
+
+
+@pytest.mark.parametrize("claim", [c for c in STATEMENTS if STATEMENTS[c].several])
+@pytest.mark.parametrize("value", [0.0, 9.0])
+def test_what_is_about_several_is_not_decided_by_one(claim: str, value: float) -> None:
+    given = planted(claim, middle(claim) + value, HALF)
+    assert row_of(claim, given)["verdict"] != UNDECIDED
+    keys = {"same_tokens": ["a", "b"]}.get(claim) or [
+        k for k in given.records["summary_key"] if k in ("a", "a8.0", "b8.0", "c8.0")
+    ]
+    one = given.records.filter(pl.col("summary_key").is_in(keys))
+    row = claims_frame([measured(claim, given, one)]).row(0, named=True)
+    assert (row["verdict"], row["n"]) == (UNDECIDED, 1)
+    assert row["reason"].startswith("Only one ")
+    assert f"“{FAILS if value and math.isfinite(STATEMENTS[claim].high) else HOLDS}”" in row["reason"]
+    assert row["value"] == pytest.approx(middle(claim) + value, abs=1e-3), "the number is shown all the same"
+
+
+def test_middle_layers_are_the_middle_third_of_those_that_the_study_has() -> None:
+    def at(*layers: int, stack: str = "blocks") -> list[dict[str, Any]]:
+        return [record(f"{stack}{v}", site=f"{stack}.{v}.hook_resid_post", layer=v) for v in layers]
+
+    assert middle_layers(records_of(at(0, 1, 2, 3, 4))) == {"blocks": [2]}
+    assert middle_layers(records_of(at(*range(42))))["blocks"] == list(range(14, 28))
+    assert middle_layers(records_of(at(9, 20, 31))) == {"blocks": [20]}
+    assert middle_layers(records_of(at(3, 20))) == {}, "of two layers neither is a middle one"
+    draws = {key: replicates_of(r2_error_norm_sq=spread(0.8, HALF)) for key in ("blocks0", "blocks3")}
+    row = row_of("norm_07", ClaimInputs(records_of(at(0, 3)), "STUDY.toml", draws))
+    assert row["verdict"] == NOT_TESTED
+    assert "Which layers are middle ones cannot be told" in row["reason"]
+    given = planted("norm_07", 0.8, HALF)
+    early = claims_frame([measured("norm_07", given, given.records.filter(layer=0))]).row(0, named=True)
+    assert early["reason"] == "None of these SAEs is at a middle layer of the study (2)."
+
+
+def test_the_mean_of_ratios_is_of_each_sae() -> None:
+    rows = records_of([record("a", fvu=0.1, fvu_nonlinear=0.09), record("b", fvu=1.0, fvu_nonlinear=0.1)])
+    draws = {key: replicates_of(fvu=np.full(401, row["fvu"]), fvu_nonlinear=np.full(401, row["fvu_nonlinear"]))
+             for key, row in zip("ab", rows.to_dicts(), strict=True)}  # fmt: skip
+    assert row_of("half_norm", ClaimInputs(rows, "demo", draws))["value"] == pytest.approx((0.1 + 0.9) / 2)
 
 
 def test_a_verdict_needs_an_interval() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dmcore.errors import SpecError, StoreError
-from dmcore.results.controls import CONTROL_TABLES, GROUPS, UNDECIDED, Controls, ControlSettings
+from dmcore.results.controls import CONTROL_TABLES, GROUPS, METHOD_GROUPS, UNDECIDED, Controls, ControlSettings
 from dmcore.run.cli import main
 from dmcore.run.inspect import Inspector
 from dmcore.run.job import KINDS, OF_ONE_SAE
@@ -119,7 +119,7 @@ def test_too_few_contexts_give_no_verdict_about_texts(study_path: Path, tmp_path
         patch.setattr(context_sample, "TOKENS_PER_WEIGHT", 1)
         made = sampled.controls(NAME, few)
     assert made.about["n_contexts"] < 10
-    rows = made["controls"].filter(pl.col("group").is_in(["dictionaries", "split", "tokens"]))
+    rows = made["controls"].filter(pl.col("group").is_in(["known", "dictionaries", "split", "tokens"]))
     assert set(rows["verdict"]) == {UNDECIDED}
     assert all("too few" in note.lower() for note in rows["note"])
 
@@ -132,7 +132,9 @@ def test_the_command_prints_a_line_a_control_and_json(
     assert main(["controls", str(study_path), "topk", *options]) == 0
     told = capsys.readouterr().out
     total = len(found["controls"])
-    assert f" of {total} controls passed" in told
+    method = found["controls"].filter(pl.col("group").is_in(METHOD_GROUPS)).height
+    assert f" of {method} controls of the method passed, " in told
+    assert f" of {total - method} of this SAE and its study" in told
     for name in found["controls"]["name"]:
         assert f"  {name} " in told
     assert main(["controls", str(study_path), "topk", *options, "--json"]) == 0

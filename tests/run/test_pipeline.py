@@ -68,10 +68,7 @@ def plain(study_path: Path, store: Store, index: int) -> tuple[dmcore.Split, Any
         recon = dictionary._sae.decode(dictionary._sae.encode(x))
     kept = torch.arange(LENGTH).repeat(N_CONTEXTS) >= SKIP
     groups = torch.arange(N_CONTEXTS).repeat_interleave(LENGTH)[kept]
-    with pytest.MonkeyPatch.context() as patch:
-        # A study's intervals say how the numbers vary with the texts; those of `decompose` have the luck of the fit too.
-        patch.setattr("dmcore.math.fit_noise.fit_influence", lambda pulls, x, residual, folds: 0 * residual)
-        split = dmcore.decompose(x[kept], recon[kept], groups=groups)
+    split = dmcore.decompose(x[kept], recon[kept], groups=groups)
     return split, dictionary, x[kept], recon[kept]
 
 

@@ -22,6 +22,7 @@ from dmcore.specs.hooks import CROSS_SITES, SITES
 from dmcore.store.published import open_published
 from dmcore.store.store import Store
 from tests.builders import build_model, build_sae, write_contexts
+from tests.texts_alone import SUMS, texts_alone
 
 RESIDUAL, MLP, BEFORE, Z = (
     "blocks.2.hook_resid_post",
@@ -70,8 +71,11 @@ def test_a_reduction_is_made_once_and_a_page_finds_it(swept: Swept, study_path: 
     found, own = look.reduction(f"{RESIDUAL}/topk_48_3"), record_of(swept)
     row = found.method("encoder")
     for metric in ("fvu", "fvu_nonlinear", "r2_error", "r2_error_norm_sq"):
-        for end in ("", "_low", "_high"):
-            assert row[f"{metric}{end}"] == pytest.approx(own[f"{metric}{end}"], abs=1e-5), "those of the record"
+        assert row[metric] == pytest.approx(own[metric], abs=1e-5), "those of the record"
+    summary = store.root / "summary" / own["summary_key"]
+    for metric in SUMS:
+        alone = texts_alone(summary, metric)
+        assert (row[f"{metric}_low"], row[f"{metric}_high"]) == pytest.approx((alone.low, alone.high), abs=1e-5)
     assert row["l0"] == own["l0"]
     assert (found.about["n_tokens"], found.about["n_contexts"]) == (own["n_tokens"], own["n_contexts"])
     published = open_published("reduced", store)

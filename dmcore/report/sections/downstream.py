@@ -5,9 +5,10 @@ from __future__ import annotations
 import polars as pl
 
 from dmcore.charts.downstream import NAMES
+from dmcore.charts.shares import AGAINST
 from dmcore.charts.token_kinds import kinds_table
 from dmcore.figures import downstream as figures
-from dmcore.report.blocks import Block, Numbers, Section, Shown, not_made, said
+from dmcore.report.blocks import Block, Numbers, Part, Section, Shown, choices, not_made, part, said
 from dmcore.report.sections.tables import estimates, with_halves
 from dmcore.report.subject import Subject
 from dmcore.words.downstream import (
@@ -40,6 +41,7 @@ def section(subject: Subject) -> Section:
     costs = estimates(variants, {"name": "The site holds"}, {"delta": "Loss over the clean model's (nats a token)"})
     blocks: list[Block] = [
         *said(downstream_finding(found), finding=True),
+        Part("Cost"),
         Shown(figures.cost_figure(subject, found)),
         Numbers("downstream_variants", "What each variant costs", costs, sample_of(found), found["variants"]),
         *said(recovered_sentence(found), control_sentence(found)),
@@ -49,11 +51,14 @@ def section(subject: Subject) -> Section:
         *said(gap_sentence(found), *remarks_of(found, ("recovered_zero", "recovered_mean", "recovered_sae"))),
     ]  # fmt: skip
     if len(found["doses"]):
-        blocks.append(Shown(figures.doses_figure(subject, found)))
-    blocks += [
-        Shown(figures.shares_figure(subject, "norm_sq_share", gained)) for gained in ("recovered", "kl_recovered")
-    ]
+        blocks += part("Doses", [Shown(figures.doses_figure(subject, found))])
+    blocks.append(Part("Shares"))
+    blocks += choices(
+        figures.shares_figure(subject, against, gained)
+        for gained in ("recovered", "kl_recovered")
+        for against in AGAINST
+    )
     blocks += said(both_sentence(found))
     if len(kinds_table(found["kinds"])):
-        blocks.append(Shown(figures.kinds_figure(subject, found)))
+        blocks += part("Kinds of token", [Shown(figures.kinds_figure(subject, found))])
     return Section("downstream", TITLE, tuple(blocks))

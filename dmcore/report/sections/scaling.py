@@ -10,7 +10,7 @@ from dmcore.charts.laws import LAW_NAMES
 from dmcore.charts.numbers import compact
 from dmcore.errors import StoreError
 from dmcore.figures import depth, grid, norms, tokens, width
-from dmcore.report.blocks import Block, Missing, Numbers, Section, Shown, said, unreadable
+from dmcore.report.blocks import Block, Missing, Numbers, Section, Shown, choices, part, said, unreadable
 from dmcore.report.sections.tables import METRICS, estimates, texts
 from dmcore.report.subject import Subject
 from dmcore.results import Scaling, over_widths
@@ -36,6 +36,8 @@ from dmcore.words.scaling import (
 from dmcore.words.streams import site_phrase
 from dmcore.words.tokens import pair_sentence
 
+FIRST = ("fvu_nonlinear", *(metric for metric in SURFACE_OPTIONS if metric != "fvu_nonlinear"))
+"""Metrics that a chart can show, that of the page first."""
 TITLE = "What do wider dictionaries still miss?"
 
 
@@ -45,7 +47,9 @@ def section(subject: Subject) -> Section:
     sites, missing = _sites(subject)
     scaling = sites.get(record["site"])
     if scaling is None:
-        return Section("scaling", TITLE, (*missing, *_sparsity(subject), *_depth(subject)))
+        return Section(
+            "scaling", TITLE, (*missing, *part("Depth", _depth(subject)), *part("Sparsity", _sparsity(subject)))
+        )
     chosen = scaling.set_of(record["summary_key"])
     label = over_widths(records, record)["label"][0]
     findings = (
@@ -55,12 +59,12 @@ def section(subject: Subject) -> Section:
     )
     blocks: list[Block] = [
         *said(" ".join(filter(None, findings)), finding=True),
-        *_width(subject, scaling, chosen),
-        *_plane(subject, scaling),
-        *_sparsity(subject),
-        *_depth(subject),
-        *_tokens(subject, scaling, chosen),
-        *_norms(subject, scaling, list(sites.values())),
+        *part("Width", _width(subject, scaling, chosen)),
+        *part("Width × L0", _plane(subject, scaling)),
+        *part("Depth", _depth(subject)),
+        *part("Sparsity", _sparsity(subject)),
+        *part("Tokens", _tokens(subject, scaling, chosen)),
+        *part("Norms", _norms(subject, scaling, list(sites.values()))),
         *missing,
     ]
     return Section("scaling", TITLE, tuple(blocks))
@@ -94,8 +98,8 @@ def _width(subject: Subject, scaling: Scaling, chosen: int) -> list[Block]:
     power = row_of(laws, law="power", space="log", metric="fvu")
     blocks += said("" if power is None else few_points(power))
     for metric, name in METRIC_OPTIONS.items():
-        if len(laws.filter(metric=metric, space="log")):
-            blocks.append(Shown(width.law_figure(subject, points, curves, laws, metric, "log")))
+        spaces = [space for space in SPACES if len(laws.filter(metric=metric, space=space))]
+        blocks += choices(width.law_figure(subject, points, curves, laws, metric, space) for space in spaces)
         for space, of in SPACES.items():
             fitted = laws.filter(metric=metric, space=space)
             if len(fitted):
@@ -128,9 +132,8 @@ def _plane(subject: Subject, scaling: Scaling) -> list[Block]:
     label = subject.record["label"] if subject.record["label"] in labels or not labels else min(labels)
     if not labels:
         return said(*map(plain, scaling["remarks"].filter(topic="surface", label=label)["text"].to_list()))
-    blocks: list[Block] = []
-    for metric in ("fvu", "fvu_nonlinear"):
-        blocks.append(Shown(grid.surface_figure(subject, scaling, label, metric)))
+    blocks: list[Block] = choices(grid.surface_figure(subject, scaling, label, metric) for metric in FIRST)
+    for metric in FIRST:
         joint = row_of(scaling["joint"], label=label, metric=metric)
         if joint is not None and joint["c"] is not None:
             blocks += said(joint_sentence(joint, SURFACE_OPTIONS[metric]))
@@ -140,10 +143,10 @@ def _plane(subject: Subject, scaling: Scaling) -> list[Block]:
 def _sparsity(subject: Subject) -> list[Block]:
     record = subject.record
     here = subject.published.records.filter(site=record["site"], d_sae=record["d_sae"])
-    blocks: list[Block] = [Shown(grid.sparsity_figure(subject, here, metric)) for metric in ("fvu", "fvu_nonlinear")]
+    blocks: list[Block] = choices(grid.sparsity_figure(subject, here, metric) for metric in FIRST)
     if here["label"].n_unique() == 1:
         return blocks
-    for metric in ("fvu", "fvu_nonlinear"):
+    for metric in FIRST:
         compared = equal_l0_ratios(subject, here, metric)
         rows = [_at_equal_l0(one) for one in compared]
         data = pl.DataFrame(rows, infer_schema_length=None)
@@ -168,9 +171,7 @@ def _at_equal_l0(one: EqualL0) -> dict[str, Any]:
 def _depth(subject: Subject) -> list[Block]:
     if subject.published.records["site"].n_unique() == 1:
         return said("This study has one site: there are no layers to compare.")
-    blocks: list[Block] = [
-        Shown(depth.depth_figure(subject, metric)) for metric in ("fvu", "fvu_nonlinear", "r2_error")
-    ]
+    blocks: list[Block] = choices(depth.depth_figure(subject, metric) for metric in FIRST)
     sites, _ = depth.site_rows(subject)
     if len(sites):
         key, words = (subject.key, *sites["key"]), sample_words(subject.record)
@@ -189,7 +190,7 @@ def _depth(subject: Subject) -> list[Block]:
 def _tokens(subject: Subject, scaling: Scaling, chosen: int) -> list[Block]:
     members, blocks = scaling.members(chosen), []
     if len(members) > 1:
-        blocks += [Shown(tokens.pairs_figure(scaling, members, value)) for value in ("r2", "spearman", "closed")]
+        blocks += choices(tokens.pairs_figure(scaling, members, value) for value in ("r2", "spearman", "closed"))
         blocks += said(pair_sentence(scaling, members))
     slices = scaling["slices"].filter(pl.col("sae") == scaling.number[subject.key])
     there = [by for by in ("class", "position", "domain") if by in set(slices["by"])]

@@ -28,6 +28,20 @@ def texts(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict.fromkeys(rows[0], pl.String)) if rows else pl.DataFrame()
 
 
+def shown_texts(table: pl.DataFrame) -> pl.DataFrame:
+    """A table as pages show it, as texts: whole numbers with commas, others to four figures."""
+
+    def text(value: Any) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+    rows = [{name: text(value) for name, value in row.items()} for row in table.to_dicts()]
+    return pl.DataFrame(rows, schema=dict.fromkeys(table.columns, pl.String))
+
+
 def estimates(table: pl.DataFrame, about: Mapping[str, str], values: Mapping[str, str]) -> pl.DataFrame:
     """A table with its estimates and their intervals in one column each.
 

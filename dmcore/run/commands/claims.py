@@ -45,19 +45,20 @@ def _claims(arguments: argparse.Namespace) -> int:
 
 
 def claim_lines(claims: Claims) -> list[str]:
-    """Two lines a statement: the verdict and what is said; the number and the range."""
+    """A few lines a statement: the verdict and what is said; what the paper reports; the number and the range; why not."""
     lines = []
     for row in claims.study.to_dicts():
         lines.append(f"  {row['verdict'].upper():10s}  {row['statement']}")
-        if row["reason"]:
-            command = f" `python -m dmcore {row['command']}`" if row["command"] else ""
-            lines.append(f"              {row['reason']}{command}")
-        else:
+        lines.append(f"              paper: {row['paper']} [{row['source']}]")
+        if row["value"] is not None:
             value, low, high = (f"{row[name]:.3g}" for name in ("value", "low", "high"))
             lines.append(
                 f"              {value} ({low} to {high}), {range_text(row)} [{row['range_from']}]; mean of {row['n']} "
                 f"{row['unit']}, {row['n_inside']} of them in the range; {row['n_contexts']} contexts"
             )
+        if row["reason"]:
+            command = f" `python -m dmcore {row['command']}`" if row["command"] else ""
+            lines.append(f"              {row['reason']}{command}")
     return lines
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from dmcore.progress import Reporter, terminal_sink
 from dmcore.results import Controls, ControlSettings
-from dmcore.results.controls import GROUPS
+from dmcore.results.controls import GROUPS, METHOD, METHOD_GROUPS, SAE
 from dmcore.run.commands.reduce import aligned
 from dmcore.run.commands.shared import chosen_saes, device_named, over_saes, resolve_study, say, say_failures
 from dmcore.store.store import Store
+from dmcore.words.controls import counts_words
 
 
 def register(commands: Any) -> None:
@@ -68,19 +69,20 @@ def _controls(arguments: argparse.Namespace) -> int:
 
 
 def summary_words(found: Controls) -> str:
-    """`17 of 19 controls passed, 1 failed; 67,200 tokens in 300 contexts`."""
-    passed, failed, undecided = found.counts
-    told = [f"{passed} of {passed + failed + undecided} controls passed"]
+    """`8 of 8 controls of the method passed, 9 of 10 of this SAE and its study, 1 failed; 67,200 tokens in 300 contexts`."""
+    _, failed, undecided = found.counts
+    told = [counts_words(found)]
     told += [f"{n} {word}" for n, word in ((failed, "failed"), (undecided, "undecided")) if n]
     return f"{', '.join(told)}; {found.about['n_tokens']:,} tokens in {found.about['n_contexts']:,} contexts"
 
 
 def control_lines(found: Controls) -> list[str]:
-    """A line a control under its group: verdict, what it is, what it should be; then notes and remarks."""
-    rows = [["", "verdict", "control", "what it is", "what it should be"]]
+    """A line a control: what it is a check of, its group, verdict, what it is, what it should be; then notes and remarks."""
+    rows = [["checks", "", "verdict", "control", "what it is", "what it should be"]]
     table = found["controls"].to_dicts()
     for row in table:
-        rows.append([f"{row['group']}:", row["verdict"], row["name"], _value(row), _expected(row)])
+        kind = METHOD if row["group"] in METHOD_GROUPS else SAE
+        rows.append([kind, f"{row['group']}:", row["verdict"], row["name"], _value(row), _expected(row)])
     lines = [f"  {line}" for line in aligned(rows)]
     lines += [f"  {row['verdict']}: {row['title']}: {row['note']}" for row in table if row["note"]]
     assert all(row["group"] in GROUPS for row in table), "groups are known"

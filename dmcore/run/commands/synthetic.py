@@ -114,12 +114,12 @@ def ground_truth_lines(found: GroundTruth) -> list[str]:
     about, settings = found.about, found["settings"]
     lines = [
         f"{len(settings):,} settings in {about['d_model']} dimensions; truth by {about['truth_tokens']:,} tokens a density; "
-        "share of settings with the truth in the 95 % interval, and the median of estimate / truth:"
+        "distinct samples of tokens, share of settings with the truth in the 95 % interval, median of estimate / truth:"
     ]
-    rows = [["ingredient", "level", "linear", "", "nonlinear", ""]]
+    rows = [["ingredient", "level", "samples", "linear", "", "nonlinear", ""]]
     for name in INGREDIENTS:
         for row in agreement_by(settings, name).to_dicts():
             shares = [cell for part in ("linear", "nonlinear")
                       for cell in (f"{row[f'{part}_inside']:.1%}", f"{row[f'{part}_ratio']:.3f}")]  # fmt: skip
-            rows.append([name, f"{row['level']:g}", *shares])
+            rows.append([name, f"{row['level']:g}", f"{row['samples']:,}", *shares])
     return [*lines, *(f"  {line}" for line in aligned(rows))]
