@@ -15,8 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import altair as alt
 import polars as pl
 
+from dmcore.run.commands.precision import WORDS
+
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS, PAGE, CHART = DOCS / "benchmarks", DOCS / "benchmarks.md", "pass-over-floor.svg"
+PRECISION = "precision-demo.json"
 GIB = 2**30
 NOT = "not measured"
 
@@ -35,7 +38,7 @@ better.
 ON_GPU = """## What a GPU does
 
 Written, compared with the CPU's code path by path where that can be done on a CPU, and **not measured** unless a table below says
-so. To fill this page on a GPU host (about 5 minutes):
+so. To fill this page on a GPU host (some minutes, by the count of operations):
 
 ```bash
 python benchmarks/all.py --device cuda --out docs/benchmarks/gpu.json && python benchmarks/page.py
@@ -75,7 +78,8 @@ def million() -> str:
 
 def load() -> list[dict[str, Any]]:
     """Every run, those of GPUs first."""
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    runs = [run for run in found if isinstance(run, dict)]
     return sorted(runs, key=lambda run: run["about"]["kind"] != "cuda")
 
 
@@ -187,6 +191,24 @@ def other_tables(run: dict[str, Any]) -> list[str]:
     return lines
 
 
+def precision_table() -> list[str]:
+    """What `python -m dmcore precision demo --json` said."""
+    path = RESULTS / PRECISION
+    if not path.exists():
+        return []
+    rows = [r for r in json.loads(path.read_text(encoding="utf-8")) if r["precision"] != "float32"]
+    first = rows[0]
+    cells = [
+        [r["precision"], WORDS[r["number"]], f"{r['value']:.5g}", f"{r['difference']:+.2g}",
+         f"{r['difference_low']:+.2g} to {r['difference_high']:+.2g}"] for r in rows
+    ]  # fmt: skip
+    said = f"{first['sae']}: {first['n_tokens']:,} tokens of {first['n_contexts']} contexts, on {first['device']}; paired, "
+    return [
+        "## What tf32 and bfloat16 change of the demo's numbers", "", f"{said}with 95 % intervals over contexts.", "",
+        *table(["precision", "number", "value", "less float32's", "95 % interval"], cells),
+    ]  # fmt: skip
+
+
 def draw(runs: list[dict[str, Any]]) -> list[str]:
     """The chart of the passes; nothing where there is none."""
     rows = [
@@ -223,6 +245,7 @@ def main() -> None:
         lines += ["### On a GPU, d_model 3,584, 246,900 tokens", "", *table(head, rows)]
     for run in runs:
         lines += [*machine(run["about"]), *pass_table(run), *other_tables(run)]
+    lines += precision_table()
     PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
