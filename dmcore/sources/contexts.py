@@ -202,7 +202,10 @@ def _read(folder: Path, fingerprint: str) -> Contexts:
             f"{folder / TOKENS} has shape {tokens.shape} and type {tokens.dtype}: integers of shape "
             "(n_contexts, context_length) are needed."
         )
-    names = tuple(str(name) for name in sidecar.get("domains", ())) if isinstance(sidecar, dict) else ()
+    listed = sidecar.get("domains", ()) if isinstance(sidecar, dict) else ()
+    if not isinstance(listed, list | tuple):
+        raise SpecError(f"{folder / SIDECAR} has domains that are no list of names: build the texts again.")
+    names = tuple(map(str, listed))
     if domains is not None and (domains.shape != tokens.shape or int(domains.max()) >= len(names)):
         raise SpecError(f"{folder / DOMAINS} does not fit the tokens or the names of domains: build the texts again.")
     documents = sidecar.get("documents", ()) if isinstance(sidecar, dict) else ()

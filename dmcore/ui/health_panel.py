@@ -46,13 +46,13 @@ FACTS = """
 """Facts as a list of names and values: tables without lines."""
 
 
-@st.cache_resource(ttl=COUNT_SECONDS, show_spinner=False)
+@st.cache_resource(ttl=COUNT_SECONDS, max_entries=4, show_spinner=False)
 def _stages(root: str) -> dict[str, int]:
     del root  # names the cache that was counted
     return bytes_by_stage(default_root())
 
 
-@st.cache_resource(ttl=LOOK_SECONDS, show_spinner=False)
+@st.cache_resource(ttl=LOOK_SECONDS, max_entries=4, show_spinner=False)
 def _look(root: str) -> Health:
     return look(default_root(), stages=_stages(root))
 

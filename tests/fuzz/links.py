@@ -24,6 +24,7 @@ OWN = {
     "controls": ("trust", "shrunk", "weighting", "between", "kept", "cells"),
     "catalogue": ("q", "model", "release"),
     "runs": (),
+    "health": (),
 }
 """Each page's own parameters."""
 
@@ -57,10 +58,15 @@ def links(draw: st.DrawFn) -> dict[str, str]:
 
 @st.composite
 def pages(draw: st.DrawFn) -> tuple[str, dict[str, str]]:
-    """A page and parameters that it reads."""
+    """A page and parameters that it reads, as UTF-8, which is all that a browser's address can say."""
     page = draw(st.sampled_from(sorted(OWN)))
     names = [*SHARED, *OWN[page]]
-    return page, draw(st.dictionaries(st.one_of(st.sampled_from(names), texts), link_values, min_size=1, max_size=6))
+    found = draw(st.dictionaries(st.one_of(st.sampled_from(names), texts), link_values, min_size=1, max_size=6))
+    return page, {_sent(name): _sent(value) for name, value in found.items()}
+
+
+def _sent(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 @lru_cache(maxsize=1)
