@@ -10,6 +10,7 @@ os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 # As the command line does: threads that spin while they wait make small products many times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import pytest
 from jaxtyping import install_import_hook
 
 MATH = Path(__file__).parents[1] / "dmcore" / "math"
@@ -18,3 +19,11 @@ CHECKED = [f"dmcore.math.{path.stem}" for path in MATH.glob("*.py") if path.stem
 install_import_hook(CHECKED, "beartype.beartype")
 
 from tests.chromium import browser  # noqa: E402, F401
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Hostile texts that a test writes reach the report of a parallel run, which is sent in UTF-8: without lone surrogates."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report

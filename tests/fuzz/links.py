@@ -24,7 +24,6 @@ OWN = {
     "controls": ("trust", "shrunk", "weighting", "between", "kept", "cells"),
     "catalogue": ("q", "model", "release"),
     "runs": (),
-    "health": (),
 }
 """Each page's own parameters."""
 

@@ -23,7 +23,7 @@ PAGES = {
 """Heading of each page, and how many charts it has; Runs, which has none, is in `test_runs_browser.py`."""
 
 NAVIGATION = ("Overview", "Regression", "Scaling", "Nonlinear error", "Error reduction", "Downstream", "Synthetic",
-              "Controls", "Catalogue", "Runs")  # fmt: skip
+              "Controls", "Catalogue", "Runs", "Health")  # fmt: skip
 
 CHART = "[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas"
 TIMEOUT = 30_000

@@ -151,10 +151,11 @@ def test_cancel_is_one_click_and_what_was_cancelled_can_be_resumed_and_removed(c
     assert "Nothing is running" in words(at)
 
 
-def test_a_job_whose_worker_died_waits_again_when_somebody_looks(cache: Path, tmp_path: Path) -> None:
+def test_a_job_whose_worker_died_is_interrupted_when_somebody_looks_and_can_be_taken_again(cache: Path, tmp_path: Path) -> None:
     queue, job = running_job(tmp_path)
     assert "goes on where it was interrupted" in words(open_runs())
-    assert (queue.job(job.id).state, queue.job(job.id).attempt) == ("waiting", 2)
+    assert (queue.job(job.id).state, queue.job(job.id).attempt) == ("interrupted", 2)
+    assert queue.take("cpu") is not None, "the next worker goes on with it"
 
 
 def test_a_failed_job_shows_its_sentence_as_text_and_can_be_retried(cache: Path, tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_a_studys_own_words_are_never_markdown(cache: Path, tmp_path: Path) -> N
     at = open_runs()
     shown = "".join(str(m.value) for m in at.markdown)
     assert "![x]" not in shown
-    assert "a\\.example" in shown
+    assert "`http://a.example/y)`" in shown, "an address is code, which is no link"
 
 
 def choose_gemma_layer_12(at: AppTest) -> AppTest:

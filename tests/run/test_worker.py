@@ -225,7 +225,7 @@ def test_a_missing_input_is_its_own_sentence(tmp_path: Path) -> None:
     ("raised", "sentence"),
     [
         (OSError(28, "No space left on device"), "free space"),
-        (OSError(5, "Input/output error"), "Input/output error: see the log"),
+        (OSError(5, "Input/output error"), "does not answer (Input/output error)"),
         (MemoryError(), "Memory ran out"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "Memory ran out"),
         (RuntimeError("a bug\nwith two lines"), "RuntimeError: a bug (see the log"),

@@ -96,6 +96,9 @@ def perform(
     teller = Teller(board, task, node, lambda ref: ray.get(ref) if ray.wait([ref], timeout=0)[0] else None)
     try:
         return _guarded(assignment, teller, step, arguments, lambda: ray.get(files[0]) if files else None, parts)
+    except KeyboardInterrupt:
+        # So Ray cancels, perhaps in the middle of an import: half a module would fail the next task of this process.
+        os._exit(0)
     finally:
         board.end.remote(task)
 
