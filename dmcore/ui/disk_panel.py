@@ -27,8 +27,24 @@ STAGES = {
     "codes": "which features are active; made again from activations and SAE",
     "targets": "moments of the errors; made again from the codes",
     "split": "every token's split; made again from codes and moments",
+    "norms": "tests of norms; made again from splits",
+    "scaling": "SAEs of a site compared; page Scaling",
+    "part": "one SAE on a part of an SAE's error",
+    "parts": "SAEs on the parts of an SAE's error; page Nonlinear error",
+    "features": "an SAE's latents and their examples; page Nonlinear error",
+    "learned": "latents on the parts beside the SAE's own; page Nonlinear error",
+    "detection": "how well latents can be told from the text; page Nonlinear error",
+    "structure": "spectra, directions and clusters of an error; page Nonlinear error",
+    "reduction": "what makes an error smaller; page Error reduction",
+    "downstream": "what an error costs the model; page Downstream",
+    "controls": "controls of an SAE's numbers; page Controls",
+    "shrinkage": "what the linear map is; page Controls",
+    "transfer": "where maps hold; page Controls",
+    "synthetic": "errors planted in an SAE; page Synthetic",
+    "ground-truth": "activations of known features; page Synthetic",
+    "contexts": "tokens of the texts; made again from the texts",
 }
-"""What each stage is, for who decides whether to delete it."""
+"""What each stage is, for who decides whether to delete it. What a page names was computed for it, and can be again."""
 SAFE = ("activations", "codes", "targets", "split", "inputs", "losses")
 """Stages without which the pages still show every result."""
 EVERY_STUDY = "All studies"
