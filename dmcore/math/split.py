@@ -28,6 +28,9 @@ from dmcore.math.bootstrap import interval, poisson_weights, ratio
 from dmcore.math.linear_map import AffineMap, fit_map
 from dmcore.math.moments import InputMoments, TargetMoments
 
+SMALLEST_SCATTER = 1e-280
+"""Sum of squares below which squares have lost their digits, or shares of it overflow."""
+
 
 @dataclass(frozen=True)
 class FoldedFit:
@@ -57,7 +60,7 @@ def check_determined(tokens_per_fold: Sequence[int], n_weights: int, ridge: floa
 
 def check_varying(inputs: InputMoments, cells: Sequence[int]) -> None:
     """Raise a `DataError` if the activations are the same for every token."""
-    if not float(inputs.scatter(cells).sum()) > 0:
+    if not float(inputs.scatter(cells).sum()) > SMALLEST_SCATTER:
         raise DataError(
             "The activations do not vary over tokens, so there is no variance to explain: give other tokens."
         )

@@ -38,6 +38,8 @@ from dmcore.specs.parts import PartsSpec
 from dmcore.specs.study import Settings, Study
 
 SCHEMA = 1
+LONGEST = 1000
+"""Characters of what is wrong with a study: a value of a megabyte is not repeated whole."""
 
 
 def load_study(path: Path) -> Study:
@@ -52,12 +54,15 @@ def load_study(path: Path) -> Study:
         raise SpecError(f"Cannot read the study {path} ({error.strerror}): check the path, or use `demo`.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is not valid TOML ({error}): mend it there; studies/ has examples.") from error
+    except ValueError as error:  # a path with a null byte
+        raise SpecError(f"Cannot read the study {str(path)!r} ({error}): check the path, or use `demo`.") from error
     if content.get("schema") != SCHEMA:
-        raise SpecError(f"{path} has schema {content.get('schema')!r}: write schema = {SCHEMA} at its top.")
+        raise SpecError(f"{path} has schema {str(content.get('schema'))[:100]!r}: write schema = {SCHEMA} at its top.")
     try:
         return _parse(content, path.parent)
     except SpecError as error:
-        raise SpecError(f"{path}: {error}") from error
+        said = str(error)
+        raise SpecError(f"{path}: {said if len(said) <= LONGEST else said[:LONGEST] + '…'}") from error
 
 
 def _parse(content: dict[str, Any], folder: Path) -> Study:

@@ -66,6 +66,22 @@ INDEX = "index"
 SUMMARY = "summary"
 
 
+NEVER_NULL = (
+    "sae",
+    "site",
+    "stream",
+    "layer",
+    "architecture",
+    "label",
+    "d_model",
+    "d_sae",
+    "l0",
+    "summary_key",
+    "computed",
+)
+"""Columns of an index without which a row is of no SAE."""
+
+
 @dataclass(frozen=True)
 class Published:
     """The results of one study."""
@@ -318,6 +334,8 @@ def open_published(study_id: str, store: Store | None = None) -> Published:
         records = pl.read_parquet(entry.path / "records.parquet")
         about = json.loads((entry.path / "study.json").read_text(encoding="utf-8"))
         records = records.with_columns(pl.col(column).cast(dtype) for column, dtype in RECORD.items())
+        if any(records[name].null_count() for name in NEVER_NULL):
+            raise ValueError("a record does not say of which SAE it is")
         newest = str(records["computed"].max()) if len(records) else entry.manifest.created
         n_missing = int(about["n_saes"]) - len(records)
         return Published(study_id, str(about["title"]), str(about["model"]), records, newest, n_missing, store)

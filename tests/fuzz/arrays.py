@@ -41,7 +41,7 @@ class Recipe:
                 if found.size:
                     found.flat[int(rng.integers(found.size))] = hole
             if self.dtype == "bfloat16":
-                return torch.from_numpy(found).bfloat16()
+                return torch.from_numpy(np.asarray(found)).bfloat16()
             found = found.astype(self.dtype)
         if self.layout == "fortran":
             return np.asfortranarray(found)

@@ -151,7 +151,9 @@ def test_cancel_is_one_click_and_what_was_cancelled_can_be_resumed_and_removed(c
     assert "Nothing is running" in words(at)
 
 
-def test_a_job_whose_worker_died_is_interrupted_when_somebody_looks_and_can_be_taken_again(cache: Path, tmp_path: Path) -> None:
+def test_a_job_whose_worker_died_is_interrupted_when_somebody_looks_and_can_be_taken_again(
+    cache: Path, tmp_path: Path
+) -> None:
     queue, job = running_job(tmp_path)
     assert "goes on where it was interrupted" in words(open_runs())
     assert (queue.job(job.id).state, queue.job(job.id).attempt) == ("interrupted", 2)
