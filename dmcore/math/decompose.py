@@ -192,6 +192,12 @@ def _check(acts: Tensor, recon: Tensor, groups: Any) -> tuple[Tensor, int]:
             raise DataError(
                 f"{name} has NaN or infinity on {bad:,} of {len(tensor):,} tokens: drop them, or mend the run."
             )
+    largest = torch.finfo(_kept(acts.dtype)).max / 2
+    if any(bool((chunk.abs() > largest).any()) for chunk in recon.split(CHUNK)):
+        raise DataError(
+            f"recon has values above {largest:.0e}, which the parts of {acts.dtype} activations cannot hold: convert acts "
+            "with .double(), or mend the run."
+        )
     if groups is None:
         return torch.arange(acts.shape[0], device=acts.device), acts.shape[0]
     try:
@@ -233,7 +239,7 @@ def _parts(
 ) -> tuple[Tensor, Tensor]:
     """The out-of-fold parts of every token; fills `sums`."""
     dtype = product_dtype(acts.device)
-    kept = acts.dtype if acts.dtype in {torch.float32, torch.float64} else torch.float32
+    kept = _kept(acts.dtype)
     linear = torch.empty(acts.shape, dtype=kept, device=acts.device)
     nonlinear = torch.empty_like(linear)
     for start in range(0, acts.shape[0], CHUNK):
@@ -247,6 +253,11 @@ def _parts(
         # Taken from the rounded nonlinear part, so that the two add up to `acts - recon` as it is in this dtype.
         linear[rows] = (acts[rows].to(kept) - recon[rows].to(kept)) - nonlinear[rows]
     return linear, nonlinear
+
+
+def _kept(dtype: torch.dtype) -> torch.dtype:
+    """Of the parts: that of the activations, at least float32."""
+    return dtype if dtype in {torch.float32, torch.float64} else torch.float32
 
 
 def _converter(like: Any) -> Any:

@@ -8,7 +8,7 @@ from dmcore.results.features import FEATURES, Features, features_spec, read_feat
 from dmcore.results.learned import LEARNED, Learned, dictionaries_of, learned_spec, read_learned
 from dmcore.results.parts import PARTS_STAGE, Parts
 from dmcore.results.reduction import REDUCTION, Reduction, ReductionSettings, reduction_spec, wider_rows
-from dmcore.results.sae import METRICS, RECORD, TABLES, Summary, read_record, read_summary, write_summary
+from dmcore.results.sae import METRICS, OF_ONE_SAE, RECORD, TABLES, Summary, read_record, read_summary, write_summary
 from dmcore.results.scaling import SCALING, Scaling, scaling_spec
 from dmcore.results.structure import STRUCTURE, Structure, structure_spec
 
@@ -19,6 +19,7 @@ __all__ = [
     "FEATURES",
     "LEARNED",
     "METRICS",
+    "OF_ONE_SAE",
     "PARTS_STAGE",
     "RECORD",
     "REDUCTION",

@@ -45,6 +45,20 @@ RECORD: dict[str, Any] = {
     "summary_key": pl.String,
     "computed": pl.String,  # UTC time, ISO 8601
 }
+OF_ONE_SAE = (
+    "sae",
+    "site",
+    "stream",
+    "layer",
+    "architecture",
+    "label",
+    "d_model",
+    "d_sae",
+    "l0",
+    "summary_key",
+    "computed",
+)
+"""Columns without which a row is of no SAE."""
 
 TABLES: dict[str, dict[str, Any]] = {
     # one row per bootstrap replicate; row r has the same context weights for every SAE of the study (paired differences)

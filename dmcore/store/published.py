@@ -22,6 +22,7 @@ from dmcore.results import (
     DOWNSTREAM,
     FEATURES,
     LEARNED,
+    OF_ONE_SAE,
     PARTS_STAGE,
     RECORD,
     REDUCTION,
@@ -64,22 +65,6 @@ from dmcore.store.store import Entry, Store
 
 INDEX = "index"
 SUMMARY = "summary"
-
-
-NEVER_NULL = (
-    "sae",
-    "site",
-    "stream",
-    "layer",
-    "architecture",
-    "label",
-    "d_model",
-    "d_sae",
-    "l0",
-    "summary_key",
-    "computed",
-)
-"""Columns of an index without which a row is of no SAE."""
 
 
 @dataclass(frozen=True)
@@ -334,7 +319,7 @@ def open_published(study_id: str, store: Store | None = None) -> Published:
         records = pl.read_parquet(entry.path / "records.parquet")
         about = json.loads((entry.path / "study.json").read_text(encoding="utf-8"))
         records = records.with_columns(pl.col(column).cast(dtype) for column, dtype in RECORD.items())
-        if any(records[name].null_count() for name in NEVER_NULL):
+        if any(records[name].null_count() for name in OF_ONE_SAE):
             raise ValueError("a record does not say of which SAE it is")
         newest = str(records["computed"].max()) if len(records) else entry.manifest.created
         n_missing = int(about["n_saes"]) - len(records)

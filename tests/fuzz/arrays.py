@@ -36,13 +36,13 @@ class Recipe:
         if self.rank and found.ndim == 2:
             found = rng.standard_normal((self.shape[0], self.rank)) @ rng.standard_normal((self.rank, self.shape[1]))
         with np.errstate(all="ignore"):
-            found = found * self.scale
+            found = np.asarray(found * self.scale)
             for hole in self.holes:
                 if found.size:
                     found.flat[int(rng.integers(found.size))] = hole
             if self.dtype == "bfloat16":
                 return torch.from_numpy(np.asarray(found)).bfloat16()
-            found = found.astype(self.dtype)
+            found = np.asarray(np.asarray(found).astype(self.dtype))
         if self.layout == "fortran":
             return np.asfortranarray(found)
         if self.layout == "strided" and found.ndim:
