@@ -36,6 +36,8 @@ from dmcore.math.split import (
 
 CHUNK = 8192
 """Tokens worked on at once."""
+LARGEST = 1e70
+"""Of an activation: the squares of squared norms are added up in float64."""
 LARGEST = 1e150
 """What is larger than this has no square in float64."""
 
@@ -192,12 +194,13 @@ def _check(acts: Tensor, recon: Tensor, groups: Any) -> tuple[Tensor, int]:
             raise DataError(
                 f"{name} has NaN or infinity on {bad:,} of {len(tensor):,} tokens: drop them, or mend the run."
             )
-    largest = torch.finfo(_kept(acts.dtype)).max / 2
-    if any(bool((chunk.abs() > largest).any()) for chunk in recon.split(CHUNK)):
-        raise DataError(
-            f"recon has values above {largest:.0e}, which the parts of {acts.dtype} activations cannot hold: convert acts "
-            "with .double(), or mend the run."
-        )
+    largest = min(torch.finfo(_kept(acts.dtype)).max / 2, LARGEST)
+    for name, tensor in (("acts", acts), ("recon", recon)):
+        if any(bool((chunk.abs() > largest).any()) for chunk in tensor.split(CHUNK)):
+            raise DataError(
+                f"{name} has values above {largest:.0e}, of which the parts or the sums of squares cannot be held: mend the run, "
+                "or divide acts and recon by one number."
+            )
     if groups is None:
         return torch.arange(acts.shape[0], device=acts.device), acts.shape[0]
     try:
