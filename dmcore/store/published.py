@@ -272,7 +272,7 @@ def _size(entry: Entry) -> tuple[int, str]:
 def _holds(index: Entry, table: pl.DataFrame) -> bool:
     try:
         return pl.read_parquet(index.path / "records.parquet").equals(table)
-    except OSError:  # another process is replacing it at this moment
+    except (OSError, pl.exceptions.PolarsError):  # another process is replacing it at this moment
         return False
 
 
