@@ -116,8 +116,8 @@ def _measure(
 
     targets = error_moments(errors(first=True), inputs, partition, reporter, name, given.acts.n_tokens)
     fit = fit_folds(
-        inputs, targets, cells_of_fold, ridge=settings.ridge, fit_bias=settings.fit_bias, full=False, single=True
-    )
+        inputs, targets, cells_of_fold, ridge=settings.ridge, fit_bias=settings.fit_bias, full=False
+    ).single()
     centres = Centres.from_moments(inputs, targets, [c for cells in cells_of_fold for c in cells])
     n_units = int(given.units.max()) + 1
     sums, active = SplitSums(n_units, given.acts.d_model, centres), np.zeros(n_units)

@@ -16,9 +16,9 @@ SAME_L0 = 0.25
 def middle_layers(records: pl.DataFrame) -> dict[str, list[int]]:
     """The middle third of the layers that SAEs are at, by stack of layers; none of a stack with fewer than three."""
     found: dict[str, list[int]] = {}
-    for stack in records["site"].map_elements(stack_of, return_dtype=pl.String).unique(maintain_order=True):
-        here = records.filter(pl.col("site").map_elements(stack_of, return_dtype=pl.String) == stack)["layer"]
-        layers = sorted({int(layer) for layer in here})
+    stacks = [stack_of(site) for site in records["site"]]
+    for stack in dict.fromkeys(stacks):
+        layers = sorted({int(layer) for layer, own in zip(records["layer"], stacks, strict=True) if own == stack})
         third = (layers[-1] - layers[0]) / 3
         found[stack] = [v for v in layers if layers[0] + third <= v <= layers[-1] - third] if len(layers) > 2 else []
     return {stack: layers for stack, layers in found.items() if layers}
