@@ -45,8 +45,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(cache: Path, *, port: int | None = None, more: Sequence[str] = (), folder: Path = ROOT) -> Iterator[str]:
-    """`streamlit run app.py` on a cache folder; its address. `more`: other options of the command; `folder`: where app.py is."""
+def serve(
+    cache: Path, *, port: int | None = None, more: Sequence[str] = (), folder: Path = ROOT, **variables: str
+) -> Iterator[str]:
+    """`streamlit run app.py` on a cache folder; its address.
+
+    `more`: other options of the command; `folder`: where app.py is; `variables`: of its environment, and of no other server's.
+    """
     port = port or free_port()
     server = subprocess.Popen(
         [
@@ -62,7 +67,7 @@ def serve(cache: Path, *, port: int | None = None, more: Sequence[str] = (), fol
             *more,
         ],
         cwd=folder,
-        env={**os.environ, "DMCORE_CACHE": str(cache)},
+        env={**os.environ, "DMCORE_CACHE": str(cache), **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from tests.chromium import system_chromium
 from tests.pages.conftest import ROOT, free_port, serve
 from tests.pages.fake_results import write_fake_study
@@ -42,13 +42,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("host")
     root, access, port = folder / "cache", folder / "access.toml", free_port()
     write_fake_study(root, "known", 3, title=TITLE)
-    with provider() as told_by, pytest.MonkeyPatch.context() as patch:
+    with provider() as told_by:
         url = f"http://127.0.0.1:{port}"
         (folder / "secrets.toml").write_text(secrets_toml(url, told_by.address))
         access.write_text(ACCESS)
-        patch.setenv("DMCORE_ACCESS", str(access))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        with serve(root, port=port, more=("--secrets.files", str(folder / "secrets.toml"))):
+        secrets = ("--secrets.files", str(folder / "secrets.toml"))
+        with serve(root, port=port, more=secrets, DMCORE_ACCESS=str(access), OMP_NUM_THREADS="1"):
             yield Host(url, root, access, told_by)
 
 
@@ -208,9 +207,7 @@ def test_a_page_of_a_domain_that_was_pointed_here_shows_nothing(fake_cache: Path
             assert "Made-up results" not in body and "Runs" not in body
             assert page.locator("[data-testid=stVegaLiteChart]").count() == 0
             page.goto(f"{url}/")
-            page.locator("[data-testid=stSidebarNavLink]").first.wait_for(
-                state="attached"
-            )  # or narrow, and folded away
+            page.locator("[data-testid=stSidebarNavLink]").first.wait_for(state="attached")  # it may be folded away
             assert "not served" not in page.locator("body").inner_text()
         finally:
             made.close()
