@@ -20,17 +20,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dmcore.run.queue import Queue  # noqa: E402
-from dmcore.run.worker import cancel  # noqa: E402
+from dmcore.run.jobs.queue import Queue  # noqa: E402
+from dmcore.run.jobs.worker import cancel  # noqa: E402
+from tests.run.jobs.test_queue import write_study  # noqa: E402
 from tests.run.jobs_seen import children_of, finished, start_worker, wait_for  # noqa: E402
-from tests.run.test_queue import write_study  # noqa: E402
 
 DEMO = ROOT / "dmcore" / "demo" / "artifacts" / "study.toml"
 LIMIT = 2.0
 SESSIONS = """
 import sys, threading, time
 from pathlib import Path
-from dmcore.run.queue import Queue  # noqa: E402
+from dmcore.run.jobs.queue import Queue  # noqa: E402
 start = threading.Barrier(5)
 def session():
     start.wait()

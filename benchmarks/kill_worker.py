@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dmcore.run.job_files import worker_alive
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.files import worker_alive
+from dmcore.run.jobs.queue import Queue
 from tests.builders import build_study
 from tests.run.jobs_seen import finished, litter, results, run_worker_once, start_worker, wait_for
 

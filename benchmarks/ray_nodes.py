@@ -26,11 +26,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
+from dmcore.places import DEMO
 from dmcore.progress import Progress, Reporter
 from dmcore.results import METRICS
 from dmcore.run.cluster.engine import RayPipeline
 from dmcore.run.cluster.shards import Cut
-from dmcore.run.commands.shared import DEMO
 from dmcore.run.pipeline import Outcome, Pipeline
 from dmcore.specs import Study, load_study
 from dmcore.store.store import Store

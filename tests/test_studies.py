@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from dmcore.run.cli import main
-from dmcore.run.estimate import Machine, estimate_study
-from dmcore.run.estimate_words import bytes_text, seconds_text
+from dmcore.run.estimates.estimate import Machine, estimate_study
+from dmcore.run.estimates.words import bytes_text, seconds_text
 from dmcore.sources.catalogue import filter_catalogue, find_saes, read_catalogue
 from dmcore.specs import TextsSpec, load_study
 from dmcore.store.store import Store

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmcore.errors import DarkMatterError
+from dmcore.places import HOME
 from dmcore.store.store import Store
 
 HTML, TABLES, PROGRESS, ASKED = "report.html", "tables.zip", "progress.json", "asked.json"
-_HOME = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def start(study_id: str, sae: str, study_text: str, root: Path) -> Making:
     asked = {"study": study_id, "sae": sae, "text": study_text, "root": str(root)}
     (folder / ASKED).write_text(json.dumps(asked), encoding="utf-8")
     with (folder / "errors.txt").open("wb") as errors:
-        process = subprocess.Popen([sys.executable, "-m", "dmcore.report.apart", str(folder)], cwd=_HOME,
+        process = subprocess.Popen([sys.executable, "-m", "dmcore.report.apart", str(folder)], cwd=HOME,
                                    stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)  # fmt: skip
     return Making(place, process)
 

@@ -12,7 +12,7 @@ from dmcore.progress import Reporter, terminal_sink
 from dmcore.results import RECORD, Scaling
 from dmcore.run.commands.shared import resolve_study
 from dmcore.run.engines import Engine, open_pipeline
-from dmcore.run.inspect import Inspector
+from dmcore.run.looks.inspect import Inspector
 from dmcore.run.pipeline import Pipeline, finished_records
 from dmcore.run.plan import make_plan
 from dmcore.run.scale import open_sites

@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dmcore.errors import Cancelled, DarkMatterError, StoreError
+from dmcore.places import SHIPPED_CACHE
 from dmcore.store.disk import disk_words
 from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import MANIFEST, Manifest, damage, read_manifest, write_manifest
@@ -87,7 +88,7 @@ class Draft:
 
 def default_root() -> Path:
     """`$DMCORE_CACHE`, or `cache/` beside the package."""
-    return Path(os.environ.get("DMCORE_CACHE") or Path(__file__).parents[2] / "cache").expanduser().absolute()
+    return Path(os.environ.get("DMCORE_CACHE") or SHIPPED_CACHE).expanduser().absolute()
 
 
 class Store:

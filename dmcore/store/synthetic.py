@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from dmcore.errors import StoreError
+from dmcore.places import SHIPPED_CACHE
 from dmcore.results.synthetic import GROUND_TRUTH, SYNTHETIC, VERSION, GroundTruth, Planted, ground_truth_spec
 from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import read_manifest
 from dmcore.store.store import Entry, Store
 
-SHIPPED = Path(__file__).parents[2] / "cache"
+SHIPPED = SHIPPED_CACHE
 """The cache that came with the package: known features are of no study, so that another cache need not make them again."""
 
 

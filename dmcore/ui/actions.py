@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 
 from dmcore.errors import StoreError
-from dmcore.run import worker
-from dmcore.run.job import Job
-from dmcore.run.queue import Queue
+from dmcore.run.jobs import worker
+from dmcore.run.jobs.job import Job
+from dmcore.run.jobs.queue import Queue
 from dmcore.specs import load_study
 from dmcore.ui.sign_in import require_runner
 
@@ -57,7 +57,7 @@ def remove(job_id: str) -> None:
 
 def delete_entries(keys: list[tuple[str, str]]) -> int:
     """Delete entries of the cache, by stage and key; what a job has come to need meanwhile is refused. Bytes freed."""
-    from dmcore.run.job_disk import delete_holdings, holdings
+    from dmcore.run.jobs.disk import delete_holdings, holdings
     from dmcore.store.store import Store
 
     name, queue, store, wanted = require_runner(), Queue(), Store(), set(keys)
@@ -69,7 +69,7 @@ def delete_entries(keys: list[tuple[str, str]]) -> int:
 
 def delete_unfinished() -> int:
     """Delete what stopped captures have left. Bytes freed."""
-    from dmcore.run.job_files import delete_leftovers
+    from dmcore.run.jobs.files import delete_leftovers
 
     name = require_runner()
     freed = delete_leftovers(Queue().root)

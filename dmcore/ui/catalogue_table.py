@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import streamlit as st
 
+from dmcore.places import HOME
 from dmcore.sources.catalogue import why_unusable
 from dmcore.ui.builder_saes import hand_over
 from dmcore.ui.catalogue_filters import Filters
@@ -16,7 +16,7 @@ from dmcore.words.names import architecture_name, listed, plain
 from dmcore.words.streams import stream_name
 
 HANDED_OVER = ("release", "id", "hook", "model", "processing", "d_sae", "l0")
-RUNS = Path(__file__).parents[2] / "pages" / "runs.py"
+RUNS = HOME / "pages" / "runs.py"
 ROOM = 885
 """Pixels for columns in a window of 1,400: what is beyond is reached by scrolling."""
 WIDTHS = {"stream": 82, "layer": 54, "width": 78, "l0": 70, "architecture": 98}

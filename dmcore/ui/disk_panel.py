@@ -9,18 +9,18 @@ import streamlit as st
 
 from dmcore.errors import DarkMatterError
 from dmcore.results.columns import mapped
-from dmcore.run.estimate_words import bytes_text
-from dmcore.run.job_disk import Holding, in_use
-from dmcore.run.job_files import leftovers
-from dmcore.run.queue import Queue
+from dmcore.run.estimates.words import bytes_text
+from dmcore.run.jobs.disk import Holding, in_use
+from dmcore.run.jobs.files import leftovers
+from dmcore.run.jobs.queue import Queue
 from dmcore.ui import actions, reads
 from dmcore.ui.sign_in import why_not
 from dmcore.ui.table import show_table
 from dmcore.words.names import plain
 
 STAGES = {
-    "summary": "what the pages show",
-    "index": "the list of a study's results",
+    "summary": "what an SAE's error is made of; every page",
+    "index": "the list of a study's results; every page",
     "activations": "the model's activations; made again by running the model",
     "losses": "loss and entropy of each token; made again by running the model",
     "inputs": "moments of the activations",
@@ -127,9 +127,10 @@ def _choice(queue: Queue, held: list[Holding], total: int) -> None:
     freed = sum(h.size for h in chosen)
     st.markdown(f"This frees **{bytes_text(freed)}** in {len(chosen):,} entries: the cache goes from {bytes_text(total)} to "
                 f"{bytes_text(total - freed)}.")  # fmt: skip
-    if {"summary", "index"} & set(stages):
+    if shown := [stage for stage in stages if " page" in STAGES.get(stage, "")]:
+        again = "the study is swept again" if {"summary", "index"} & set(stages) else "they are made again"
         st.warning(
-            "The pages will no longer show these results until the study is swept again.", icon=":material/warning:"
+            f"Pages will no longer show these results until {again}: {', '.join(shown)}.", icon=":material/warning:"
         )
     running = [job.study for job in queue.jobs() if job.active]
     busy, grey = in_use(chosen, running), why_not()

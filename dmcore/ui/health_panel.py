@@ -11,11 +11,11 @@ import polars as pl
 import streamlit as st
 
 from dmcore.progress import format_seconds
-from dmcore.run.checks import FAIL, OK, WARN, Check
-from dmcore.run.estimate_words import bytes_text
-from dmcore.run.health import Health, bytes_by_stage, look
-from dmcore.run.heartbeat import ENDED, LATE_SECONDS, WORKING, Beat
-from dmcore.run.job import INTERRUPTED, KINDS, Job
+from dmcore.run.estimates.words import bytes_text
+from dmcore.run.host.checks import FAIL, OK, WARN, Check
+from dmcore.run.host.health import Health, bytes_by_stage, look
+from dmcore.run.jobs.heartbeat import ENDED, LATE_SECONDS, WORKING, Beat
+from dmcore.run.jobs.job import INTERRUPTED, KINDS, Job
 from dmcore.store.store import default_root
 from dmcore.ui.disk_panel import STAGES
 from dmcore.words.names import ago_text, plain, sentence

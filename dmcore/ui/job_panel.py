@@ -15,11 +15,22 @@ import streamlit as st
 from dmcore.errors import DarkMatterError
 from dmcore.legible import visible
 from dmcore.progress import format_seconds
-from dmcore.run import worker
-from dmcore.run.estimate_words import bytes_text
-from dmcore.run.job import CANCELLED, DONE, FAILED, INTERRUPTED, KINDS, RUNNING, TO_TAKE, WAITING, Job, check_job_id
-from dmcore.run.job_files import tail
-from dmcore.run.queue import Queue, active_jobs
+from dmcore.run.estimates.words import bytes_text
+from dmcore.run.jobs import worker
+from dmcore.run.jobs.files import tail
+from dmcore.run.jobs.job import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    KINDS,
+    RUNNING,
+    TO_TAKE,
+    WAITING,
+    Job,
+    check_job_id,
+)
+from dmcore.run.jobs.queue import Queue, active_jobs
 from dmcore.ui import actions
 from dmcore.ui.sign_in import admitted, why_not
 from dmcore.words.names import ago_text, plain, short

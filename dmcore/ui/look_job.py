@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
-from dmcore.run.job import FAILED, Job
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.job import FAILED, Job
+from dmcore.run.jobs.queue import Queue
 from dmcore.specs import load_study
 from dmcore.ui import actions, reads
 from dmcore.ui.job_panel import numbers_of

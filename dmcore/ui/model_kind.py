@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.sources.model_files import model_kind, read_model_config
 from dmcore.specs import load_study
 from dmcore.ui.look_job import file_of

@@ -5,20 +5,20 @@ from __future__ import annotations
 import runpy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
 from streamlit.runtime.pages_manager import PagesManager
 
 from dmcore.errors import DarkMatterError
+from dmcore.places import HOME
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection, choose, note_page, push
 from dmcore.ui.sign_in import admitted, draw_gate
 from dmcore.words.names import plain, sae_phrase, sentence, short
 from dmcore.words.streams import site_phrase
 
-APP = Path(__file__).parents[2] / "app.py"
+APP = HOME / "app.py"
 NARROW = """
 @media (max-width: 1100px) {
   [data-testid="stMainBlockContainer"] { padding-left: 1.5rem; padding-right: 1.5rem; }

@@ -10,10 +10,10 @@ from pathlib import Path
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
-from dmcore.run.estimate_machine import Machine, gpu_here, machine_of_gpu
-from dmcore.run.estimate_words import bytes_text
-from dmcore.run.job import lane_of
-from dmcore.run.queue import Queue
+from dmcore.run.estimates.machine import Machine, gpu_here, machine_of_gpu
+from dmcore.run.estimates.words import bytes_text
+from dmcore.run.jobs.job import lane_of
+from dmcore.run.jobs.queue import Queue
 from dmcore.specs import Study
 from dmcore.words.names import plain
 
@@ -24,7 +24,7 @@ GPUS = Path("/proc/driver/nvidia/gpus")
 
 def draw_plan(study: Study) -> None:
     """What a study would take, beside what is free."""
-    from dmcore.run.estimate import describe, estimate_study
+    from dmcore.run.estimates.estimate import describe, estimate_study
 
     try:
         estimate = estimate_study(study, machine=this_machine())

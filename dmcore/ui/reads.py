@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dmcore.results.claims import Claims
     from dmcore.results.shrinkage import Shrinkage
     from dmcore.results.transfer import Transfer
-    from dmcore.run.job_disk import Holding
+    from dmcore.run.jobs.disk import Holding
     from dmcore.specs import Study
     from dmcore.store.published import Published
 
@@ -189,7 +189,7 @@ def catalogue() -> pl.DataFrame:
 @st.cache_resource(ttl=FRESH_SECONDS, show_spinner="Reading what the cache holds")
 def disk() -> list[Holding]:
     """Every entry of the cache, with the studies that use it."""
-    from dmcore.run.job_disk import holdings
+    from dmcore.run.jobs.disk import holdings
     from dmcore.store.store import Store
 
     return holdings(Store())

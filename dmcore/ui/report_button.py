@@ -13,7 +13,7 @@ import streamlit as st
 from dmcore.errors import DarkMatterError
 from dmcore.report.apart import HTML, TABLES, Making, results_stamp, start
 from dmcore.report.sections.origin import NAMES
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.store.store import Store
 from dmcore.ui.look_job import file_of
 from dmcore.ui.selection import Selection

@@ -1,7 +1,7 @@
 """Who is there, what they may do, and the page for those who may see nothing. Nothing else asks Streamlit for the user.
 
 1. A request to a host that is not ours is shown nothing (`hosts`).
-2. Without `access.toml` there is no sign-in: everybody is a runner (`dmcore.run.access`).
+2. Without `access.toml` there is no sign-in: everybody is a runner (`dmcore.run.host.access`).
 3. With it, Streamlit's OpenID Connect says who is there. What is wrong in the settings, of ours or of Streamlit's, lets nobody
    in and shows what to do. They are read again at each step, so that a change holds at once.
 4. What changes something calls `require_runner` itself; a button that is greyed out is a courtesy.
@@ -12,18 +12,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dmcore.run.access import RUNNER, Access, AccessError, name_of, read_access
+from dmcore.places import HOME
+from dmcore.run.host.access import RUNNER, Access, AccessError, name_of, read_access
 from dmcore.ui.hosts import LOOPBACK, request_allowed
 from dmcore.words.names import plain
 
-HOME = Path(__file__).parents[2]
 DISCOVERY = "/.well-known/openid-configuration"
 CALLBACK = "/oauth2callback"
 SHORTEST_SECRET = 32

@@ -12,7 +12,7 @@ from pathlib import Path
 import streamlit as st
 
 from dmcore.errors import DarkMatterError, SpecError, StoreError
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.specs import NAME, ModelSpec, SaeSpec, Settings, Study, TextsSpec
 from dmcore.ui import actions, reads
 from dmcore.ui.builder_inputs import CATALOGUE, HUB, KEEP, draw_model, draw_settings, draw_texts

@@ -7,17 +7,14 @@ from pathlib import Path
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
+from dmcore.places import DEMO, SHIPPED_STUDIES
 from dmcore.run.engines import devices_for_jobs
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.specs import Study, load_study
 from dmcore.ui import actions, reads
 from dmcore.ui.plan_panel import draw_plan
 from dmcore.ui.sign_in import why_not
 from dmcore.words.names import plain, short
-
-HOME = Path(__file__).parents[2]
-DEMO = HOME / "dmcore" / "demo" / "artifacts" / "study.toml"
-
 
 CHECKED = "Sees that every result is there; nothing is computed twice."
 UNTRAINED = "Its SAEs are not there yet: train them first."
@@ -31,7 +28,7 @@ def studies_folder(queue: Queue) -> Path:
 def study_files(queue: Queue) -> list[Path]:
     """The study files that the page offers: its own, those that come with the app, the demo."""
     own = sorted(studies_folder(queue).glob("*.toml"))
-    return [*own, DEMO, *sorted((HOME / "studies").glob("*.toml"))]
+    return [*own, DEMO, *sorted(SHIPPED_STUDIES.glob("*.toml"))]
 
 
 def start(path: Path, kind: str, device: str = "auto") -> None:

@@ -21,7 +21,7 @@ from dmcore.math.bootstrap import poisson_weights
 from dmcore.math.latent_matching import match_latents, random_rows
 from dmcore.progress import Progress, Reporter
 from dmcore.results.parts import PARTS_TABLES, Parts
-from dmcore.run.inspect import Inspector
+from dmcore.run.looks.inspect import Inspector
 from dmcore.run.parts import train_all
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan

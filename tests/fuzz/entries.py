@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from hypothesis import strategies as st
 
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.store.fingerprint import content_key, file_sha256
 from dmcore.store.manifest import MANIFEST
 from dmcore.store.published import list_studies, open_published

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.sources.contexts import find_contexts
 from dmcore.sources.saes import read_config, sae_fingerprint
 from dmcore.sources.study_file import study_toml

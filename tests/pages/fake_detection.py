@@ -10,7 +10,7 @@ import polars as pl
 
 from dmcore.explain.score_table import Outcome, failed, score_table
 from dmcore.results.detection import DETECTION, OFFLINE, PATTERNS, Detection, detection_spec
-from dmcore.run.detection import summary_table
+from dmcore.run.looks.detection import summary_table
 from dmcore.store.store import Store
 
 PARTS = ("x", "error", "linear", "nonlinear")

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.store.published import open_published
 from tests.pages import fake_parts, fake_reduction, fake_results, fake_scaling, fake_structure, test_map_views
 from tests.pages.fake_controls import write_fake_controls

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dmcore.run.heartbeat import beat_path, first_beat, write_note
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.heartbeat import beat_path, first_beat, write_note
+from dmcore.run.jobs.queue import Queue
 from dmcore.ui import health_panel
 from tests.pages.test_runs_page import ROOT, checked, words
-from tests.run.test_queue import set_columns, write_study
+from tests.run.jobs.test_queue import set_columns, write_study
 
 
 @pytest.fixture
@@ -66,7 +66,5 @@ def test_the_page_loads_no_torch() -> None:
     import subprocess
     import sys
 
-    script = (
-        "import dmcore.ui.health_panel, dmcore.run.health, dmcore.run.doctor, sys; assert 'torch' not in sys.modules"
-    )
+    script = "import dmcore.ui.health_panel, dmcore.run.host.doctor, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

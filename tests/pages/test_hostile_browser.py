@@ -14,7 +14,7 @@ from dmcore.report.build import build
 from dmcore.report.html import POLICY, report_html
 from dmcore.report.subject import open_subject
 from dmcore.run.cli import main
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.store.store import Store
 from tests.pages.conftest import serve
 from tests.pages.hostile import HAS, RAW, write_hostile_cache

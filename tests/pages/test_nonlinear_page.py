@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dmcore.results import read_learned
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.store.published import open_published
 from dmcore.store.store import Store
 from dmcore.ui import actions, look_job, reads

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from dmcore.results import Learned
 from dmcore.results.learned import COMPONENTS, LEARNED_LATENTS
 from dmcore.results.parts import PARTS_TABLES, Parts
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.ui.feature_browser import parts_of_latent
 from dmcore.ui.learned_panel import shares_shown
 from dmcore.ui.parts_panel import harder_sentence
@@ -22,7 +22,7 @@ from dmcore.words.learned import learned_finding, names_of
 from dmcore.words.parts import parts_finding
 from tests.analysis.test_feature_index import build_sources, make
 from tests.pages.test_pages import words
-from tests.run.test_queue import write_study
+from tests.run.jobs.test_queue import write_study
 
 
 def told(difference: float, low: float, high: float) -> str:

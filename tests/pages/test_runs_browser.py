@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from tests.builders import build_study
 from tests.pages.conftest import serve
 from tests.run.jobs_seen import wait_for

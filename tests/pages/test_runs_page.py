@@ -11,9 +11,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dmcore.progress import Progress
-from dmcore.run.job import Job
-from dmcore.run.job_disk import delete_holdings, holdings, in_use
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.disk import delete_holdings, holdings, in_use
+from dmcore.run.jobs.job import Job
+from dmcore.run.jobs.queue import Queue
 from dmcore.specs import load_study
 from dmcore.store.store import Store
 from dmcore.ui import reads
@@ -21,7 +21,7 @@ from dmcore.ui.builder_saes import sae_folders
 from dmcore.ui.job_panel import numbers_of
 from dmcore.words.names import ago_text
 from tests.pages.fake_results import write_fake_study
-from tests.run.test_queue import write_study
+from tests.run.jobs.test_queue import write_study
 
 ROOT = Path(__file__).parents[2]
 GEMMA = "google/gemma-2-2b"
@@ -35,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setattr("dmcore.run.worker.ensure_worker", lambda root, device="auto": False)
+    monkeypatch.setattr("dmcore.run.jobs.worker.ensure_worker", lambda root, device="auto": False)
     reads.forget()
     yield root
     reads.forget()
@@ -116,7 +116,7 @@ class WorkerAlive:
     """Hold the lane as a living worker does."""
 
     def __init__(self, queue: Queue) -> None:
-        from dmcore.run.job_files import lane_lock
+        from dmcore.run.jobs.files import lane_lock
 
         self._lock = lane_lock(queue.root, "cpu", "worker", 1)
 
@@ -415,7 +415,7 @@ def test_the_disk_is_shown_by_study_and_stage_and_freed_as_announced(cache: Path
     assert mine > 0
     checked(at.selectbox(key="disk.study").select("two").run())
     checked(at.multiselect(key="disk.stages").select("summary").run())
-    assert "The pages will no longer show these results" in words(at)
+    assert "Pages will no longer show these results until the study is swept again: summary." in words(at)
     press(at, "disk.delete")
     assert "freed." in words(at)
     left = holdings(Store(cache))

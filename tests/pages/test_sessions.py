@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.visitor import SLIDING, Visitor, wander
-from dmcore.run.queue import Queue
-from tests.run.test_queue import write_study
+from dmcore.run.jobs.queue import Queue
+from tests.run.jobs.test_queue import write_study
 
 ROOT = Path(__file__).parents[2]
 SESSIONS, SLIDES = 8, 4

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import streamlit as st
 
-from dmcore.run.access import RUNNER, VIEWER, AccessError, name_of, parse_access, read_access, verified_email
-from dmcore.run.queue import Queue
+from dmcore.run.host.access import RUNNER, VIEWER, AccessError, name_of, parse_access, read_access, verified_email
+from dmcore.run.jobs.queue import Queue
 from dmcore.store.store import Store
 from dmcore.ui import actions, hosts, sign_in
 from dmcore.ui.sign_in import Visitor, check_provider, visitor_of

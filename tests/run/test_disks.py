@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from dmcore.errors import Cancelled, StoreError
-from dmcore.run.job_files import lane_lock, worker_alive
-from dmcore.run.queue import Queue
-from dmcore.run.worker import release_orphans
+from dmcore.run.jobs.files import lane_lock, worker_alive
+from dmcore.run.jobs.queue import Queue
+from dmcore.run.jobs.worker import release_orphans
 from dmcore.store import disk
 from dmcore.store.store import Store
 from tests.builders import build_study
+from tests.run.jobs.test_queue import ROOT, write_study
 from tests.run.jobs_seen import finished, litter
-from tests.run.test_queue import ROOT, write_study
 
 
 def run(cache: Path, *words: str, most_bytes: int = 0) -> subprocess.CompletedProcess[str]:

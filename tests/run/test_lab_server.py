@@ -11,7 +11,7 @@ import pytest
 
 from dmcore.run import logs
 from dmcore.run.cli import build_parser
-from dmcore.run.takeover import STUCK_SECONDS
+from dmcore.run.jobs.takeover import STUCK_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "lab-server.md").read_text(encoding="utf-8")

@@ -17,10 +17,10 @@ import pytest
 from dmcore.errors import DarkMatterError
 from dmcore.run import logs
 from dmcore.run.cli import main
-from dmcore.run.job_files import tail
+from dmcore.run.jobs.files import tail
+from dmcore.run.jobs.queue import Queue
 from dmcore.run.logs import LogSettings, SharedFile
-from dmcore.run.queue import Queue
-from tests.run.test_queue import ROOT, write_study
+from tests.run.jobs.test_queue import ROOT, write_study
 
 FORGED = '{"time": "2026-01-01T00:00:00.000+00:00", "level": "error", "message": "forged"}'
 HOSTILE = f"mine\n{FORGED}\r\x1b[2J\u202e\u2028\x85\x00\ud800"

@@ -11,7 +11,7 @@ import pytest
 from dmcore.results.features import Features
 from dmcore.sources.public_features import public_name
 from dmcore.specs import SaeSpec, Study, load_study
-from tests.run.test_queue import write_study
+from tests.run.jobs.test_queue import write_study
 
 HOOK = "blocks.0.hook_resid_post"
 

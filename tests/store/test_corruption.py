@@ -11,7 +11,7 @@ import pytest
 
 from dmcore.errors import StoreError
 from dmcore.run.cli import main
-from dmcore.run.queue import Queue
+from dmcore.run.jobs.queue import Queue
 from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import MANIFEST, read_manifest
 from dmcore.store.store import Store
@@ -93,7 +93,7 @@ def test_a_manifest_with_a_fitting_checksum_is_not_believed_for_that(
 
 
 def test_a_hurt_queue_of_jobs_is_a_sentence_or_a_new_queue(tmp_path: Path) -> None:
-    from tests.run.test_queue import write_study
+    from tests.run.jobs.test_queue import write_study
 
     study = write_study(tmp_path, "study")
     Queue(tmp_path / "cache").submit("sweep", study, "cpu")

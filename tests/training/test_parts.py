@@ -21,12 +21,12 @@ from dmcore.errors import Cancelled, SpecError, StoreError
 from dmcore.math.linear_map import AffineMap
 from dmcore.progress import Reporter
 from dmcore.run.cli import main
-from dmcore.run.inspect import Inspector
-from dmcore.run.job import DONE
-from dmcore.run.job_child import _train as train_job
+from dmcore.run.jobs.child import _train as train_job
+from dmcore.run.jobs.job import DONE
+from dmcore.run.jobs.queue import Queue
+from dmcore.run.looks.inspect import Inspector
 from dmcore.run.parts import train_all
 from dmcore.run.pipeline import Pipeline
-from dmcore.run.queue import Queue
 from dmcore.sources.models import load_model
 from dmcore.sources.saes import load_dictionary
 from dmcore.sources.study_file import study_toml

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcore.errors import DarkMatterError, StoreError
+from dmcore.places import HOME
 from dmcore.run.cluster.code import source_key
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,6 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "300"}
 """With the first Ray takes 127.0.0.1 for its address on any system, and so do the processes that it starts; with the second
 it does not end this process where a busy machine takes more than a minute to start them."""
-HOME = Path(__file__).parents[3]
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 from dmcore.errors import StoreError
 from dmcore.run.commands.shared import say
 from dmcore.store.manifest import damage
+from dmcore.store.shipped import is_shipped
 from dmcore.store.store import Entry, Store
 
 
@@ -78,13 +79,15 @@ def _cache_rm(arguments: argparse.Namespace) -> int:
                 f"No entry has the stage or key {what!r}, so nothing was deleted: `python -m dmcore cache ls` lists them."
             )
         chosen |= {entry.path: entry for entry in found}
+    shipped = sum(is_shipped(store, entry) for entry in chosen.values())
     for entry in chosen.values():
         store.remove(entry)
     if "damaged" in arguments.what:
         shutil.rmtree(store.root / "damaged", ignore_errors=True)
     freed = sum(entry.manifest.size for entry in chosen.values())
     if arguments.json:
-        say(json.dumps({"removed": len(chosen), "bytes": freed}))
+        say(json.dumps({"removed": len(chosen), "shipped": shipped, "bytes": freed}))
     else:
-        say(f"{len(chosen)} entries removed, {freed / 2**20:.1f} MiB freed.")
+        back = f" {shipped} of them came with the program: `git checkout cache` brings them back." if shipped else ""
+        say(f"{len(chosen)} entries removed, {freed / 2**20:.1f} MiB freed.{back}")
     return 0

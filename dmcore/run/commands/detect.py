@@ -20,8 +20,8 @@ from dmcore.store.store import Store
 if TYPE_CHECKING:
     from dmcore.explain.cost import Prices
     from dmcore.results import Detection
-    from dmcore.run.detection import Asked, Detector
-    from dmcore.run.inspect import Inspector
+    from dmcore.run.looks.detection import Asked, Detector
+    from dmcore.run.looks.inspect import Inspector
 
 
 def register(commands: Any) -> None:
@@ -71,7 +71,7 @@ def register(commands: Any) -> None:
 
 
 def _detect(arguments: argparse.Namespace) -> int:
-    from dmcore.run.inspect import Inspector
+    from dmcore.run.looks.inspect import Inspector
     from dmcore.run.pipeline import Pipeline
 
     study = resolve_study(arguments.study)
@@ -120,7 +120,7 @@ def _asked(arguments: argparse.Namespace, store: Store, stop: threading.Event) -
     if not arguments.endpoint:
         return None
     from dmcore.explain.endpoint import EndpointSettings, OpenAIEndpoint
-    from dmcore.run.detection import Asked
+    from dmcore.run.looks.detection import Asked
 
     settings = EndpointSettings(
         arguments.endpoint,

@@ -20,8 +20,8 @@ def register(commands: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from dmcore.run.checks import FAIL, lines_of, worst
-    from dmcore.run.doctor import examine
+    from dmcore.run.host.checks import FAIL, lines_of, worst
+    from dmcore.run.host.doctor import examine
     from dmcore.run.logs import one_line
 
     checks = examine(resolve_study(arguments.study) if arguments.study else None)

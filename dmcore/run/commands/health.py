@@ -19,8 +19,8 @@ def register(commands: Any) -> None:
 
 
 def _health(arguments: argparse.Namespace) -> int:
-    from dmcore.run.checks import FAIL, lines_of
-    from dmcore.run.health import look
+    from dmcore.run.host.checks import FAIL, lines_of
+    from dmcore.run.host.health import look
     from dmcore.run.logs import one_line
 
     found = look()

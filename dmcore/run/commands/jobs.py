@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dmcore.places import DEMO
 from dmcore.progress import Progress, terminal_sink
-from dmcore.run.commands.shared import DEMO, resolve_study, say
-from dmcore.run.job import DONE, OF_ONE_SAE, RUNNING, Job
-from dmcore.run.job_files import tail
-from dmcore.run.queue import Queue
+from dmcore.run.commands.shared import resolve_study, say
+from dmcore.run.jobs.files import tail
+from dmcore.run.jobs.job import DONE, OF_ONE_SAE, RUNNING, Job
+from dmcore.run.jobs.queue import Queue
 
 WATCH_SECONDS = 0.5
 
@@ -62,7 +63,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _ls(arguments: argparse.Namespace) -> int:
-    from dmcore.run.worker import release_orphans
+    from dmcore.run.jobs.worker import release_orphans
 
     queue = Queue()
     for lane in {job.lane for job in queue.jobs() if job.state == RUNNING}:
@@ -91,7 +92,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    from dmcore.run.worker import cancel
+    from dmcore.run.jobs.worker import cancel
 
     return _say_job(cancel(Queue(), arguments.job), arguments.json)
 
@@ -123,7 +124,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _attend(queue: Queue) -> None:
-    from dmcore.run.worker import attend
+    from dmcore.run.jobs.worker import attend
 
     attend(queue)
 

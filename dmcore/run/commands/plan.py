@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from dmcore.run.estimate import Machine, describe, estimate_study
+    from dmcore.run.estimates.estimate import Machine, describe, estimate_study
 
     if arguments.devices < 1:
         raise DarkMatterError(f"--devices is {arguments.devices}: give a whole number, 1 or above.")

@@ -61,9 +61,9 @@ def chosen_precisions(text: str) -> list[str]:
 
 
 def _precision(arguments: argparse.Namespace) -> int:
+    from dmcore.run.looks.precision import measure_precision
     from dmcore.run.pipeline import Pipeline
     from dmcore.run.plan import make_plan
-    from dmcore.run.precision import measure_precision
 
     study, chosen = resolve_study(arguments.study), chosen_precisions(arguments.precisions)
     if arguments.contexts < 0:

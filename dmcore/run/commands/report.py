@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcore.errors import DarkMatterError, StoreError
-from dmcore.run.commands.shared import DEMO, resolve_study, say
+from dmcore.places import DEMO
+from dmcore.run.commands.shared import resolve_study, say
 from dmcore.store.fingerprint import content_key
 from dmcore.store.published import index_of
 from dmcore.store.store import Store

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from dmcore.errors import DarkMatterError, SpecError, StoreError
 from dmcore.legible import for_terminal
+from dmcore.places import DEMO, SHIPPED_STUDIES
 from dmcore.specs import PRECISIONS, Study, load_study
 from dmcore.store.store import default_root
 
 if TYPE_CHECKING:
-    from dmcore.run.inspect import Inspector
-
-HOME = Path(__file__).parents[3]
-DEMO = HOME / "dmcore" / "demo" / "artifacts" / "study.toml"
+    from dmcore.run.looks.inspect import Inspector
 
 
 def say(text: str) -> None:
@@ -45,7 +43,7 @@ def _file_called(name: str) -> Path | None:
     places = [Path(f"{name}.toml")]
     if Path(name).name == name:
         file = f"{name.removesuffix('.toml')}.toml"
-        places += [default_root() / "studies" / file, HOME / "studies" / file]
+        places += [default_root() / "studies" / file, SHIPPED_STUDIES / file]
     found = next((place for place in places if place.is_file()), None)
     below = found is not None and found.is_relative_to(Path.cwd())
     return found.relative_to(Path.cwd()) if found is not None and below else found

@@ -33,7 +33,7 @@ def register(commands: Any) -> None:
 
 
 def _structure(arguments: argparse.Namespace) -> int:
-    from dmcore.run.inspect import Inspector
+    from dmcore.run.looks.inspect import Inspector
     from dmcore.run.pipeline import Pipeline
 
     study = resolve_study(arguments.study)

@@ -51,7 +51,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
 
 
 def _ground_truth(arguments: argparse.Namespace) -> int:
-    from dmcore.run.ground_truth import make_ground_truth
+    from dmcore.run.looks.ground_truth import make_ground_truth
 
     found = make_ground_truth(Store(), Reporter(terminal_sink()))
     if arguments.json:
@@ -62,7 +62,7 @@ def _ground_truth(arguments: argparse.Namespace) -> int:
 
 
 def _planted(arguments: argparse.Namespace) -> int:
-    from dmcore.run.inspect import Inspector
+    from dmcore.run.looks.inspect import Inspector
     from dmcore.run.pipeline import Pipeline
 
     study = resolve_study(arguments.study)

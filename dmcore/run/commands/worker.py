@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def register(commands: Any) -> None:
     """Add the command."""
-    from dmcore.run.worker import IDLE_SECONDS
+    from dmcore.run.jobs.worker import IDLE_SECONDS
 
     worker = commands.add_parser("worker", help="run the jobs of the queue on one device")
     worker.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
@@ -65,14 +65,14 @@ def _times(text: str) -> int:
 
 def _worker(arguments: argparse.Namespace) -> int:
     if arguments.run_job:
-        from dmcore.run.job_child import run_job
+        from dmcore.run.jobs.child import run_job
 
         status = run_job(arguments.run_job, arguments.parent)
         # All is written: without this, unloading the libraries holds the device for another second.
         logging.shutdown()
         os._exit(status)
-    from dmcore.run.liveness import HangPolicy
-    from dmcore.run.worker import run_worker
+    from dmcore.run.jobs.liveness import HangPolicy
+    from dmcore.run.jobs.worker import run_worker
 
     logs.configure("worker", logs.LogSettings.of_environment(), level="info", bare=True, root=default_root())
     said: list[str] = []
