@@ -35,13 +35,17 @@ def test_every_command_is_understood(command: str) -> None:
 
 def test_every_folder_and_file_of_the_layout_is_there() -> None:
     block = README.split("## Layout")[1].split("```")[1]
+    above: list[Path] = [ROOT]  # the folder that each depth of indentation is in
+    drawn = set()
     for line in filter(None, block.splitlines()):
-        indented, name = line.startswith("  "), re.split(r"  +", line.strip())[0]
-        for one in name.split(", "):
-            path = ROOT / ("dmcore" if indented else "") / one
+        depth, names = (len(line) - len(line.lstrip())) // 2, re.split(r"  +", line.strip())[0]
+        for one in names.split(", "):
+            path = above[depth] / one
             assert path.exists() or path.with_suffix(".py").exists(), one
-    rooms = {p.parent.name for p in (ROOT / "dmcore").glob("*/*.py")}
-    assert rooms - {one.rstrip("/") for one in re.findall(r"^  (\w+)/", block, re.MULTILINE)} == set()
+            drawn.add(path)
+        above[depth + 1 :] = [path]
+    rooms = {p.parent for p in [*ROOT.glob("dmcore/*/*.py"), *ROOT.glob("dmcore/run/*/*.py")]}
+    assert rooms - drawn == set(), "folders that the picture lacks"
 
 
 def test_every_measured_figure_names_a_command_that_exists() -> None:
