@@ -4,6 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from dmcore.ui.server_logs import set_up_logs
 from dmcore.ui.sign_in import admitted, draw_gate, draw_who
 
 PAGES = Path(__file__).parent / "pages"
@@ -11,6 +12,7 @@ PAGES = Path(__file__).parent / "pages"
 st.set_page_config(
     page_title="Dark-matter explorer", page_icon=str(PAGES.parent / "dmcore" / "ui" / "icon.svg"), layout="wide"
 )
+set_up_logs()
 welcome = admitted()
 page = st.navigation(
     [

@@ -6,9 +6,10 @@ direction overrides of Unicode (`\\u202e` turns the rest of a line round) or cha
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
+if TYPE_CHECKING:
+    import polars as pl
 
 KEPT = "\n\xa0"
 """Characters that are not printable to Python and harmless on a page."""
@@ -46,6 +47,8 @@ def cleaned(spec: Any) -> Any:
 
 def visible_table(table: pl.DataFrame) -> pl.DataFrame:
     """A table with every text in its columns visible."""
+    import polars as pl
+
     texts = [name for name, kind in table.schema.items() if kind == pl.String]
     hidden = [name for name in texts if table[name].str.contains(_HIDDEN).any()]
     return table.with_columns(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dmcore.errors import Cancelled
+from dmcore.legible import for_terminal
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def terminal_sink(stream: object = None) -> Callable[[Progress], None]:
 
     def sink(progress: Progress) -> None:
         amount = f"{progress.done:,}" + (f" of {progress.total:,}" if progress.total else "") + f" {progress.unit}"
-        line = f"{progress.stage}: {amount}, {progress.rate:,.0f}/s, {format_seconds(progress.seconds_left)} left"
+        line = f"{for_terminal(progress.stage)}: {amount}, {progress.rate:,.0f}/s, {format_seconds(progress.seconds_left)} left"
         finished = bool(progress.total) and progress.done >= progress.total
         if out.isatty():
             out.write(f"\r\x1b[2K{line}" + ("\n" if finished else ""))

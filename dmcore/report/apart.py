@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmcore.errors import DarkMatterError
+from dmcore.legible import for_terminal
 from dmcore.places import HOME
 from dmcore.store.store import Store
 
@@ -111,5 +112,5 @@ if __name__ == "__main__":
     try:
         make(Path(sys.argv[1]))
     except DarkMatterError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {for_terminal(str(error))}\n")
         sys.exit(1)

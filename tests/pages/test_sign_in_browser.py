@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import secrets
 import shutil
@@ -47,7 +48,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         (folder / "secrets.toml").write_text(secrets_toml(url, told_by.address))
         access.write_text(ACCESS)
         secrets = ("--secrets.files", str(folder / "secrets.toml"))
-        with serve(root, port=port, more=secrets, DMCORE_ACCESS=str(access), OMP_NUM_THREADS="1"):
+        variables = {"DMCORE_ACCESS": str(access), "DMCORE_LOG": "json", "DMCORE_LOG_FILE": "1", "OMP_NUM_THREADS": "1"}
+        with serve(root, port=port, more=secrets, **variables):
             yield Host(url, root, access, told_by)
 
 
@@ -119,6 +121,12 @@ def test_a_runner_may_start_and_the_job_says_who_asked(host: Host, page: Any) ->
     (job,) = Queue(host.root).jobs()
     assert job.asked_by == "ada@lab.example"
     page.get_by_text("for ada@lab.example").first.wait_for()
+    lines = [json.loads(line) for line in (host.root / "jobs" / "dmcore.log").read_text().splitlines()]
+    told = [line["message"] for line in lines if line["role"] == "app" and line["logger"] == "dmcore.ui.actions"]
+    assert told == [
+        f"ada@lab.example {what}"
+        for what in (f"asked for job {job.id} (sweep of {job.study})", f"cancelled job {job.id}")
+    ]
     Queue(host.root).cancel(job.id)
 
 

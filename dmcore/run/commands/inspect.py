@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from dmcore.progress import Reporter, terminal_sink
-from dmcore.run.commands.shared import device_named, resolve_study, say
+from dmcore.run.commands.shared import device_named, resolve_study, say, say_aside
 from dmcore.store.store import Store
 
 
@@ -36,7 +35,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     for name in names:
         failure = inspector.everything(name)
         if failure:
-            sys.stderr.write(f"{name}: {failure}\n")
+            say_aside(f"{name}: {failure}")
             status = 1
         else:
             say(f"{name}: features, structure and detection scores are there.")

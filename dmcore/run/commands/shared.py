@@ -90,10 +90,15 @@ def over_saes(names: Sequence[str], work: Callable[[str], object]) -> list[str]:
     return failures
 
 
+def say_aside(text: str) -> None:
+    """Write a line that is not the command's output: of what was left out, or went wrong."""
+    sys.stderr.write(for_terminal(text) + "\n")
+
+
 def say_failures(failures: Sequence[str]) -> int:
     """Write them as errors; returns the exit status."""
     for failure in failures:
-        sys.stderr.write(f"error: {for_terminal(failure)}\n")
+        say_aside(f"error: {failure}")
     return 1 if failures else 0
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dmcore.errors import SpecError
 from dmcore.progress import Reporter, terminal_sink
-from dmcore.run.commands.shared import device_named, resolve_study, say
+from dmcore.run.commands.shared import device_named, resolve_study, say, say_aside
 from dmcore.specs import ENGINES, NAME, TRAINABLE, ModelSpec, Study, TextsSpec, TrainSpec, load_study
 from dmcore.store.store import Store
 
@@ -79,7 +78,7 @@ def _train(arguments: argparse.Namespace) -> int:
     trained, left = train_all(study, device, Reporter(terminal_sink()), Store(), parts_only=arguments.parts)
     records = [one.record() for one in trained]
     if left:
-        sys.stderr.write(f"{left}\n")
+        say_aside(left)
     if arguments.json:
         say(json.dumps(records, indent=1))
         return 0
