@@ -10,9 +10,10 @@ from typing import Any
 from dmcore.analysis.capture import LOSS
 from dmcore.progress import Reporter
 from dmcore.run.cluster.board import Board
-from dmcore.run.cluster.connect import Cluster, connected
+from dmcore.run.cluster.connect import connected
 from dmcore.run.cluster.crew import Crew, Piece
 from dmcore.run.cluster.joined import FAN_IN
+from dmcore.run.cluster.nodes import Cluster
 from dmcore.run.cluster.shard_work import stage_of
 from dmcore.run.cluster.shards import Cut, Shard
 from dmcore.run.cluster.tasks import Assignment, Place, perform, without_documents

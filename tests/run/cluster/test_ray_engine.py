@@ -17,8 +17,8 @@ from dmcore.errors import Cancelled, DarkMatterError, StoreError
 from dmcore.progress import Progress, Reporter
 from dmcore.results import METRICS
 from dmcore.run import engines
-from dmcore.run.cluster import connect
 from dmcore.run.cluster.engine import RayPipeline
+from dmcore.run.cluster.nodes import versions
 from dmcore.run.cluster.shards import Cut
 from dmcore.run.engines import Engine, devices_for_jobs, engine_of_job, open_pipeline
 from dmcore.run.jobs.job import lane_of
@@ -171,10 +171,37 @@ def test_a_storage_that_goes_away_in_the_middle_is_one_sentence(nodes: TwoNodes,
 def test_nodes_with_other_versions_are_named(
     what: str, nodes: TwoNodes, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = connect.versions()
-    monkeypatch.setattr(connect, "versions", lambda: {**own, what: "0.0"})
+    own = versions()
+    monkeypatch.setattr("dmcore.run.cluster.nodes.versions", lambda: {**own, what: "0.0"})
     with pytest.raises(DarkMatterError, match=f"On node 1 .* other versions .*{what} .*, here 0.0.*: install the same"):
         on_ray(nodes, Store(tmp_path)).sweep(study)
+
+
+@ray_test
+def test_a_node_that_was_lost_a_moment_ago_is_left_out(
+    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from dmcore.run.cluster import nodes as looked_at
+
+    both, noticed = looked_at._alive(), threading.Event()
+    assert len(both) == 2
+    nodes.lose_second()
+    try:
+        there = looked_at._alive
+        monkeypatch.setattr(
+            looked_at, "_alive", lambda: there() if noticed.is_set() else both
+        )  # as the head may for seconds
+        monkeypatch.setattr(looked_at, "SETTLE_SECONDS", 0.0)
+        with pytest.raises(DarkMatterError, match="A node of the cluster does not answer"):
+            looked_at.fit_nodes("cpu", tmp_path, "", [], None)
+        monkeypatch.setattr(looked_at, "SETTLE_SECONDS", 60.0)
+        threading.Timer(2.0, noticed.set).start()
+        found = looked_at.fit_nodes("cpu", tmp_path, "", [], None)
+        assert (list(found.names.values()), found.n_slots) == (["node 1"], 1)
+        assert "lost before the work began" in caplog.text
+    finally:
+        monkeypatch.undo()
+        nodes.add_second()
 
 
 def test_without_ray_there_is_one_sentence_and_no_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
