@@ -57,7 +57,8 @@ def draw_jobs() -> None:
     active = active_jobs(queue.jobs())
     st.session_state[_SEEN] = [job.id for job in active]
     st.fragment(_active, run_every=EVERY if active else None)()
-    _ended([job for job in queue.jobs() if not job.active])
+    drawn = st.session_state[_SEEN]  # one of them may have ended since: it moves down with the next look
+    _ended([job for job in queue.jobs() if not job.active and job.id not in drawn])
     for path in queue.damaged():
         st.caption(
             f":material/info: A list of jobs that could not be read was moved to {plain(str(path))}; results are untouched."

@@ -160,6 +160,25 @@ def test_a_job_whose_worker_died_is_interrupted_when_somebody_looks_and_can_be_t
     assert queue.take("cpu") is not None, "the next worker goes on with it"
 
 
+def test_a_job_that_ends_while_the_page_is_drawn_is_drawn_once(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dmcore.ui import job_panel
+
+    queue, job = running_job(tmp_path)
+    draw = job_panel._draw_active
+
+    def draw_and_end(queue: Queue, job: Job, jobs: list[Job]) -> None:
+        draw(queue, job, jobs)
+        queue.finish(job, "cancelled")
+
+    with WorkerAlive(queue):
+        monkeypatch.setattr(job_panel, "_draw_active", draw_and_end)
+        assert f"resume.{job.id}" not in keys(open_runs())
+        assert queue.job(job.id).state == "cancelled"
+        assert f"resume.{job.id}" in keys(open_runs())
+
+
 def test_a_failed_job_shows_its_sentence_as_text_and_can_be_retried(cache: Path, tmp_path: Path) -> None:
     queue, job = running_job(tmp_path)
     queue.finish(job, "failed", "The model <b>m</b> ![x](http://a.example) is missing: check the path.")
