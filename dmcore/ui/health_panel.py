@@ -65,17 +65,17 @@ def draw_health() -> None:
     checks = {check.name: check for check in health.checks()}
     _head(health, list(checks.values()))
     left, right = st.columns(2, gap="medium")
-    with left.container(border=True, key="health-worker"):
+    with left.container(border=True, height="stretch", key="health-worker"):
         _title("Worker", checks["worker"])
         _workers(health)
-    with right.container(border=True, key="health-queue"):
+    with right.container(border=True, height="stretch", key="health-queue"):
         _title("Queue", checks["queue"], checks["failures"])
         _queue(health)
     left, right = st.columns(2, gap="medium")
-    with left.container(border=True, key="health-device"):
+    with left.container(border=True, height="stretch", key="health-device"):
         _title("Device and memory", checks["device"], checks["memory"])
         _device(health)
-    with right.container(border=True, key="health-versions"):
+    with right.container(border=True, height="stretch", key="health-versions"):
         _title("Versions")
         _versions(health)
     with st.container(border=True, key="health-disk"):
@@ -210,7 +210,7 @@ def _disk(health: Health) -> None:
         return
     table = pl.DataFrame(
         [
-            {"stage": stage, "share": size / used, "size": bytes_text(size), "what": STAGES.get(stage, "")}
+            {"stage": stage, "share": 100 * size / used, "size": bytes_text(size), "what": STAGES.get(stage, "")}
             for stage, size in health.by_stage.items()
         ]
     )
@@ -220,7 +220,7 @@ def _disk(health: Health) -> None:
         height=min(38 + 35 * len(table), 320),
         column_config={
             "stage": st.column_config.TextColumn("Stage", width="small"),
-            "share": st.column_config.ProgressColumn("Of the cache", format="percent", min_value=0.0, max_value=1.0),
+            "share": st.column_config.ProgressColumn("Of the cache", format="%.0f %%", min_value=0, max_value=100),
             "size": st.column_config.TextColumn("Size", width="small"),
             "what": st.column_config.TextColumn("What it is", width="large"),
         },
