@@ -15,6 +15,27 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).parent
+PICTURES = {
+    "overview": "",
+    "regression": "regression",
+    "scaling": "scaling",
+    "tokens": "scaling?view=tokens",
+    "parts": "nonlinear?look=parts",
+    "features": "nonlinear?look=features",
+    "reduction": "reduction",
+    "downstream": "downstream",
+    "losses": "downstream?cost=tokens",
+    "synthetic": "synthetic",
+    "controls": "controls",
+    "catalogue": "catalogue?release=gemma-scope-9b-pt-res&layer=20",
+    "runs": "runs",
+    "health": "health",
+}
+"""Names of the pictures, and where in the app they are taken."""
+STILL = """() => !document.querySelector(
+  '[data-testid=stApp][data-test-script-state=running], [data-testid=stSkeleton], [data-stale=true]'
+)"""
+"""Nothing on the page is waited for any more."""
 
 
 def load_timings() -> Any:
@@ -43,18 +64,12 @@ def main() -> None:
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=system, args=pages.ARGS)
             for theme in ("light", "dark"):
-                for name, path, drawn in (
-                    ("overview", "", pages.OVERVIEW),
-                    ("regression", "regression", pages.REGRESSION),
-                    ("scaling", "scaling", pages.SCALING),
-                    ("tokens", "scaling?view=tokens", [pages.SCALING[0], 4]),
-                    ("catalogue", "catalogue?release=gemma-scope-9b-pt-res&layer=20", pages.CATALOGUE),
-                    ("runs", "runs", pages.RUNS),
-                ):
+                for name, path in PICTURES.items():
                     context = chromium.new_context(viewport={"width": 1440, "height": 1160}, color_scheme=theme)
                     page = context.new_page()
                     page.goto(f"http://127.0.0.1:{port}/{path}")
-                    page.wait_for_function(pages.DRAWN, arg=drawn, timeout=60_000)
+                    page.wait_for_selector("h1")
+                    page.wait_for_function(STILL, timeout=60_000)
                     page.wait_for_timeout(2000)
                     page.screenshot(path=folder / f"{name}{'-dark' if theme == 'dark' else ''}.png")
                     context.close()

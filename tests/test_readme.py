@@ -48,7 +48,10 @@ def test_every_folder_and_file_of_the_layout_is_there() -> None:
     assert rooms - drawn == set(), "folders that the picture lacks"
 
 
-def test_every_measured_figure_names_a_command_that_exists() -> None:
-    table = README.split("## Measured")[1].split("## Cite")[0]
-    for script in re.findall(r"python (benchmarks/\w+\.py)", table):
+@pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))])
+def test_every_script_and_link_of_a_page_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for script in re.findall(r"python (benchmarks/\w+\.py)", text):
         assert (ROOT / script).is_file(), script
+    for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
+        assert ((ROOT / page).parent / link).exists(), link
