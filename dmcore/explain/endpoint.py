@@ -245,6 +245,8 @@ class OpenAIEndpoint:
             raise _AgainError("its answer is broken JSON") from None
         except (KeyError, IndexError, TypeError):
             raise _AgainError("its answer is JSON without a message") from None
+        if isinstance(content, list):  # parts, as some servers write a message
+            content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
         if not isinstance(content, str | None):
             raise _AgainError("its message is no text")
         usage = body.get("usage")

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from dmcore import __version__
 from dmcore.errors import SpecError
 from dmcore.explain.interface import EndpointError
 
@@ -117,7 +118,7 @@ def post(parts: SplitResult, path: str, payload: bytes, headers: Mapping[str, st
     url = parts._replace(path=parts.path.rstrip("/") + path).geturl()
     # Headers set so are not sent on to a proxy, nor after a redirect.
     request = urllib.request.Request(url, data=payload, method="POST")
-    for name, value in headers.items():
+    for name, value in {"User-Agent": f"dmcore/{__version__}", **headers}.items():
         request.add_unredirected_header(name, value)
     until = time.monotonic() + timeout
     try:

@@ -5,6 +5,7 @@ The bridge changes the Hugging Face model in place: what it has wrapped cannot b
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def read_bridge(name: str, hf: Any, tokenizer: Any, processing: Sequence[str] = 
             expected = hf(input_ids=probe, attention_mask=torch.ones_like(probe), use_cache=False).logits.float()
     try:
         bridge = TransformerBridge.boot_transformers(
-            name, hf_model=hf, tokenizer=tokenizer, device=str(device), dtype=hf.dtype
+            name, hf_model=hf, tokenizer=_for_the_bridge(tokenizer), device=str(device), dtype=hf.dtype
         )
     except Exception as error:  # each architecture fails in its own way
         if "offload" in str(error).lower():
@@ -91,6 +92,17 @@ def _check_same(name: str, hf: Any, expected: Tensor, predict: Callable[[Tensor]
             f"Models like {name} ({type(hf).__name__}) are not read rightly: with hooks, the predictions differ from the "
             f"model's own by {share:.0%} of their spread. Choose another model."
         )
+
+
+def _for_the_bridge(tokenizer: Any) -> Any:
+    """A copy that says it begins texts with a BOS.
+
+    Of any other the bridge loads one that does, by name alone: from the newest commit, over the network. It reads no texts
+    here, only ids.
+    """
+    copied = copy.deepcopy(tokenizer)
+    copied.init_kwargs["add_bos_token"] = True
+    return copied
 
 
 def _first_line(error: BaseException) -> str:

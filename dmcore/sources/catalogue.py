@@ -244,6 +244,8 @@ def find_saes(frame: pl.DataFrame, names: Sequence[tuple[str, str]]) -> pl.DataF
 
 def why_unusable(row: dict[str, Any]) -> str:
     """Why an SAE of the catalogue cannot be put in a study; empty if it can."""
+    if row["architecture"] == "temporal":
+        return "It encodes a token by what came before it, so no token has an error of its own to split."
     if row["hook"]:
         return ""
     if row["kind"] != "sae":

@@ -25,7 +25,7 @@ from torch import Tensor
 from dmcore.errors import SpecError
 
 SAFETENSORS_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Types of weights; others are refused."""
+"""Types of weights; tensors of other types (counters, masks, packed numbers) are passed over."""
 LARGEST_HEADER = 100_000_000
 
 
@@ -97,7 +97,8 @@ def safetensors_header(path: Path) -> dict[str, DiskTensor]:
                 raise ValueError("its header has an impossible length")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        found = {name: _safetensor(path, 8 + length, about) for name, about in header.items()}
+        known = {name: about for name, about in header.items() if about["dtype"] in SAFETENSORS_TYPES}
+        found = {name: _safetensor(path, 8 + length, about) for name, about in known.items()}
     except OSError as error:
         raise SpecError(f"Cannot read {path} ({error.strerror}): check the path.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -110,16 +111,11 @@ def safetensors_header(path: Path) -> dict[str, DiskTensor]:
 
 def _safetensor(path: Path, data: int, about: dict[str, Any]) -> DiskTensor:
     first, last = (int(offset) for offset in about["data_offsets"])
-    found = DiskTensor(path, data + first, _type(about["dtype"]), tuple(int(size) for size in about["shape"]))
+    dtype, shape = SAFETENSORS_TYPES[about["dtype"]], tuple(int(size) for size in about["shape"])
+    found = DiskTensor(path, data + first, dtype, shape)
     if first < 0 or min(found.shape, default=0) < 0 or found.nbytes != last - first:
         raise ValueError("the place and the shape of a tensor do not agree")
     return found
-
-
-def _type(name: str) -> torch.dtype:
-    if name not in SAFETENSORS_TYPES:
-        raise ValueError(f"it holds tensors of type {name}")
-    return SAFETENSORS_TYPES[name]
 
 
 def npz_arrays(path: Path) -> dict[str, DiskTensor]:
@@ -130,9 +126,8 @@ def npz_arrays(path: Path) -> dict[str, DiskTensor]:
     """
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            return {
-                member.filename.removesuffix(".npy"): _npz_member(path, file, member) for member in archive.infolist()
-            }
+            arrays = {m.filename.removesuffix(".npy"): _npz_member(path, file, m) for m in archive.infolist()}
+            return {name: array for name, array in arrays.items() if array is not None}
     except OSError as error:
         raise SpecError(f"Cannot read {path} ({error.strerror}): check the path.") from error
     except SpecError:
@@ -141,7 +136,8 @@ def npz_arrays(path: Path) -> dict[str, DiskTensor]:
         raise SpecError(f"{path} is not an npz file of weights ({error}): copy or download it again.") from error
 
 
-def _npz_member(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> DiskTensor:
+def _npz_member(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> DiskTensor | None:
+    """An array; None for one of whole numbers, which are no weights."""
     if member.compress_type != zipfile.ZIP_STORED:
         raise SpecError(f"{path} is compressed: save it again with numpy.savez, so that it can be read in slices.")
     # The local header repeats the name and may have extra fields of its own length: 30 bytes, then these two.
@@ -151,6 +147,8 @@ def _npz_member(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> DiskTens
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
+    if dtype.kind in "iub":
+        return None
     if fortran or dtype.name not in {"float16", "float32", "float64"} or dtype.byteorder == ">":
         raise ValueError(f"{member.filename} is {dtype} in another order than expected")
     return DiskTensor(path, file.tell(), getattr(torch, dtype.name), tuple(shape))

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,8 @@ TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SECONDS_FOR_AN_ANSWER = 5.0
 """After so long without an answer the hub counts as out of reach."""
+SECONDS_KNOWN = 60.0
+"""For so long it is not asked again whether it answers."""
 _OUT_OF_REACH = {
     "LocalEntryNotFoundError",
     "OfflineModeIsEnabled",
@@ -24,6 +30,13 @@ _OUT_OF_REACH = {
     "TimeoutException",
     "TimeoutError",
 }
+
+
+_turn = threading.Lock()
+_known: dict[str, float] = {}
+"""`answers` and `silent`: when that was last seen."""
+_waived = [0]
+"""How many uses of `without_waiting` hold the hub's libraries offline."""
 
 
 def token() -> str | bool:
@@ -66,6 +79,53 @@ def resolve_commit(repository: str, revision: str) -> str | None:
         if _kinds(error) & _OUT_OF_REACH or _is_busy(error):
             return None
         raise SpecError(explain(error, "model", repository)) from error
+
+
+def loading_options(repository: str, revision: str) -> dict[str, Any]:
+    """What `from_pretrained` is given for a model of the hub: the very commit that its key names, and the token."""
+    return {"revision": resolve_commit(repository, revision) or revision, "token": token()}
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """While the hub does not answer, its libraries read their cache without asking, for as long as this lasts.
+
+    Without it each file that is asked for, also those that a model need not have, is tried for 23 s, and what is whole in the
+    cache counts as out of reach.
+    """
+    from huggingface_hub import constants
+
+    with _turn:
+        waive = bool(_waived[0]) or (not constants.is_offline_mode() and not _answers())
+        if waive:
+            _waived[0] += 1
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        if waive:
+            with _turn:
+                _waived[0] -= 1
+                if not _waived[0]:
+                    constants.HF_HUB_OFFLINE = False
+
+
+def _answers() -> bool:
+    """Whether the hub answers anything at all; what was seen less than `SECONDS_KNOWN` ago holds."""
+    from huggingface_hub import constants, get_session
+
+    now = time.monotonic()
+    for said in ("answers", "silent"):
+        if said in _known and now - _known[said] < SECONDS_KNOWN:
+            return said == "answers"
+    _known.clear()
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS_FOR_AN_ANSWER)
+        said = "answers"
+    except Exception:  # of the network, its library, or the address: it cannot be asked for anything
+        said = "silent"
+    _known[said] = time.monotonic()
+    return said == "answers"
 
 
 def explain(error: BaseException, kind: str, name: str) -> str:

@@ -15,7 +15,7 @@ from dmcore.errors import SpecError
 from dmcore.memory import available_memory
 from dmcore.sources.bridge_model import read_bridge
 from dmcore.sources.hooked import LanguageModel, ModelOutput
-from dmcore.sources.hub import explain, resolve_commit, token
+from dmcore.sources.hub import explain, loading_options, without_waiting
 from dmcore.sources.model_files import check_layers, model_fingerprint, model_kind
 from dmcore.sources.quiet import quiet_transformers
 from dmcore.sources.stack_models import read_encoder, read_encoder_decoder
@@ -50,7 +50,7 @@ def load_model(study: Study, device: torch.device | str) -> LanguageModel:
     where, options = _where(study)
     _, kind, loader = _kind(study)
     try:
-        with quiet_transformers():
+        with without_waiting(), quiet_transformers():
             hf: Any = loader.from_pretrained(
                 where,
                 dtype=getattr(torch, spec.dtype),
@@ -105,7 +105,8 @@ def _kind(study: Study) -> tuple[Any, str, Any]:
     spec = study.model
     where, options = _where(study)
     try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        with without_waiting():
+            config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
     except Exception as error:
         raise SpecError(explain(error, "model", where)) from error
     kind = model_kind(config.to_dict())
@@ -135,7 +136,8 @@ def load_tokenizer(study: Study) -> Any:
 
     where, options = _where(study)
     try:
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+        with without_waiting():
+            return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
     except Exception as error:
         raise SpecError(explain(error, "model", where)) from error
 
@@ -149,4 +151,4 @@ def _where(study: Study) -> tuple[str, dict[str, Any]]:
             raise SpecError(f"{folder} is no model folder: it needs config.json and weights as .safetensors.")
         # Nothing that a folder lacks is looked for elsewhere.
         return str(folder), {"local_files_only": True, "token": False}
-    return spec.id, {"revision": resolve_commit(spec.id, spec.revision) or spec.revision, "token": token()}
+    return spec.id, loading_options(spec.id, spec.revision)

@@ -1,9 +1,11 @@
 """The folders in which SAEs come: SAELens's, Gemma Scope's, Llama Scope's; each as one `SaeWeights`, read when needed.
 
 SAELens      cfg.json, sae_weights.safetensors
-Gemma Scope  params.npz (w_enc, w_dec, b_enc, b_dec, threshold): JumpReLU, b_dec not taken off the input
-Llama Scope  hyperparams.json, checkpoints/final.safetensors: JumpReLU with one threshold; its weights expect activations
-             scaled to a mean norm of sqrt(d_in), which is folded into them here, as SAELens does
+Gemma Scope  params.npz (W_enc, W_dec, or w_enc, w_dec; b_enc, b_dec, threshold): JumpReLU, b_dec not taken off the input
+Llama Scope  hyperparams.json, checkpoints/final.safetensors: JumpReLU; its weights expect activations scaled to a mean norm of
+             sqrt(d_in), which is folded into them here. Its one threshold is one on what a latent adds to the
+             reconstruction (pre-activation times the norm of its decoder column) where `sparsity_include_decoder_norm` says
+             so, as all published ones do: each latent then has a threshold of its own. SAELens leaves the norms out.
 """
 
 from __future__ import annotations
@@ -23,8 +25,13 @@ from dmcore.sources.disk_tensor import DiskTensor, npz_arrays, safetensors_heade
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 GEMMA_PARAMS = "params.npz"
 LLAMA_CONFIG, LLAMA_WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
+GEMMA_VECTORS = ("b_enc", "b_dec", "threshold")
+STEPS = ("fold_ln", "center_writing_weights")
+"""SAELens's options of loading a model that change what its activations are."""
 LAYOUTS = {"SAELens": (CONFIG, WEIGHTS), "Gemma Scope": (GEMMA_PARAMS,), "Llama Scope": (LLAMA_CONFIG, LLAMA_WEIGHTS)}
 """The files of each layout; the first tells which it is."""
+ROWS_BYTES = 2**26
+"""Bytes of a decoder's rows, in float64, that are read at once for the norms of its columns."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,8 @@ class SaeConfig:
     """Where it was trained; empty if the files do not say."""
     model: str = ""
     """Model on which it was trained; empty if the files do not say."""
-    processing: tuple[str, ...] = ()
-    """Changes to the model's raw weights under which it was trained."""
+    processing: tuple[str, ...] | None = None
+    """Changes to the model's raw weights under which it was trained; None if the files do not say."""
 
 
 def layout_of(folder: Path) -> str:
@@ -131,7 +138,7 @@ def _saelens_config(folder: Path) -> SaeConfig:
     config = _json(folder / CONFIG)
     metadata = config.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
-    kwargs = metadata.get("model_from_pretrained_kwargs") or config.get("model_from_pretrained_kwargs") or {}
+    _check_scaling(folder, config)
     try:
         return SaeConfig(
             architecture=str(config.get("architecture", "standard")),
@@ -139,7 +146,7 @@ def _saelens_config(folder: Path) -> SaeConfig:
             d_sae=int(config["d_sae"]),
             hook=str(metadata.get("hook_name") or config.get("hook_name") or ""),
             model=str(metadata.get("model_name") or config.get("model_name") or ""),
-            processing=tuple(name for name in ("fold_ln", "center_writing_weights") if kwargs.get(name) is True),
+            processing=processing_of(metadata, config),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SpecError(
@@ -147,17 +154,40 @@ def _saelens_config(folder: Path) -> SaeConfig:
         ) from error
 
 
+def processing_of(*tables: dict[str, Any]) -> tuple[str, ...] | None:
+    """The changes to the raw weights that the first table which says how its model was loaded asks for; None if none says."""
+    for table in tables:
+        kwargs = table.get("model_from_pretrained_kwargs")
+        if isinstance(kwargs, dict):
+            return tuple(step for step in STEPS if kwargs.get(step) is True)
+    return None
+
+
+def _check_scaling(folder: Path, config: dict[str, Any]) -> None:
+    """Raise a SpecError where activations must be scaled by a mean norm that the folder does not hold."""
+    if config.get("normalize_activations") == "expected_average_only_in":
+        raise SpecError(
+            f"{folder} expects activations scaled by their mean norm, which it does not hold: fold it into the weights "
+            "(SAELens's fold_activation_norm_scaling_factor), and save the SAE again."
+        )
+
+
+def _gemma_arrays(path: Path) -> dict[str, DiskTensor]:
+    """The arrays of `params.npz` by SAELens's names; published ones are called W_enc, older ones w_enc."""
+    found = npz_arrays(path)
+    return {f"W_{name[2:]}" if name.startswith("w_") else name: array for name, array in found.items()}
+
+
 def _gemma_config(folder: Path) -> SaeConfig:
-    d_in, d_sae = _shape_of(npz_arrays(folder / GEMMA_PARAMS), "w_enc", folder / GEMMA_PARAMS)
+    d_in, d_sae = _shape_of(_gemma_arrays(folder / GEMMA_PARAMS), "W_enc", folder / GEMMA_PARAMS)
     return SaeConfig("jumprelu", d_in, d_sae)
 
 
 def _llama_config(folder: Path) -> SaeConfig:
     config = _json(folder / LLAMA_CONFIG)
+    hook = str(config.get("hook_point_in") or config.get("hook_point") or "")
     try:
-        return SaeConfig(
-            "jumprelu", int(config["d_model"]), int(config["d_sae"]), hook=str(config.get("hook_point_in") or "")
-        )
+        return SaeConfig("jumprelu", int(config["d_model"]), int(config["d_sae"]), hook)
     except (KeyError, TypeError, ValueError) as error:
         raise SpecError(f"{folder / LLAMA_CONFIG} is not a Llama Scope configuration (it lacks {error}).") from error
 
@@ -181,15 +211,19 @@ def open_weights(folder: Path) -> SaeWeights:
 
 def _open_gemma(folder: Path) -> SaeWeights:
     path = folder / GEMMA_PARAMS
-    arrays = npz_arrays(path)
-    d_in, d_sae = _shape_of(arrays, "w_enc", path)
-    if _shape_of(arrays, "w_dec", path) != (d_sae, d_in):
-        raise SpecError(f"{path} has w_dec of shape {arrays['w_dec'].shape}: ({d_sae}, {d_in}) is needed.")
-    lacking = [name for name in ("b_enc", "b_dec", "threshold") if name not in arrays]
+    arrays = _gemma_arrays(path)
+    d_in, d_sae = _shape_of(arrays, "W_enc", path)
+    if _shape_of(arrays, "W_dec", path) != (d_sae, d_in):
+        raise SpecError(f"{path} has W_dec of shape {arrays['W_dec'].shape}: ({d_sae}, {d_in}) is needed.")
+    lacking = [name for name in GEMMA_VECTORS if name not in arrays]
     if lacking:
         raise SpecError(f"{path} lacks {lacking[0]}: copy or download it again.")
-    config = _jumprelu_config(d_in, d_sae)
-    return _weights(config, arrays, LatentMatrix(arrays["w_enc"], False), LatentMatrix(arrays["w_dec"], True), {})
+    scaling = arrays.get("scaling_factor")
+    if scaling is not None and not bool((scaling.read() == 1).all()):
+        raise SpecError(f"{path} has a scaling_factor that is not 1, which is not read: fold it into W_dec.")
+    vectors = {name: arrays[name] for name in GEMMA_VECTORS}
+    matrices = LatentMatrix(arrays["W_enc"], False), LatentMatrix(arrays["W_dec"], True)
+    return _weights(_jumprelu_config(d_in, d_sae), vectors, *matrices, {})
 
 
 def _open_llama(folder: Path) -> SaeWeights:
@@ -206,14 +240,28 @@ def _open_llama(folder: Path) -> SaeWeights:
     if decoder.shape != (d_in, d_sae) or not mean_norm > 0:
         raise SpecError(f"{folder} is not a Llama Scope SAE: its decoder has shape {decoder.shape}.")
     scale = d_in**0.5 / mean_norm
-    # In the model's own units: the encoder takes x * scale, and what it gives is divided by scale again.
+    norms = _column_norms(decoder) if about.get("sparsity_include_decoder_norm") else torch.ones(d_sae)
+    # In the model's own units: the encoder takes x * scale, and what it gives is divided by scale again. The publishers set the
+    # threshold on pre-activations that are so divided, so that on the encoder's own it is larger by scale.
     vectors = {
         "b_enc": biases["b_enc"].float(),
         "b_dec": biases["b_dec"].float() / scale,
-        "threshold": torch.full((d_sae,), threshold * scale),
+        "threshold": threshold * scale / norms,
     }
     matrices = LatentMatrix(tensors["encoder.weight"], True, scale), LatentMatrix(decoder, False, 1.0 / scale)
     return _weights(_jumprelu_config(d_in, d_sae), {}, *matrices, vectors)
+
+
+def _column_norms(decoder: DiskTensor) -> Tensor:
+    """(d_sae,) norms of the columns of a matrix, read in ranges of rows."""
+    d_in, d_sae = decoder.shape
+    total = torch.zeros(d_sae, dtype=torch.float64)
+    step = max(1, ROWS_BYTES // (8 * d_sae))
+    for first in range(0, d_in, step):
+        total += decoder.rows(first, min(first + step, d_in)).double().square().sum(0)
+    if not bool((total > 0).all()):
+        raise SpecError(f"{decoder.path} has a decoder column of zeros: copy or download it again.")
+    return total.sqrt().float()
 
 
 def _jumprelu_config(d_in: int, d_sae: int) -> dict[str, Any]:

@@ -18,11 +18,12 @@ import torch
 from dmcore.errors import SpecError
 from dmcore.math.device_memory import resident_bytes
 from dmcore.memory import available_memory
-from dmcore.sources.catalogue import check_release, find_saes, nearest_ids, read_catalogue
+from dmcore.sources.catalogue import check_release, find_saes, nearest_ids, read_catalogue, why_unusable
 from dmcore.sources.custom_saes import CustomSae, custom_sae
 from dmcore.sources.dictionary import Dictionary, check_numbers
-from dmcore.sources.hub import explain, token
-from dmcore.sources.sae_layouts import GEMMA_PARAMS, SaeConfig, layout_files, layout_of, open_weights, read_sae_config
+from dmcore.sources.hub import explain, token, without_waiting
+from dmcore.sources.hub_cache import cached_file
+from dmcore.sources.sae_layouts import LAYOUTS, SaeConfig, layout_files, layout_of, open_weights, read_sae_config
 from dmcore.sources.sliced_dictionary import SLICEABLE, SlicedDictionary
 from dmcore.specs import PROCESSING, SaeSpec, Study
 from dmcore.store.fingerprint import content_key, files_fingerprint
@@ -39,7 +40,11 @@ SITE_ALIASES = {
     "mlp.hook_out": "hook_mlp_out",
 }
 """Other names of sites, as transformer-lens's bridge writes them."""
-MODEL_ALIASES = {"gpt2-small": "gpt2", "meta-llama-3.1-8b": "llama-3.1-8b"}
+MODEL_ALIASES = {"gpt2-small": "gpt2", "meta-llama-3.1-8b": "llama-3.1-8b", "mistral-7b": "mistral-7b-v0.1"}
+OWN_READERS = {"gemma_2": "Gemma Scope", "llama_scope": "Llama Scope"}
+"""Layouts of releases that are read here, by SAELens's name of their loader; the others are read by SAELens."""
+READERS = {"Llama Scope": {"reader": 2}}
+"""What goes into the key of an SAE of a layout whose numbers have changed with how it is read here."""
 
 
 def sae_fingerprint(
@@ -49,10 +54,12 @@ def sae_fingerprint(
     if sae.custom:
         return custom_sae(custom or {}, sae.custom).fingerprint()
     if sae.release:
-        return content_key({"release": sae.release, "id": sae.id})
+        layout = OWN_READERS.get(release_row(sae)["conversion_func"], "")
+        return content_key({"release": sae.release, "id": sae.id, **READERS.get(layout, {})})
     folder = study.resolve(sae.path)
     _check_trained(study, sae, folder)
-    return files_fingerprint(folder, list(layout_files(folder)), memory)
+    files, changed = files_fingerprint(folder, list(layout_files(folder)), memory), READERS.get(layout_of(folder))
+    return content_key({"files": files, **changed}) if changed else files
 
 
 def read_config(study: Study, sae: SaeSpec) -> SaeConfig | None:
@@ -64,7 +71,11 @@ def read_config(study: Study, sae: SaeSpec) -> SaeConfig | None:
     if sae.custom:
         return None
     if sae.release:
-        listed = _listed_config(release_row(sae))
+        row = release_row(sae)
+        problem = why_unusable(row)
+        if problem and (sae.check or row["kind"] != "sae" or row["architecture"] == "temporal"):
+            raise SpecError(f"The SAE {sae.name} cannot be studied. {problem} Take it out of the study.")
+        listed = _listed_config(row)
         check_origin(study, sae, listed)
         return listed
     folder = study.resolve(sae.path)
@@ -105,7 +116,7 @@ def check_origin(study: Study, sae: SaeSpec, found: SaeConfig) -> None:
             f"The SAE {sae.name} was trained on {found.model}, but the study's model is {study.model.id}: "
             "name that model, or say check = false for the SAE."
         )
-    if study.model.id and set(found.processing) != set(study.model.processing):
+    if study.model.id and found.processing is not None and set(found.processing) != set(study.model.processing):
         asked = ", ".join(found.processing) or "the raw weights"
         raise SpecError(
             f"The SAE {sae.name} was trained on {asked}, but [model] processing is {list(study.model.processing)}: "
@@ -167,7 +178,9 @@ def load_dictionary(
         try:
             folder = release_folder(sae) if sae.release else study.resolve(sae.path)
             unsliced = folder is None
-            found = _from_release(study, sae, device) if unsliced else _from_folder(folder, device, memory, precision)
+            found = (
+                _from_release(sae, device, precision) if unsliced else _from_folder(folder, device, memory, precision)
+            )
         except SpecError:
             raise
         except Exception as error:  # SAELens raises many kinds; each means that this SAE cannot be read
@@ -216,37 +229,43 @@ def _resident(loaded: Any, device: torch.device, precision: str) -> Dictionary:
     return Dictionary(loaded.eval(), precision=precision, device=device, owned=True)
 
 
-def _from_release(study: Study, sae: SaeSpec, device: torch.device) -> Dictionary:
+def _from_release(sae: SaeSpec, device: torch.device, precision: str) -> Dictionary:
     from sae_lens import SAE
 
-    loaded = SAE.from_pretrained(sae.release, sae.id, device="cpu")
+    with without_waiting():
+        loaded = SAE.from_pretrained(sae.release, sae.id, device="cpu", dtype="float32")
     if "transcoder" in type(loaded).__name__.lower():
         raise SpecError(f"{sae.name} is a transcoder: it predicts another site, so it has no error to split here.")
-    about = loaded.cfg.metadata
-    kwargs = about.get("model_from_pretrained_kwargs") or {}
-    steps = tuple(name for name in ("fold_ln", "center_writing_weights") if kwargs.get(name) is True)
-    check_origin(
-        study, sae, SaeConfig("", 0, 0, str(about.get("hook_name") or ""), str(about.get("model_name") or ""), steps)
-    )
-    return _resident(loaded, device, study.settings.precision)
+    return _resident(loaded, device, precision)
 
 
 def release_folder(sae: SaeSpec) -> Path | None:
-    """The folder of a Gemma Scope SAE, downloaded if need be, so that it is read as any local one; None for other kinds.
+    """The folder of an SAE of `OWN_READERS`, downloaded if need be, so that it is read as any local one; None for others.
+
+    Files that are on disk are not asked for again: what a release has published under an id does not change.
 
     Raises:
-        SpecError: there is no such release or id.
+        SpecError: there is no such release or id, or it is neither on disk nor to be had.
     """
     row = release_row(sae)
-    if row["conversion_func"] != "gemma_2" or "embedding" in row["path"]:
+    if row["conversion_func"] not in OWN_READERS or "embedding" in row["path"]:
         return None
     from huggingface_hub import hf_hub_download
 
+    folder = Path()
     try:
-        found = hf_hub_download(row["repo_id"], filename=GEMMA_PARAMS, subfolder=row["path"], token=token())
+        for name in reversed(LAYOUTS[OWN_READERS[row["conversion_func"]]]):
+            inside = f"{row['path']}/{name}"
+            found = cached_file(row["repo_id"], inside)
+            if found is None:
+                with without_waiting():
+                    found = Path(hf_hub_download(row["repo_id"], filename=inside, token=token()))
+            folder = found.parents[name.count("/")]
+    except SpecError:
+        raise
     except Exception as error:
         raise SpecError(explain(error, "SAE", sae.name)) from error
-    return Path(found).parent
+    return folder
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dmcore.errors import DarkMatterError, SpecError
-from dmcore.sources.hub import explain, token
+from dmcore.sources.hub import explain, token, without_waiting
 from dmcore.specs import Study, TextsSpec
 
 NO_DOMAIN = "(none)"
@@ -116,14 +116,15 @@ def _read_dataset(texts: TextsSpec) -> Iterator[Document]:
     import datasets
 
     try:
-        stream = datasets.load_dataset(
-            texts.dataset,
-            name=texts.config or None,
-            split=texts.split,
-            revision=texts.revision,
-            streaming=True,
-            token=token(),
-        )
+        with without_waiting():
+            stream = datasets.load_dataset(
+                texts.dataset,
+                name=texts.config or None,
+                split=texts.split,
+                revision=texts.revision,
+                streaming=True,
+                token=token(),
+            )
         if texts.shuffle_buffer > 1:
             stream = stream.shuffle(seed=texts.seed, buffer_size=texts.shuffle_buffer)
         for row in stream:

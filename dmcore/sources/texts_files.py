@@ -1,22 +1,25 @@
 """Local texts: a .txt, .jsonl or .parquet file, or a folder of them or of source files.
 
-A .txt or source file is one document, a line of .jsonl one, a row of .parquet one. In a folder files are read in the order
-of their names; what is hidden, binary, no UTF-8, or (source files) above 5 MB is left out.
+A .txt or source file is one document, a line of .jsonl (also as .jsonl.gz or .jsonl.zst) one, a row of .parquet one. In a
+folder files are read in the order of their names; what is hidden, binary, no UTF-8, or (source files) above 5 MB is left out.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from dmcore.errors import SpecError
 from dmcore.sources.texts import Document, row_document
 from dmcore.specs import TextsSpec
 from dmcore.store.fingerprint import content_key, files_fingerprint
 
-TABLES = (".jsonl", ".parquet")
+COMPRESSIONS = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
+TABLES = (".jsonl", *COMPRESSIONS, ".parquet")
 LARGEST_SOURCE_FILE = 5_000_000
 """Bytes; a source file above that is generated, or data."""
 REMEMBERED_FROM = 2**24
@@ -31,9 +34,10 @@ def list_files(path: Path) -> tuple[Path, list[str]]:
         SpecError: there is no such file or folder, or nothing in it that could be a text.
     """
     if path.is_file():
-        if path.suffix.lower() not in {".txt", *TABLES}:
+        if _ending(path) not in {".txt", *TABLES}:
             raise SpecError(
-                f"{path} ends in {path.suffix or 'nothing'}: give a .txt, .jsonl or .parquet file, or a folder."
+                f"{path} ends in {path.suffix or 'nothing'}: give a .txt, .jsonl or .parquet file (.jsonl also as "
+                ".jsonl.gz or .jsonl.zst), or a folder."
             )
         return path.parent, [path.name]
     if not path.is_dir():
@@ -43,13 +47,19 @@ def list_files(path: Path) -> tuple[Path, list[str]]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             file = Path(root, name)
-            is_source = file.suffix.lower() not in {".txt", *TABLES}
+            is_source = _ending(file) not in {".txt", *TABLES}
             if name.startswith(".") or not file.is_file() or (is_source and file.stat().st_size > LARGEST_SOURCE_FILE):
                 continue
             names.append(file.relative_to(path).as_posix())
     if not names:
         raise SpecError(f"{path} has no text files: give a folder of .txt, .jsonl, .parquet or source files.")
     return path, sorted(names)
+
+
+def _ending(path: Path) -> str:
+    """How a file's name ends; both endings of a compressed table."""
+    both = "".join(path.suffixes[-2:]).lower()
+    return both if both in TABLES else path.suffix.lower()
 
 
 def texts_fingerprint(path: Path, memory: Path | None = None) -> str:
@@ -92,9 +102,9 @@ def read_files(path: Path, texts: TextsSpec) -> Iterator[Document]:
         file = folder / name
         domain = _path_domain(name, texts.domain)
         try:
-            if file.suffix.lower() == ".jsonl":
+            if _ending(file).startswith(".jsonl"):
                 yield from _read_jsonl(file, texts, domain)
-            elif file.suffix.lower() == ".parquet":
+            elif _ending(file) == ".parquet":
                 yield from _read_parquet(file, texts, domain)
             else:
                 yield from _read_text(file, texts, domain)
@@ -129,7 +139,7 @@ def _read_text(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Doc
 
 def _read_jsonl(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Document]:
     number = 0
-    with file.open(encoding="utf-8-sig") as lines:
+    with _open_lines(file) as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
@@ -142,9 +152,22 @@ def _read_jsonl(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Do
             raise SpecError(f"{file} is not UTF-8: convert it.") from error
         except SpecError:
             raise
+        except OSError as error:
+            if error.errno is not None:  # of the disk, not of what is on it
+                raise
+            raise SpecError(f"{file} is damaged after line {number:,} ({error}): copy or download it again.") from error
         except (ValueError, RecursionError) as error:  # no JSON, nested too deeply, or a number of thousands of digits
             said = getattr(error, "msg", str(error))[:120]
             raise SpecError(f"Line {number} of {file} is not valid JSON ({said}): write one object a line.") from error
+
+
+def _open_lines(file: Path) -> TextIO:
+    packed = COMPRESSIONS.get(_ending(file))
+    if packed is None:
+        return file.open(encoding="utf-8-sig")
+    import pyarrow
+
+    return io.TextIOWrapper(pyarrow.input_stream(file, compression=packed), encoding="utf-8-sig")  # type: ignore[arg-type]
 
 
 def _read_parquet(file: Path, texts: TextsSpec, domain: str | None) -> Iterator[Document]:

@@ -35,7 +35,10 @@ FINAL_NORMS = (
     "final_layernorm.weight",
     "decoder.final_layer_norm.weight",
 )
-ONE_PLUS = ("gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma", "qwen3_next")
+ONE_PLUS = (
+    "gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma", "vaultgemma", "qwen3_next", "qwen3_5", "qwen3_5_text",
+    "qwen3_5_moe", "qwen3_5_moe_text", "minimax_m3_vl", "minimax_m3_vl_text", "step3p5", "step3p7",
+)  # fmt: skip
 """Model types whose RMS norms scale by one plus their weight."""
 CENTRED = ("cohere", "cohere2", "olmo")
 """Model types whose LayerNorms have no bias by which they could be told from RMS norms."""

@@ -110,7 +110,7 @@ def draw_table(found: pl.DataFrame, filters: Filters) -> pl.DataFrame:
 
 def draw_use(chosen: pl.DataFrame) -> None:
     """What is chosen, and the button that makes a study of it."""
-    usable = chosen.filter(pl.col("hook").is_not_null())
+    usable = chosen.filter(pl.Series([not why_unusable(row) for row in chosen.to_dicts()], dtype=pl.Boolean))
     problem = _problem(chosen, usable)
     label = f"Use {usable.height:,} in a new study" if usable.height else "Use in a new study"
     with st.container(horizontal=True, vertical_alignment="center"):

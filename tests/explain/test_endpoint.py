@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from dmcore import __version__
 from dmcore.errors import Cancelled, SpecError, StoreError
 from dmcore.explain import transport
 from dmcore.explain.endpoint import EndpointSettings, OpenAIEndpoint
@@ -51,6 +52,20 @@ def test_an_answer_is_asked_for_as_openai_says(monkeypatch: pytest.MonkeyPatch) 
         "top_p": 0.5,
         "messages": [{"role": "user", "content": "hello"}],
     }
+
+
+def test_it_says_who_asks() -> None:
+    """Some servers turn away what calls itself Python's urllib."""
+    with serve(in_turn(Answer())) as server:
+        endpoint(server).ask("hello")
+    assert server.requests[0]["headers"]["User-Agent"] == f"dmcore/{__version__}"
+
+
+def test_a_message_in_parts_is_joined() -> None:
+    parts = [{"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": "two"}]
+    raw = json.dumps({"choices": [{"message": {"content": parts}}]}).encode()
+    with serve(in_turn(Answer(raw=raw))) as server:
+        assert endpoint(server).ask("hello") == "one two"
 
 
 def test_without_a_key_variable_no_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,18 +7,22 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+import dmcore.sources.sae_layouts as layouts_module
 import dmcore.sources.sliced_dictionary as sliced_module
 from dmcore.errors import SpecError
+from dmcore.sources.catalogue import read_catalogue
 from dmcore.sources.dictionary import Dictionary
 from dmcore.sources.disk_tensor import npz_arrays, safetensors_header
-from dmcore.sources.sae_layouts import LatentMatrix, open_weights
-from dmcore.sources.saes import load_dictionary, read_config
+from dmcore.sources.sae_layouts import LatentMatrix, layout_files, open_weights
+from dmcore.sources.saes import _plain_model, load_dictionary, read_config, release_folder, sae_fingerprint
 from dmcore.sources.sliced_dictionary import SlicedDictionary
 from dmcore.specs import ModelSpec, SaeSpec, load_study
+from dmcore.store.fingerprint import content_key, files_fingerprint
 from tests.builders import D_MODEL, WIDTH, build_sae, build_study, check_equal_forward
 
 HOOK = "blocks.1.hook_resid_post"
@@ -101,20 +105,22 @@ def test_slices_report_and_can_be_stopped(study_path: Path, tmp_path: Path, smal
         loaded.decode(codes, X)
 
 
-def gemma_folder(folder: Path, sae: object) -> Path:
-    """An SAE laid out as Gemma Scope's are."""
+def gemma_folder(folder: Path, sae: object, *, matrices: str = "W", **more: np.ndarray) -> Path:
+    """An SAE laid out as Gemma Scope's are; its matrices are W_enc and W_dec as published, or w_enc and w_dec."""
     folder.mkdir(parents=True)
-    names = {"w_enc": "W_enc", "w_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec", "threshold": "threshold"}
-    np.savez(folder / "params.npz", **{k: getattr(sae, v).detach().numpy() for k, v in names.items()})
+    names = {f"{matrices}_enc": "W_enc", f"{matrices}_dec": "W_dec", **{v: v for v in ("b_enc", "b_dec", "threshold")}}
+    np.savez(folder / "params.npz", **{k: getattr(sae, v).detach().numpy() for k, v in names.items()}, **more)
     return folder
 
 
 @pytest.mark.parametrize("memory", [None, 0])
+@pytest.mark.parametrize("matrices", ["W", "w"])
 def test_a_gemma_scope_folder_equals_a_hand_made_sae(
-    study_path: Path, tmp_path: Path, memory: int | None, small_slices: None
+    study_path: Path, tmp_path: Path, memory: int | None, matrices: str, small_slices: None
 ) -> None:
     sae = build_sae("jumprelu", HOOK, apply_b_dec_to_input=False)
-    folder = gemma_folder(tmp_path / "layer_1" / "width_16k" / "average_l0_9", sae)
+    more = {"scaling_factor": np.ones(WIDTH, np.float32), "step": np.array(7)}  # what is no weight is passed over
+    folder = gemma_folder(tmp_path / "layer_1" / "width_16k" / "average_l0_9", sae, matrices=matrices, **more)
     loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(folder)), D_MODEL, "cpu", memory=memory)
     assert (loaded.architecture, loaded.d_sae) == ("jumprelu", WIDTH)
     equal_forward(sae, loaded)
@@ -143,7 +149,13 @@ def test_a_gemma_scope_folder_equals_the_loader_of_saelens(
     equal_forward(theirs, ours)
 
 
-def llama_folder(folder: Path) -> Path:
+def test_a_gemma_scope_sae_with_a_scale_of_its_own_is_refused(study_path: Path, tmp_path: Path) -> None:
+    folder = gemma_folder(tmp_path / "sae", build_sae("jumprelu", HOOK), scaling_factor=np.full(WIDTH, 1.5, np.float32))
+    with pytest.raises(SpecError, match="has a scaling_factor that is not 1"):
+        load_dictionary(load_study(study_path), SaeSpec(HOOK, str(folder)), D_MODEL, "cpu")
+
+
+def llama_folder(folder: Path, **more: object) -> Path:
     """A random SAE laid out as Llama Scope's are."""
     (folder / "checkpoints").mkdir(parents=True)
     g = torch.Generator().manual_seed(3)
@@ -161,6 +173,7 @@ def llama_folder(folder: Path) -> Path:
         "jump_relu_threshold": 0.5,
         "hook_point_in": HOOK,
         "dataset_average_activation_norm": {"in": 3.7, "out": 3.7},
+        **more,
     }
     (folder / "hyperparams.json").write_text(json.dumps(about))
     return folder
@@ -184,6 +197,80 @@ def test_a_llama_scope_folder_equals_the_loader_of_saelens(
     theirs = SAE.from_pretrained("llama_scope_lxr_8x", "l1r_8x")
     ours = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(folder)), D_MODEL, "cpu", memory=memory)
     equal_forward(theirs, ours)
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_llama_scopes_threshold_is_on_what_a_latent_adds(
+    study_path: Path, tmp_path: Path, memory: int | None, small_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layouts_module, "ROWS_BYTES", 8 * WIDTH * 3)  # norms from groups of three rows
+    folder = llama_folder(tmp_path / "sae", sparsity_include_decoder_norm=True)
+    t = {k: v.double() for k, v in load_file(folder / "checkpoints" / "final.safetensors").items()}
+    scale = D_MODEL**0.5 / 3.7
+    # As the publishers run it: the biases in the model's units, gated by pre-activation times decoder norm.
+    pre = X.double() @ t["encoder.weight"].T + t["encoder.bias"] / scale
+    acts = pre * (pre * t["decoder.weight"].norm(dim=0) > 0.5)
+    recon = acts @ t["decoder.weight"].T + t["decoder.bias"] / scale
+    ours = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(folder)), D_MODEL, "cpu", memory=memory)
+    codes = ours.encode(X)
+    assert codes.latents.numel() == int((acts != 0).sum()) != int((pre > 0.5).sum())
+    torch.testing.assert_close(ours.decode(codes, X), recon.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_key_of_llama_scope_says_how_it_is_read(study_path: Path, tmp_path: Path) -> None:
+    folder = llama_folder(tmp_path / "sae")
+    files = files_fingerprint(folder, list(layout_files(folder)))
+    assert sae_fingerprint(load_study(study_path), SaeSpec(HOOK, str(folder))) == content_key(
+        {"files": files, "reader": 2}
+    )
+
+
+def test_what_a_folder_does_not_say_of_its_model_is_not_held_against_it(study_path: Path, tmp_path: Path) -> None:
+    build_sae("topk", HOOK).save_model(tmp_path / "sae")
+    study = dataclasses.replace(load_study(study_path), model=ModelSpec(id="org/any", processing=("fold_ln",)))
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    config["metadata"] |= {"model_name": "any", "model_from_pretrained_kwargs": None}
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    assert read_config(study, SaeSpec(HOOK, str(tmp_path / "sae"))).processing is None
+    config["metadata"]["model_from_pretrained_kwargs"] = {"fold_ln": False}
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(SpecError, match="was trained on the raw weights"):
+        read_config(study, SaeSpec(HOOK, str(tmp_path / "sae")))
+
+
+def test_an_sae_that_lacks_its_scale_is_refused(study_path: Path, tmp_path: Path) -> None:
+    build_sae("topk", HOOK).save_model(tmp_path / "sae")
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    (tmp_path / "sae" / "cfg.json").write_text(
+        json.dumps({**config, "normalize_activations": "expected_average_only_in"})
+    )
+    with pytest.raises(SpecError, match="mean norm, which it does not hold: fold it into the weights"):
+        read_config(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")))
+
+
+def test_tensors_that_are_no_weights_are_passed_over(study_path: Path, tmp_path: Path) -> None:
+    sae = build_sae("topk", HOOK)
+    sae.save_model(tmp_path / "sae")
+    path = tmp_path / "sae" / "sae_weights.safetensors"
+    save_file({**load_file(path), "n_steps": torch.tensor([3]), "dead": torch.zeros(WIDTH, dtype=torch.bool)}, path)
+    assert set(safetensors_header(path)) == set(sae.state_dict())
+    loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=0)
+    equal_forward(sae, loaded)
+
+
+def test_an_sae_of_the_past_of_a_token_is_refused(study_path: Path) -> None:
+    rows = read_catalogue().filter(pl.col("architecture") == "temporal")
+    row = rows.row(0, named=True)
+    sae = SaeSpec(row["hook"], release=row["release"], id=row["id"], check=False)
+    with pytest.raises(SpecError, match="encodes a token by what came before it.*Take it out of the study"):
+        read_config(load_study(study_path), sae)
+
+
+def test_mistral_is_one_model_under_both_names(study_path: Path) -> None:
+    row = read_catalogue().filter(pl.col("model") == "mistralai/Mistral-7B-v0.1").row(0, named=True)
+    study = dataclasses.replace(load_study(study_path), model=ModelSpec(id="mistralai/Mistral-7B-v0.1"))
+    assert _plain_model("mistral-7b") == _plain_model("mistralai/Mistral-7B-v0.1")
+    assert read_config(study, SaeSpec(row["hook"], release=row["release"], id=row["id"])) is not None
 
 
 def test_tensors_on_disk_are_read_in_slices(tmp_path: Path) -> None:
@@ -293,24 +380,52 @@ def test_a_weight_that_is_no_number_is_told_and_is_no_dead_latent(
         ).encode(X)
 
 
-def test_an_sae_of_a_gemma_scope_release_is_downloaded_and_read_as_a_folder(
-    tmp_path: Path, study_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is asked of the hub, which gives the files below `tmp_path`."""
     import huggingface_hub
 
-    sae_id = "layer_12/width_16k/average_l0_82"
-    hand_made = build_sae("jumprelu", HOOK, apply_b_dec_to_input=False)
-    gemma_folder(tmp_path / sae_id, hand_made)
-    asked = []
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    found: list[tuple[str, str]] = []
 
-    def download(repo_id: str, filename: str, subfolder: str = "", **_: object) -> str:
-        asked.append((repo_id, subfolder, filename))
-        return str(tmp_path / subfolder / filename)
+    def download(repo_id: str, filename: str, **_: object) -> str:
+        found.append((repo_id, filename))
+        return str(tmp_path / filename)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return found
+
+
+def test_an_sae_of_a_gemma_scope_release_is_downloaded_and_read_as_a_folder(
+    tmp_path: Path, study_path: Path, asked: list[tuple[str, str]]
+) -> None:
+    sae_id = "layer_12/width_16k/average_l0_82"
+    hand_made = build_sae("jumprelu", HOOK, apply_b_dec_to_input=False)
+    folder = gemma_folder(tmp_path / sae_id, hand_made)
     sae = SaeSpec("blocks.12.hook_resid_post", release="gemma-scope-2b-pt-res", id=sae_id)
     equal_forward(hand_made, load_dictionary(load_study(study_path), sae, D_MODEL, "cpu"))
-    assert asked == [("google/gemma-scope-2b-pt-res", sae_id, "params.npz")]
+    assert asked == [("google/gemma-scope-2b-pt-res", f"{sae_id}/params.npz")]
+    # What is in the hub's cache is not asked for.
+    cached = tmp_path / "hub" / "models--google--gemma-scope-2b-pt-res" / "snapshots" / ("0" * 40) / sae_id
+    cached.parent.mkdir(parents=True)
+    folder.rename(cached)
+    assert release_folder(sae) == cached
+    assert len(asked) == 1
+
+
+def test_an_sae_of_a_llama_scope_release_is_read_as_a_folder(
+    tmp_path: Path, study_path: Path, asked: list[tuple[str, str]]
+) -> None:
+    folder = llama_folder(tmp_path / "Llama3_1-8B-Base-L12R-8x", sparsity_include_decoder_norm=True)
+    sae = SaeSpec("blocks.12.hook_resid_post", release="llama_scope_lxr_8x", id="l12r_8x")
+    assert release_folder(sae) == folder
+    loaded = load_dictionary(load_study(study_path), sae, D_MODEL, "cpu")
+    local = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(folder)), D_MODEL, "cpu")
+    assert torch.equal(loaded.encode(X).values, local.encode(X).values)
+    key = content_key({"release": sae.release, "id": sae.id, "reader": 2})
+    assert sae_fingerprint(load_study(study_path), sae) == key
+    names = {"hyperparams.json", "checkpoints/final.safetensors"}
+    assert set(asked) == {("fnlp/Llama3_1-8B-Base-LXR-8x", f"{folder.name}/{name}") for name in names}
 
 
 def test_a_study_of_releases_is_swept(tmp_path: Path, study_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,11 +438,8 @@ def test_a_study_of_releases_is_swept(tmp_path: Path, study_path: Path, monkeypa
     ids = filter_catalogue(read_catalogue(tmp_path), "gemma-scope-2b-pt-res", layer=1)["id"].to_list()[:2]
     for seed, sae_id in enumerate(ids):
         gemma_folder(tmp_path / sae_id, build_sae("jumprelu", HOOK, seed=seed, apply_b_dec_to_input=False))
-    monkeypatch.setattr(
-        huggingface_hub,
-        "hf_hub_download",
-        lambda repo, filename, subfolder="", **_: str(tmp_path / subfolder / filename),
-    )
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, filename, **_: str(tmp_path / filename))
     saes = tuple(SaeSpec(HOOK, release="gemma-scope-2b-pt-res", id=sae_id, check=False) for sae_id in ids)
     study = dataclasses.replace(load_study(study_path), saes=saes)
     outcome = Pipeline(Store(tmp_path / "cache")).sweep(study)

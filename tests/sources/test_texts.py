@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import itertools
 import json
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import zstandard
 
 from dmcore.errors import Cancelled, SpecError
 from dmcore.progress import Reporter
@@ -147,6 +149,10 @@ def test_every_kind_of_source_gives_the_same_contexts(
 ) -> None:
     rows = [{"text": words(*text), "n": i} for i, text in enumerate(documents(10))]
     write_jsonl(tmp_path / "a.jsonl", rows)
+    plain = (tmp_path / "a.jsonl").read_bytes()
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(plain[:300]) + gzip.compress(plain[300:]))
+    zstd = zstandard.ZstdCompressor()
+    (tmp_path / "a.jsonl.zst").write_bytes(zstd.compress(plain[:300]) + zstd.compress(plain[300:]))  # two frames
     pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet", row_group_size=3)
     (tmp_path / "code").mkdir()
     for i, row in enumerate(rows):
@@ -154,7 +160,14 @@ def test_every_kind_of_source_gives_the_same_contexts(
     given = serve(monkeypatch, rows)
     made = [
         load_contexts(build(tmp_path, n_contexts=9, **where), store).tokens
-        for where in ({"files": "a.jsonl"}, {"files": "a.parquet"}, {"files": "code"}, {"dataset": "lab/texts"})
+        for where in (
+            {"files": "a.jsonl"},
+            {"files": "a.jsonl.gz"},
+            {"files": "a.jsonl.zst"},
+            {"files": "a.parquet"},
+            {"files": "code"},
+            {"dataset": "lab/texts"},
+        )
     ]
     for other in made[1:]:
         assert np.array_equal(made[0], other)
@@ -341,6 +354,13 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, store: Store) -> None
     refused("no column 'text': give column one of content, n", files="a.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"not a table")
     refused("is no readable parquet file", files="bad.parquet")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 9)[:-12])
+    refused("cut.jsonl.gz is damaged after line .*: copy or download it again", files="cut.jsonl.gz")
+    for name in ("no.jsonl.gz", "no.jsonl.zst"):
+        (tmp_path / name).write_bytes(b"not compressed")
+        refused(f"{name} is damaged after line 0", files=name)
+    (tmp_path / "cut.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "a"}\n' * 9)[:-3])
+    refused("cut.jsonl.zst is damaged after line", files="cut.jsonl.zst")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
     refused("Line 2 of .*bad.jsonl is not valid JSON", files="bad.jsonl")
     (tmp_path / "list.jsonl").write_text("[1]\n")

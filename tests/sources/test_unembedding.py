@@ -49,6 +49,20 @@ def test_biases_of_norms_and_outputs_are_left_out(tmp_path: Path) -> None:
     check_logits(tmp_path, "phi")
 
 
+@pytest.mark.parametrize("kind", ["vaultgemma", "qwen3_5_text"])
+def test_norms_of_one_plus_their_weight_are_known(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": D_MODEL, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+             "num_key_value_heads": 1, "head_dim": 8, "vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": 1}  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape)
+    model.save_pretrained(tmp_path)
+    check_logits(tmp_path, kind)
+
+
 def check_logits(folder: Path, name: str) -> None:
     """Assert that a vector times the unembedding gives the logits, times the scale that the final norm divides by."""
     found = unembedding(study_of(folder))
