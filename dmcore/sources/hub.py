@@ -32,6 +32,7 @@ _OUT_OF_REACH = {
 }
 
 
+_BROKEN_OFF = {"RemoteProtocolError", "IncompleteRead", "ChunkedEncodingError", "ClientPayloadError"}
 _turn = threading.Lock()
 _known: dict[str, float] = {}
 """`answers` and `silent`: when that was last seen."""
@@ -88,7 +89,7 @@ def loading_options(repository: str, revision: str) -> dict[str, Any]:
 
 @contextmanager
 def without_waiting() -> Iterator[None]:
-    """While the hub does not answer, its libraries read their cache without asking, for as long as this lasts.
+    """While the hub does not answer, or is too busy to, its libraries read their cache without asking, for as long as this lasts.
 
     Without it each file that is asked for, also those that a model need not have, is tried for 23 s, and what is whole in the
     cache counts as out of reach.
@@ -111,7 +112,7 @@ def without_waiting() -> Iterator[None]:
 
 
 def _answers() -> bool:
-    """Whether the hub answers anything at all; what was seen less than `SECONDS_KNOWN` ago holds."""
+    """Whether the hub answers, and is not too busy to; what was seen less than `SECONDS_KNOWN` ago holds."""
     from huggingface_hub import constants, get_session
 
     now = time.monotonic()
@@ -120,8 +121,8 @@ def _answers() -> bool:
             return said == "answers"
     _known.clear()
     try:
-        get_session().head(constants.ENDPOINT, timeout=SECONDS_FOR_AN_ANSWER)
-        said = "answers"
+        status = get_session().head(constants.ENDPOINT, timeout=SECONDS_FOR_AN_ANSWER).status_code
+        said = "silent" if status == 429 or status >= 500 else "answers"
     except Exception:  # of the network, its library, or the address: it cannot be asked for anything
         said = "silent"
     _known[said] = time.monotonic()
@@ -144,6 +145,8 @@ def explain(error: BaseException, kind: str, name: str) -> str:
             f"There is no {kind} {name} on the hub, or it is private: check its id; for a private one set HF_TOKEN in "
             "the environment."
         )
+    if kinds & _BROKEN_OFF:
+        return f"The download of the {kind} {name} broke off: run it again, what has come whole is kept."
     if kinds & _OUT_OF_REACH or "couldn't connect" in text.lower() or "couldn't reach" in text.lower():
         return (
             f"The {kind} {name} is not in the local cache and the hub cannot be reached: check the network (and that "
