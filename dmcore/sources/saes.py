@@ -23,7 +23,8 @@ from dmcore.sources.custom_saes import CustomSae, custom_sae
 from dmcore.sources.dictionary import Dictionary, check_numbers
 from dmcore.sources.hub import explain, token, without_waiting
 from dmcore.sources.hub_cache import cached_file
-from dmcore.sources.sae_layouts import LAYOUTS, SaeConfig, layout_files, layout_of, open_weights, read_sae_config
+from dmcore.sources.sae_layouts import LAYOUTS, layout_files, layout_of, open_weights, read_sae_config
+from dmcore.sources.sae_weights import SaeConfig
 from dmcore.sources.sliced_dictionary import SLICEABLE, SlicedDictionary
 from dmcore.specs import PROCESSING, SaeSpec, Study
 from dmcore.store.fingerprint import content_key, files_fingerprint
@@ -41,7 +42,7 @@ SITE_ALIASES = {
 }
 """Other names of sites, as transformer-lens's bridge writes them."""
 MODEL_ALIASES = {"gpt2-small": "gpt2", "meta-llama-3.1-8b": "llama-3.1-8b", "mistral-7b": "mistral-7b-v0.1"}
-OWN_READERS = {"gemma_2": "Gemma Scope", "llama_scope": "Llama Scope"}
+OWN_READERS = {"gemma_2": "Gemma Scope", "gemma_3": "Gemma Scope 2", "llama_scope": "Llama Scope"}
 """Layouts of releases that are read here, by SAELens's name of their loader; the others are read by SAELens."""
 READERS = {"Llama Scope": {"reader": 2}}
 """What goes into the key of an SAE of a layout whose numbers have changed with how it is read here."""

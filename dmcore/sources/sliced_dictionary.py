@@ -16,7 +16,7 @@ from dmcore.math.sparse_codes import Encoder, SparseCodes, TopKEncoder, join_cod
 from dmcore.memory import halve_when_out_of_memory
 from dmcore.sources.block_encoders import gated_encoder, thresholded
 from dmcore.sources.dictionary import check_numbers, denormalised, scales_each_token
-from dmcore.sources.sae_layouts import SaeWeights
+from dmcore.sources.sae_weights import SaeWeights
 
 SLICE_BYTES = 2**27
 """Bytes, in float32, of the part of one matrix that is worked on at once."""

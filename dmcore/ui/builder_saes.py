@@ -223,7 +223,7 @@ def draw_folder_saes() -> list[SaeSpec]:
     """SAEs below a folder of this machine; returns those whose site is known."""
     typed = st.text_input(
         "Folder with SAEs", key="builder.sae-folder", persist_state="session", placeholder="/data/saes",
-        help="An SAE's folder, or one that holds several: SAELens's, Gemma Scope's or Llama Scope's layout.",
+        help="An SAE's folder, or one that holds several: SAELens's, Gemma Scope's (1 and 2) or Llama Scope's layout.",
     ).strip()  # fmt: skip
     if not typed:
         return []
@@ -233,7 +233,10 @@ def draw_folder_saes() -> list[SaeSpec]:
         return []
     found = sae_folders(folder)
     if not found:
-        st.error("No SAE was found in it: an SAE's folder holds cfg.json, params.npz or hyperparams.json.")
+        st.error(
+            "No SAE was found in it: an SAE's folder holds cfg.json, params.npz, params.safetensors or "
+            "hyperparams.json."
+        )
         return []
     unknown = [path for path, hook in found if not hook]
     hook = ""
@@ -269,7 +272,7 @@ def sae_folders(folder: Path) -> list[tuple[Path, str]]:
         names.sort()
         if len(Path(where).relative_to(folder).parts) >= DEPTH:
             names.clear()
-        if {"cfg.json", "params.npz", "hyperparams.json"} & set(files):
+        if {"cfg.json", "params.npz", "params.safetensors", "hyperparams.json"} & set(files):
             found.append((Path(where), _own_hook(Path(where))))
             names.clear()
         if len(found) >= MOST:

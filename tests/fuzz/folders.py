@@ -59,6 +59,8 @@ def sound_folders() -> dict[str, dict[str, bytes]]:
                     "sae_weights.safetensors": _safetensors(W_enc=enc, W_dec=dec, **biases)},
         "gemma": {"params.npz": _npz(w_enc=enc.numpy(), w_dec=dec.numpy(), b_enc=np.zeros(D_SAE, np.float32),
                                      b_dec=np.zeros(D_IN, np.float32), threshold=np.ones(D_SAE, np.float32))},
+        "gemma 2": {"config.json": b'{"hf_hook_point_in": "model.layers.1.output", "model_name": "gemma-v3-1b-pt"}',
+                    "params.safetensors": _safetensors(w_enc=enc, w_dec=dec, threshold=torch.ones(D_SAE), **biases)},
         "llama": {"hyperparams.json": json.dumps(llama).encode(), "checkpoints/final.safetensors": _safetensors(
             **{"encoder.weight": enc.T, "decoder.weight": dec.T},
             **{"encoder.bias": biases["b_enc"], "decoder.bias": biases["b_dec"]})},

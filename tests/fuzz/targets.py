@@ -60,7 +60,9 @@ def all_targets(sandbox: Sandbox, sound: Path) -> dict[str, Target]:
         "laws": Target(arrays.laws(), arrays.fit_law, 0.05, slow=True),
         "tokens": Target(folders.hurts(("tokens",)), lambda case: folders.open_hurt(case, sandbox.studies), 0.05),
         "SAEs": Target(
-            folders.hurts(("saelens", "gemma", "llama")), lambda case: folders.open_hurt(case, sandbox.studies), 0.10
+            folders.hurts(("saelens", "gemma", "gemma 2", "llama")),
+            lambda case: folders.open_hurt(case, sandbox.studies),
+            0.10,
         ),
         "commands": Target(commands.lines(), commands.run, 0.05, slow=True),
     }

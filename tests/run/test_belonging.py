@@ -19,7 +19,7 @@ from dmcore.progress import Reporter
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
 from dmcore.sources.prefetch import Prefetch
-from dmcore.sources.sae_layouts import SaeConfig
+from dmcore.sources.sae_weights import SaeConfig
 from dmcore.sources.saes import check_origin
 from dmcore.specs import ModelSpec, SaeSpec, load_study
 from dmcore.store.store import Store

@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import dmcore.sources.sae_layouts as layouts_module
+import dmcore.sources.scope_layouts as layouts_module
 import dmcore.sources.sliced_dictionary as sliced_module
 from dmcore.errors import SpecError
-from dmcore.sources.catalogue import read_catalogue
+from dmcore.sources.catalogue import find_saes, read_catalogue
 from dmcore.sources.dictionary import Dictionary
 from dmcore.sources.disk_tensor import npz_arrays, safetensors_header
-from dmcore.sources.sae_layouts import LatentMatrix, layout_files, open_weights
+from dmcore.sources.sae_layouts import layout_files, open_weights, read_sae_config
+from dmcore.sources.sae_weights import LatentMatrix
 from dmcore.sources.saes import _plain_model, load_dictionary, read_config, release_folder, sae_fingerprint
 from dmcore.sources.sliced_dictionary import SlicedDictionary
 from dmcore.specs import ModelSpec, SaeSpec, load_study
@@ -147,6 +148,44 @@ def test_a_gemma_scope_folder_equals_the_loader_of_saelens(
     theirs = SAE.from_pretrained("gemma-scope-9b-pt-res", sae_id, converter=tiny)
     ours = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / sae_id)), D_MODEL, "cpu")
     equal_forward(theirs, ours)
+
+
+def gemma_2_folder(folder: Path, sae: object, **about: str) -> Path:
+    """An SAE laid out as those of Gemma Scope 2 are."""
+    folder.mkdir(parents=True)
+    names = {"w_enc": "W_enc", "w_dec": "W_dec", **{v: v for v in ("b_enc", "b_dec", "threshold")}}
+    save_file({k: getattr(sae, v).detach().contiguous() for k, v in names.items()}, folder / "params.safetensors")
+    if about:
+        (folder / "config.json").write_text(json.dumps({"architecture": "jump_relu", **about}))
+    return folder
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_a_gemma_scope_2_folder_equals_a_hand_made_sae(
+    study_path: Path, tmp_path: Path, memory: int | None, small_slices: None
+) -> None:
+    sae = build_sae("jumprelu", HOOK, apply_b_dec_to_input=False)
+    folder = gemma_2_folder(tmp_path / "layer_1_width_16k_l0_big", sae)
+    loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(folder)), D_MODEL, "cpu", memory=memory)
+    equal_forward(sae, loaded)
+
+
+@pytest.mark.parametrize(
+    ("place", "hook"),
+    [
+        ("model.layers.1.output", "blocks.1.hook_resid_post"),
+        ("model.layers.7.self_attn.o_proj.input", "blocks.7.attn.hook_z"),
+        ("language_model.layers.30.post_feedforward_layernorm.output", "blocks.30.hook_mlp_out"),
+    ],
+)
+def test_the_origin_of_a_gemma_scope_2_sae_is_read(place: str, hook: str, tmp_path: Path) -> None:
+    sae = build_sae("jumprelu", HOOK)
+    about = {"hf_hook_point_in": place, "model_name": "gemma-v3-270m-pt"}
+    found = read_sae_config(gemma_2_folder(tmp_path / "a", sae, **about))
+    assert (found.architecture, found.d_in, found.d_sae) == ("jumprelu", D_MODEL, WIDTH)
+    assert (found.hook, found.model) == (hook, "gemma-3-270m")
+    other = {**about, "hf_hook_point_out": "model.layers.1.post_feedforward_layernorm.output.x"}
+    assert read_sae_config(gemma_2_folder(tmp_path / "b", sae, **other)).architecture == "jumprelu_transcoder"
 
 
 def test_a_gemma_scope_sae_with_a_scale_of_its_own_is_refused(study_path: Path, tmp_path: Path) -> None:
@@ -411,6 +450,18 @@ def test_an_sae_of_a_gemma_scope_release_is_downloaded_and_read_as_a_folder(
     folder.rename(cached)
     assert release_folder(sae) == cached
     assert len(asked) == 1
+
+
+def test_an_sae_of_gemma_scope_2_is_read_as_a_folder(
+    tmp_path: Path, study_path: Path, asked: list[tuple[str, str]]
+) -> None:
+    row = find_saes(read_catalogue(), [("gemma-scope-2-1b-pt-res", "layer_13_width_16k_l0_big")]).row(0, named=True)
+    hand_made = build_sae("jumprelu", HOOK, apply_b_dec_to_input=False)
+    folder = gemma_2_folder(tmp_path / row["path"], hand_made)
+    sae = SaeSpec(row["hook"], release=row["release"], id=row["id"])
+    assert release_folder(sae) == folder
+    equal_forward(hand_made, load_dictionary(load_study(study_path), sae, D_MODEL, "cpu"))
+    assert asked[0] == ("google/gemma-scope-2-1b-pt", f"{row['path']}/params.safetensors")
 
 
 def test_an_sae_of_a_llama_scope_release_is_read_as_a_folder(

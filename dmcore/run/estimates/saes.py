@@ -107,10 +107,12 @@ def _of_folder(study: Study, sae: SaeSpec, d_in: int, *, trained: bool) -> SaeEs
             break
         except (OSError, ValueError):
             continue
-    # `topk_4096_16` is how train-saes names a folder; `width_16k/average_l0_57` is Gemma Scope's.
+    # `topk_4096_16` is how train-saes names a folder; `width_16k/average_l0_57` is Gemma Scope's, `layer_9_width_16k_l0_big`
+    # Gemma Scope 2's.
     grid = re.search(r"[a-z]+_(\d+)_(\d+)$", sae.path)
     scope = re.search(r"width_(\d+[km])/average_l0_(\d+)$", sae.path)
-    width = config.get("d_sae") or (int(grid[1]) if grid else None) or (WIDTHS.get(scope[1]) if scope else None)
+    named = scope or re.search(r"width_(\d+[km])_l0_\w+$", sae.path)
+    width = config.get("d_sae") or (int(grid[1]) if grid else None) or (WIDTHS.get(named[1]) if named else None)
     l0 = config.get("k") or (float(grid[2]) if grid else None) or (float(scope[2]) if scope else None)
     if folder.is_dir():
         return _filled(sae, d_in, width, l0, "disk")

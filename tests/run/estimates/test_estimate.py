@@ -183,12 +183,18 @@ def test_folders_are_read_or_known_by_their_names(store: Store, tmp_path: Path) 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "cfg.json").write_text(json.dumps({"d_in": 3584, "d_sae": 777, "k": 9}))
     hook = "blocks.20.hook_resid_post"
-    saes = (SaeSpec(hook, "a"), SaeSpec(hook, "b/width_65k/average_l0_55"), SaeSpec(hook, "c/topk_512_7"))
+    saes = (
+        SaeSpec(hook, "a"),
+        SaeSpec(hook, "b/width_65k/average_l0_55"),
+        SaeSpec(hook, "c/topk_512_7"),
+        SaeSpec(hook, "d/layer_9_width_262k_l0_big"),
+    )
     found = estimate_study(replace(gemma_study(*saes), folder=tmp_path), store).saes
     assert [(s.d_sae, s.l0, s.source) for s in found] == [
         (777, 9, "disk"),
         (65_536, 55, "missing"),
         (512, 7, "missing"),
+        (262_144, 100, "missing"),
     ]
 
 
