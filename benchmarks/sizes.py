@@ -1,4 +1,4 @@
-"""What `benchmarks/all.py` measures on a GPU, on a CPU in a minute or so each, and as a quick trial."""
+"""What `benchmarks/all.py` measures on a GPU, on a CPU in some minutes, and as a quick trial."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ GPU_FULL = Sizes(
 """The same with all tokens in the sweep."""
 
 CPU = Sizes(
-    d_model=128,
-    l0=32,
-    passes=((16_384, 2048), (131_072, 1024), (1_048_576, 128)),
+    d_model=768,
+    l0=60,
+    passes=((16_384, 8192), (131_072, 2048), (1_048_576, 512)),
     precisions=("float32",),
-    growth=(1024, 2048, 4096, 8192),
-    sweep=((256, 512, 1024, 2048, 4096, 8192), 10, 1024),
-    pursuit=(128, 4096, 32, 256),
+    growth=(2048, 4096, 8192, 16_384),
+    sweep=((1024, 2048, 4096, 8192, 16_384, 32_768), 10, 2048),
+    pursuit=(768, 16_384, 40, 256),
     repeats=3,
 )
-"""The widths of the GPU's passes at a twenty-eighth of its d_model, with few tokens: about a minute of one core in all."""
+"""The widths of the GPU's passes at the d_model of GPT-2 small, with fewer tokens: some ten minutes of one core in all."""
 
 TRIAL = Sizes(
     d_model=32,

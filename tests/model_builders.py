@@ -101,6 +101,27 @@ def gemma2() -> Any:
     )
 
 
+def gemma3() -> Any:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    return Gemma3ForCausalLM(Gemma3TextConfig(**_gemma3()))
+
+
+def gemma3_with_pictures() -> Any:
+    """As the larger ones are: the language model beside one that reads pictures, of which nothing is wanted."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    pictures = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "image_size": 28, "patch_size": 14}  # fmt: skip
+    ids = {"image_token_index": 57, "boi_token_index": 58, "eoi_token_index": 59, "mm_tokens_per_image": 4}
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=_gemma3(), vision_config=pictures, **ids))
+
+
+def _gemma3() -> dict[str, Any]:
+    layers = ["sliding_attention", "sliding_attention", "full_attention"]
+    return _rotary(num_key_value_heads=2, head_dim=D_HEAD, sliding_window=8, layer_types=layers)
+
+
 def qwen2() -> Any:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -181,6 +202,8 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "gemma2": gemma2,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "gemma3": gemma3,
+    "gemma3-with-pictures": gemma3_with_pictures,
     "bert": bert,
     "roberta": roberta,
     "t5": t5,

@@ -5,7 +5,6 @@ The bridge changes the Hugging Face model in place: what it has wrapped cannot b
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,37 +22,34 @@ TOLERANCE = {torch.float32: 0.01}
 TOLERANCE_HALF = 0.1
 
 
-def read_bridge(name: str, hf: Any, tokenizer: Any, processing: Sequence[str] = ()) -> LanguageModel:
+def read_bridge(name: str, hf: Any, processing: Sequence[str] = ()) -> LanguageModel:
     """A decoder-only model with every site that it has.
 
     Args:
         name: folder or id, for messages.
         hf: as `AutoModelForCausalLM` gives it, on its device; it is changed in place.
-        tokenizer: the model's; the bridge would ask the hub for one.
         processing: of `dmcore.specs.PROCESSING`; exactly these steps are applied to the weights.
 
     Raises:
         SpecError: the architecture is not one that the bridge reads, or that it reads rightly, or cannot be processed so.
     """
-    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+    from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
 
+    _check_placed(name, hf)
     device = hf.get_input_embeddings().weight.device
     n_vocabulary = hf.config.get_text_config().vocab_size
     probe = torch.randint(n_vocabulary, PROBE, generator=torch.Generator().manual_seed(0)).to(device)
-    expected = None
-    if device.type != "meta":  # which has no numbers; the bridge refuses it
-        with torch.no_grad():
-            expected = hf(input_ids=probe, attention_mask=torch.ones_like(probe), use_cache=False).logits.float()
+    with torch.no_grad():
+        expected = hf(input_ids=probe, attention_mask=torch.ones_like(probe), use_cache=False).logits.float()
+    # Not `boot_transformers`: it asks the hub for tokenizers by name alone, and for a model of text and pictures it loads what
+    # prepares pictures, and installs packages with pip where that fails.
     try:
-        bridge = TransformerBridge.boot_transformers(
-            name, hf_model=hf, tokenizer=_for_the_bridge(tokenizer), device=str(device), dtype=hf.dtype
+        architecture = determine_architecture_from_hf_config(hf.config)
+        bridge = build_bridge_from_module(
+            hf, architecture, hf_config=hf.config, dtype=hf.dtype, device=str(device), model_name=name
         )
     except Exception as error:  # each architecture fails in its own way
-        if "offload" in str(error).lower():
-            raise SpecError(
-                f"The model {name} does not fit on the GPUs that there are, and parts of it cannot stay outside them: give "
-                'dtype = "bfloat16", or use more GPUs.'
-            ) from error
         raise SpecError(
             f"Models like {name} ({type(hf).__name__}) cannot be read ({_first_line(error)}): choose a "
             "decoder-only model, BERT or T5."
@@ -63,8 +59,7 @@ def read_bridge(name: str, hf: Any, tokenizer: Any, processing: Sequence[str] = 
     def predict(ids: Tensor) -> Tensor:
         return bridge.forward(ids, return_type="logits", use_cache=False)
 
-    if expected is not None:
-        _check_same(name, hf, expected, predict, probe)
+    _check_same(name, hf, expected, predict, probe)
     if processing:
         _process(bridge, name, processing)
     points = bridge.hook_dict
@@ -94,15 +89,15 @@ def _check_same(name: str, hf: Any, expected: Tensor, predict: Callable[[Tensor]
         )
 
 
-def _for_the_bridge(tokenizer: Any) -> Any:
-    """A copy that says it begins texts with a BOS.
-
-    Of any other the bridge loads one that does, by name alone: from the newest commit, over the network. It reads no texts
-    here, only ids.
-    """
-    copied = copy.deepcopy(tokenizer)
-    copied.init_kwargs["add_bos_token"] = True
-    return copied
+def _check_placed(name: str, hf: Any) -> None:
+    """What stays outside the devices is brought in by hooks that the bridge goes past."""
+    places = {str(place) for place in (getattr(hf, "hf_device_map", None) or {}).values()}
+    outside = places & {"disk", "meta"} or any(parameter.device.type == "meta" for parameter in hf.parameters())
+    if outside or ("cpu" in places and len(places) > 1):
+        raise SpecError(
+            f"The model {name} does not fit on the GPUs that there are, and parts of it cannot stay outside them: give "
+            'dtype = "bfloat16", or use more GPUs.'
+        )
 
 
 def _first_line(error: BaseException) -> str:

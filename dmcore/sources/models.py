@@ -70,7 +70,7 @@ def random_model(study: Study, device: torch.device | str, seed: int) -> Languag
     """A copy of a study's model that has learned nothing: its config, with weights as its own code initialises them.
 
     Args:
-        study: whose model; nothing but its config is read, and the tokenizer, which the bridge asks for.
+        study: whose model; nothing but its config is read.
         device: where to; it must fit on this one.
         seed: of the weights, drawn on the CPU in float32: the same on every device.
 
@@ -123,7 +123,7 @@ def _read(study: Study, kind: str, hf: Any) -> LanguageModel:
         return read_encoder(hf)
     if kind == "encoder-decoder":
         return read_encoder_decoder(hf)
-    return read_bridge(_where(study)[0], hf, load_tokenizer(study), study.model.processing)
+    return read_bridge(_where(study)[0], hf, study.model.processing)
 
 
 def load_tokenizer(study: Study) -> Any:

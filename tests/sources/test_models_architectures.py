@@ -66,7 +66,13 @@ def hugging_face(folder: Path) -> nn.Module:
 
 def without_final_norm(hf: nn.Module) -> nn.Module:
     """Hugging Face's last hidden state is after the final norm: take it out, to see the last layer's own output."""
-    for path in ("transformer.ln_f", "gpt_neox.final_layer_norm", "model.norm", "encoder.final_layer_norm"):
+    for path in (
+        "transformer.ln_f",
+        "gpt_neox.final_layer_norm",
+        "model.norm",
+        "model.language_model.norm",
+        "encoder.final_layer_norm",
+    ):
         try:
             hf.get_submodule(path)
         except AttributeError:
@@ -120,12 +126,13 @@ def test_z_is_what_the_output_projection_reads_and_mlp_out_what_hugging_face_add
     name: str, folders: dict[str, Path], models: dict[str, LanguageModel], tokens: torch.Tensor
 ) -> None:
     hf = hugging_face(folders[name])
-    projection, mlp = OUTPUT.get(name, ("model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp"))
+    layers = "model.language_model.layers" if "pictures" in name else "model.layers"
+    projection, mlp = OUTPUT.get(name, (f"{layers}.{{}}.self_attn.o_proj", f"{layers}.{{}}.mlp"))
     acts = sites_read(models[name], tokens)
     seen: dict[str, torch.Tensor] = {}
     for layer in range(N_LAYERS):
-        # Gemma 2 adds the outputs to the stream through norms of their own.
-        after = "model.layers.{}.post_feedforward_layernorm" if name == "gemma2" else mlp
+        # Gemma 2 and 3 add the outputs to the stream through norms of their own.
+        after = f"{layers}.{{}}.post_feedforward_layernorm" if name.startswith("gemma") else mlp
         hf.get_submodule(after.format(layer)).register_forward_hook(
             lambda m, a, out, layer=layer: seen.__setitem__(f"blocks.{layer}.hook_mlp_out", out)
         )
@@ -138,8 +145,8 @@ def test_z_is_what_the_output_projection_reads_and_mlp_out_what_hugging_face_add
             torch.testing.assert_close(acts[hook], expected, **EXACT)
         for layer in range(N_LAYERS):
             attn_out = hf.get_submodule(projection.format(layer))(acts[f"blocks.{layer}.attn.hook_z"])
-            if name == "gemma2":
-                attn_out = hf.model.layers[layer].post_attention_layernorm(attn_out)
+            if name.startswith("gemma"):
+                attn_out = hf.get_submodule(f"{layers}.{layer}.post_attention_layernorm")(attn_out)
             torch.testing.assert_close(acts[f"blocks.{layer}.hook_attn_out"], attn_out, **EXACT)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,21 @@ def blocks_run(model: LanguageModel, tokens: torch.Tensor, hooks: list[str], *, 
     for handle in handles:
         handle.remove()
     return entered
+
+
+def test_loading_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bridge's own way to load a model of text and pictures installs packages with pip."""
+    folder = save_model("gemma3-with-pictures", tmp_path / "gemma3")
+    started: list[object] = []
+
+    def start(command: object, **_: object) -> None:
+        started.append(command)
+        raise OSError("no program is started in this test")
+
+    for name in ("call", "check_call", "check_output", "run", "Popen"):
+        monkeypatch.setattr(subprocess, name, start)
+    assert "blocks.1.hook_resid_post" in load_model(study_of(folder), "cpu").hooks
+    assert not started
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])

@@ -16,7 +16,8 @@ from dmcore.sources.unembedding import unembedding, writes_to_residual
 from dmcore.specs import ModelSpec, SaeSpec, Settings, Study, TextsSpec
 from tests.model_builders import D_MODEL, DECODER_ONLY, VOCABULARY, save_model
 
-NORMS = {"gpt2": "transformer.ln_f", "pythia": "gpt_neox.final_layer_norm", "phi": "model.final_layernorm"}
+NORMS = {"gpt2": "transformer.ln_f", "pythia": "gpt_neox.final_layer_norm", "phi": "model.final_layernorm",
+         "gemma3-with-pictures": "model.language_model.norm"}  # fmt: skip
 
 
 def study_of(folder: Path) -> Study:
@@ -29,7 +30,9 @@ def head_and_norm(folder: Path, name: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    return model.get_output_embeddings(), model.get_submodule(NORMS.get(name.split("-")[0], "model.norm"))
+    return model.get_output_embeddings(), model.get_submodule(
+        NORMS.get(name, NORMS.get(name.split("-")[0], "model.norm"))
+    )
 
 
 @pytest.mark.parametrize("name", DECODER_ONLY)
