@@ -33,6 +33,8 @@ MEMORY_VARIABLE = "DMCORE_SAE_MEMORY_GIB"
 """Environment variable: memory that an SAE may take before it is read in slices."""
 SHARE_OF_MEMORY = 0.5
 """Share of the memory that is left which an SAE may take, where the variable is not set."""
+UNSAFE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+"""Environment variable that lets torch.load run code."""
 SITE_ALIASES = {
     "hook_out": "hook_resid_post",
     "hook_in": "hook_resid_pre",
@@ -233,6 +235,9 @@ def _resident(loaded: Any, device: torch.device, precision: str) -> Dictionary:
 def _from_release(sae: SaeSpec, device: torch.device, precision: str) -> Dictionary:
     from sae_lens import SAE
 
+    if os.environ.get(UNSAFE_VARIABLE):
+        # Some releases are files of torch.save; SAELens leaves it to torch that nothing but tensors is read from them.
+        raise SpecError(f"{UNSAFE_VARIABLE} is set, so that a downloaded file could run code: unset it.")
     with without_waiting():
         loaded = SAE.from_pretrained(sae.release, sae.id, device="cpu", dtype="float32")
     if "transcoder" in type(loaded).__name__.lower():

@@ -305,6 +305,15 @@ def test_an_sae_of_the_past_of_a_token_is_refused(study_path: Path) -> None:
         read_config(load_study(study_path), sae)
 
 
+def test_nothing_is_unpickled_where_torch_is_told_to_run_code(
+    study_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    row = read_catalogue().filter(pl.col("conversion_func") == "qwen_scope").row(0, named=True)
+    with pytest.raises(SpecError, match="could run code: unset it"):
+        load_dictionary(load_study(study_path), SaeSpec(row["hook"], release=row["release"], id=row["id"]), 16, "cpu")
+
+
 def test_mistral_is_one_model_under_both_names(study_path: Path) -> None:
     row = read_catalogue().filter(pl.col("model") == "mistralai/Mistral-7B-v0.1").row(0, named=True)
     study = dataclasses.replace(load_study(study_path), model=ModelSpec(id="mistralai/Mistral-7B-v0.1"))
