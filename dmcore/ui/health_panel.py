@@ -18,6 +18,7 @@ from dmcore.run.jobs.heartbeat import ENDED, LATE_SECONDS, WORKING, Beat
 from dmcore.run.jobs.job import INTERRUPTED, KINDS, Job
 from dmcore.store.store import default_root
 from dmcore.ui.disk_panel import STAGES
+from dmcore.ui.sign_in import admitted
 from dmcore.words.names import ago_text, plain, sentence
 
 EVERY = "5s"
@@ -60,6 +61,8 @@ def _look(root: str) -> Health:
 @st.fragment(run_every=EVERY)
 def draw_health() -> None:
     """Draw everything that is known of the host."""
+    if not admitted():  # a fragment runs without the app around it
+        st.rerun()
     st.html(f"<style>{FACTS}</style>")
     health = _look(str(default_root()))
     checks = {check.name: check for check in health.checks()}
