@@ -28,7 +28,10 @@ TABS = {
 def main() -> None:
     enter_through_app()
     head = st.container()
-    draw_error()
+    with (
+        st.container()
+    ):  # there also where nothing is said: what comes and goes must not move the tabs, which would begin anew
+        draw_error()
     started = st.session_state.pop("runs.started", None)
     if started:
         st.toast(f"{plain(started)} is in the queue.", icon=":material/play_arrow:")
@@ -47,9 +50,9 @@ def main() -> None:
 
 
 def _jobs() -> None:
-    root = default_root()
+    root, said = default_root(), st.container()
     if not is_writable(root):
-        st.info(
+        said.info(
             f"The cache in {plain(str(root))} can be read only: everything that is there is shown, and nothing can be computed.",
             icon=":material/lock:",
         )
