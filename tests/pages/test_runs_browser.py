@@ -42,6 +42,8 @@ def test_a_job_outlives_the_browser_and_two_browsers_share_it(served: tuple[str,
     for page in pages:
         page.goto(f"{url}/runs")
         page.get_by_text("A tiny study").first.wait_for()
+        # What is drawn while the script still runs may be drawn again: a click on it is lost.
+        page.locator("[data-test-script-state=notRunning]").wait_for()
     for page in pages:  # both before either is redrawn; the study is the first of the list
         page.get_by_role("button", name="Start", exact=True).first.click()
     for page in pages:
