@@ -14,7 +14,7 @@ from dmcore.progress import Progress
 from dmcore.run.jobs.disk import delete_holdings, holdings, in_use
 from dmcore.run.jobs.job import Job
 from dmcore.run.jobs.queue import Queue
-from dmcore.specs import load_study
+from dmcore.specs import TextsSpec, load_study
 from dmcore.store.store import Store
 from dmcore.ui import reads
 from dmcore.ui.builder_saes import sae_folders
@@ -337,6 +337,21 @@ def test_gemma_2_2b_layer_12_is_put_together_planned_and_started_from_this_page_
     assert [(job.study, job.state) for job in Queue(cache).jobs()] == [("gemma-2-2b-12", "waiting")]
     assert "Waiting" in words(at)  # the Jobs tab is open now
     assert list((cache / "studies").glob(".*")) == []
+
+
+def test_contexts_begin_as_the_tokenizer_begins_them_or_with_a_bos_that_is_asked_for(cache: Path) -> None:
+    at = choose_gemma_layer_12(open_runs("New study"))
+    assert at.checkbox(key="builder.bos").value is False, "as in a study file that says nothing"
+    press(at, "builder.save")
+    path = cache / "studies" / "gemma-2-2b-12.toml"
+    assert load_study(path).texts.bos == TextsSpec(files="x").bos == "tokenizer"
+    assert "bos" not in path.read_text()
+    checked(at.text_input(key="builder.name").set_value("with-bos").run())
+    checked(at.checkbox(key="builder.bos").check().run())
+    press(at, "builder.save")
+    assert load_study(cache / "studies" / "with-bos.toml").texts.bos == "always"
+    checked(at.segmented_control(key="builder.texts-source").set_value("Files on this machine").run())
+    assert at.checkbox(key="builder.bos").value is True, "it is kept"
 
 
 def test_another_study_is_never_overwritten(cache: Path) -> None:
