@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from dmcore.words.names import plain
 DISCOVERY = "/.well-known/openid-configuration"
 CALLBACK = "/oauth2callback"
 SHORTEST_SECRET = 32
+ENTRA = re.compile(r"https://login\.microsoftonline\.com/([^/]*)/", re.IGNORECASE)
+GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 VIEWERS_ONLY = (
     "You may look at everything here; starting, stopping and deleting is for runners. Ask who keeps this host."
 )
@@ -117,6 +120,12 @@ def check_provider(access: Access, auth: Mapping[str, Any]) -> str:
         )
     _check_address(auth["redirect_uri"], "redirect_uri", CALLBACK)
     _check_address(own["server_metadata_url"], "server_metadata_url", DISCOVERY)
+    tenant = ENTRA.match(own["server_metadata_url"])
+    if tenant and not GUID.fullmatch(tenant[1]):
+        raise AccessError(
+            "server_metadata_url of .streamlit/secrets.toml must have your Entra tenant's GUID, as the issuer of its tokens has: "
+            "copy its Directory (tenant) ID there."
+        )
     return own["server_metadata_url"].removesuffix(DISCOVERY).rstrip("/")
 
 

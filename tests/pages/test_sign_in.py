@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,17 @@ def test_the_issuer_is_that_of_the_secrets_and_what_they_lack_is_said() -> None:
         assert SECRETS["cookie_secret"] not in str(caught.value)
     with pytest.raises(AccessError, match="no \\[auth\\] table"):
         check_provider(access, {})
+
+
+def test_entra_is_named_by_the_tenants_guid_as_the_docs_do() -> None:
+    page, access = (ROOT / "docs" / "sign-in.md").read_text(encoding="utf-8"), parse_access(CONTENT)
+    (address,) = re.findall(r"https://login\.microsoftonline\.com/\S+", page)
+    assert check_provider(access, {**SECRETS, "server_metadata_url": address}).endswith("-555555555555/v2.0")
+    assert "claim `email`" in page
+    for tenant in ("common", "organizations", "consumers", "lab.onmicrosoft.com", "TENANT", ""):
+        other = address.replace("11111111-2222-3333-4444-555555555555", tenant)
+        with pytest.raises(AccessError, match="your Entra tenant's GUID"):
+            check_provider(access, {**SECRETS, "server_metadata_url": other})
 
 
 def test_a_header_that_says_who_somebody_is_shuts_the_door(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,3 +173,11 @@ def test_nginx_understands_the_site(tmp_path: Path) -> None:
     found = subprocess.run(["nginx", "-t", "-p", tmp_path, "-c", settings], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert "[warn]" not in found.stderr
+
+
+def test_slurms_example_gives_ray_the_whole_node() -> None:
+    text = (ROOT / "docs" / "ray.md").read_text(encoding="utf-8")
+    asked = shlex.split(" ".join(re.findall(r"^#SBATCH (.+)$", text, re.MULTILINE)))
+    assert "--mem=0" in asked
+    assert any(re.fullmatch(r"--cpus-per-task=\d+", word) for word in asked)
+    assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in text.splitlines()
