@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
-from dmcore.store.disk import is_writable
+from dmcore.store.disk import in_words, is_writable
 from dmcore.store.store import default_root
 from dmcore.ui.disk_panel import draw_disk
 from dmcore.ui.job_panel import draw_error, draw_jobs
@@ -44,7 +44,8 @@ def main() -> None:
         if tab.open:
             with tab:
                 try:
-                    draw()
+                    with in_words(default_root()):
+                        draw()
                 except DarkMatterError as error:
                     st.error(plain(str(error)), icon=":material/error:")
 

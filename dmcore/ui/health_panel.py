@@ -10,6 +10,7 @@ import time
 import polars as pl
 import streamlit as st
 
+from dmcore.errors import DarkMatterError
 from dmcore.progress import format_seconds
 from dmcore.run.estimates.words import bytes_text
 from dmcore.run.host.checks import FAIL, OK, WARN, Check
@@ -17,6 +18,7 @@ from dmcore.run.host.hangs import hang_words, next_workers_words, policy_of
 from dmcore.run.host.health import Health, bytes_by_stage, look
 from dmcore.run.jobs.heartbeat import ENDED, LATE_SECONDS, WORKING, Beat
 from dmcore.run.jobs.job import INTERRUPTED, KINDS, Job
+from dmcore.store.disk import in_words
 from dmcore.store.store import default_root
 from dmcore.ui.disk_panel import STAGES
 from dmcore.ui.sign_in import admitted
@@ -65,7 +67,12 @@ def draw_health() -> None:
     if not admitted():  # a fragment runs without the app around it
         st.rerun()
     st.html(f"<style>{FACTS}</style>")
-    health = _look(str(default_root()))
+    try:
+        with in_words(default_root()):
+            health = _look(str(default_root()))
+    except DarkMatterError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return
     checks = {check.name: check for check in health.checks()}
     _head(health, list(checks.values()))
     left, right = st.columns(2, gap="medium")

@@ -31,6 +31,8 @@ from dmcore.run.jobs.job import (
     check_job_id,
 )
 from dmcore.run.jobs.queue import Queue, active_jobs
+from dmcore.store.disk import in_words
+from dmcore.store.store import default_root
 from dmcore.ui import actions
 from dmcore.ui.sign_in import admitted, why_not
 from dmcore.words.names import ago_text, plain, short
@@ -81,7 +83,11 @@ def _active(first: list[tuple[str, list[Job]]]) -> None:
     if not admitted():  # it runs without the app around it
         st.rerun()
     queue = Queue()
-    wrong, found = first.pop() if first else _look(queue)
+    try:
+        with in_words(queue.root):
+            wrong, found = first.pop() if first else _look(queue)
+    except DarkMatterError:
+        st.rerun()  # the page says what is the matter
     jobs = active_jobs(found)
     if [job.id for job in jobs] != st.session_state.get(_SEEN):
         # One has come or ended: the lists below must know, and the clock may have to stop.
@@ -229,7 +235,8 @@ def _button(job: Job, label: str, icon: str, act: Callable[[str], Any]) -> None:
 def _do(act: Callable[..., Any], *arguments: Any) -> None:
     """Do what a button says, as its callback; an error waits for the page to be drawn."""
     try:
-        act(*arguments)
+        with in_words(default_root()):
+            act(*arguments)
     except DarkMatterError as error:
         st.session_state["jobs.error"] = str(error)
 

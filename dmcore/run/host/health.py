@@ -151,10 +151,7 @@ def bytes_by_stage(root: Path) -> dict[str, int]:
     for entry in Store(root).entries():
         if isinstance(entry, Entry):
             sizes[entry.manifest.stage] += entry.manifest.size
-    try:
-        sizes["unfinished"] = leftovers(root)
-    except OSError:  # a job has moved one meanwhile
-        sizes["unfinished"] = 0
+    sizes["unfinished"] = leftovers(root)
     return {stage: size for stage, size in sizes.most_common() if size}
 
 
