@@ -252,7 +252,10 @@ def _sign_out() -> None:
 
 def draw_who() -> None:
     """Who is signed in, as what, and the way out; nothing where there is no sign-in."""
-    found = visitor()
+    try:
+        found = visitor()
+    except AccessError:  # the settings have been changed since the app asked: the page asks again
+        return
     if not found.name:
         return
     with st.sidebar.container(horizontal=True, vertical_alignment="center", key="who"):

@@ -310,6 +310,12 @@ def signed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     sign_in._LEFT.clear()
 
 
+def test_settings_that_break_in_the_middle_of_a_page_are_no_exception(signed_in: Path) -> None:
+    signed_in.write_text("schema = 2")
+    assert sign_in.draw_who() is None
+    assert not sign_in.admitted()
+
+
 def test_a_download_is_made_only_for_who_may_still_see_it(signed_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = sign_in.once_admitted(lambda: b"a report")
     monkeypatch.setattr(sign_in, "_claims", dict)  # as at the click, in a thread that knows no user
