@@ -7,6 +7,8 @@ import streamlit as st
 
 from dmcore.charts.catalogue import catalogue_chart, catalogue_table
 from dmcore.errors import DarkMatterError
+from dmcore.store.disk import in_words
+from dmcore.store.store import default_root
 from dmcore.ui import reads
 from dmcore.ui.catalogue_filters import clear_filters, draw_filters
 from dmcore.ui.catalogue_table import draw_table, draw_use
@@ -76,7 +78,8 @@ def main() -> None:
     enter_through_app()
     st.title("Which SAEs are there?", anchor=False)
     try:
-        frame = reads.catalogue()
+        with in_words(default_root()):
+            frame = reads.catalogue()
     except DarkMatterError as error:
         st.info(plain(str(error)), icon=":material/inbox:")
         return

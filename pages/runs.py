@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dmcore.errors import DarkMatterError
-from dmcore.store.disk import is_writable
+from dmcore.store.disk import in_words, is_writable
 from dmcore.store.store import default_root
 from dmcore.ui.disk_panel import draw_disk
 from dmcore.ui.job_panel import draw_error, draw_jobs
@@ -28,7 +28,10 @@ TABS = {
 def main() -> None:
     enter_through_app()
     head = st.container()
-    draw_error()
+    with (
+        st.container()
+    ):  # there also where nothing is said: what comes and goes must not move the tabs, which would begin anew
+        draw_error()
     started = st.session_state.pop("runs.started", None)
     if started:
         st.toast(f"{plain(started)} is in the queue.", icon=":material/play_arrow:")
@@ -41,15 +44,16 @@ def main() -> None:
         if tab.open:
             with tab:
                 try:
-                    draw()
+                    with in_words(default_root()):
+                        draw()
                 except DarkMatterError as error:
                     st.error(plain(str(error)), icon=":material/error:")
 
 
 def _jobs() -> None:
-    root = default_root()
+    root, said = default_root(), st.container()
     if not is_writable(root):
-        st.info(
+        said.info(
             f"The cache in {plain(str(root))} can be read only: everything that is there is shown, and nothing can be computed.",
             icon=":material/lock:",
         )

@@ -14,7 +14,7 @@ float32, which are off by 2^-24 each themselves. (The scheme of Ozaki et al., Nu
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int32
 from torch import Tensor
 
 BITS, SLICES = 7, 4
@@ -25,9 +25,8 @@ ROWS = 1024
 def slices_of(a: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n_slices n d"], Float64[Tensor, " d"]]:
     """Whole numbers of at most 2^BITS in magnitude, and the power of two by which each column was divided."""
     _, exponent = torch.frexp(a.abs().amax(0))
-    scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
     # A power of two below float32's least, or its inverse above the largest, would make infinities of tiny columns.
-    scale = scale.clamp(2.0**-100, 2.0**100)
+    scale = power_of_two(exponent.clamp(-100, 100))
     left = a / scale
     found = torch.empty(SLICES, *a.shape, dtype=torch.float32, device=a.device)
     for number in range(SLICES):
@@ -35,6 +34,12 @@ def slices_of(a: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n_slices n d"], F
         found[number] = left.round()
         left = left - found[number]
     return found, scale.double()
+
+
+def power_of_two(exponent: Int32[Tensor, " d"]) -> Float[Tensor, " d"]:
+    """2 to whole exponents from -126 to 127, exactly, from the bits: `torch.ldexp` raises 2 to a power in float32, which some
+    devices round."""
+    return ((exponent + 127) << 23).view(torch.float32)
 
 
 def add_product(total: Float64[Tensor, "d m"], a: Float[Tensor, "n d"], b: Float[Tensor, "n m"] | None = None) -> None:

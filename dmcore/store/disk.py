@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dmcore.errors import StoreError
@@ -77,6 +79,22 @@ def disk_words(error: BaseException, folder: Path, *, needed: int = 0) -> str | 
     return None
 
 
+@contextmanager
+def in_words(folder: Path) -> Iterator[None]:
+    """Turn what a disk refuses to who reads or writes a folder of the cache into one sentence.
+
+    Raises:
+        StoreError: instead of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in UNWRITABLE or not (words := disk_words(error, folder)):
+            reason = error.strerror or type(error).__name__
+            words = f"{folder} cannot be used ({reason}): see that it is there and yours, or set DMCORE_CACHE to another folder."
+        raise StoreError(words) from error
+
+
 def reserve(path: Path) -> None:
     """Take all of a file's place on the disk: a disk that fills up under a mapped file kills the process without a word.
 
@@ -99,7 +117,8 @@ def reserve(path: Path) -> None:
 
 def nearest(folder: Path) -> Path:
     """The folder, or the nearest above it that exists."""
-    return next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    above = (folder, *folder.parents)
+    return next((one for one in above if os.path.exists(one)), Path("/"))  # noqa: PTH110 - Path's raises where one may not look
 
 
 def free_bytes(folder: Path) -> int | None:

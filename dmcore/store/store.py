@@ -223,7 +223,10 @@ class Store:
         for folder in sorted(self.root.glob("*/*")):
             if folder.parent.name in NO_STAGES or not folder.is_dir():
                 continue
-            if not (folder / MANIFEST).exists() and not any(folder.iterdir()):
+            try:
+                if not (folder / MANIFEST).exists() and not any(folder.iterdir()):
+                    continue
+            except FileNotFoundError:  # another process has just deleted it
                 continue
             try:
                 yield Entry(folder, read_manifest(folder))

@@ -152,14 +152,20 @@ def draw_texts() -> TextsSpec | None:
         pack = st.checkbox(
             "Put short documents one after the other, instead of skipping them", key="builder.pack", **KEEP
         )
+        bos = st.checkbox(
+            "Begin each context with a BOS token, also where the tokenizer would not", key="builder.bos", **KEEP,
+            help="Off, a context begins as the tokenizer begins a text: with a BOS for Gemma and Llama, without for GPT-2, whose "
+            "SAEs mostly were trained with one.",
+        )  # fmt: skip
     if not (where.get("dataset") or where.get("files")):
         return None
     if source == FILES:
         where.pop("split")
         where.pop("config")
     return TextsSpec(
-        **where, n_contexts=int(n_contexts), context_length=int(length), short_documents="pack" if pack else "skip"
-    )
+        **where, n_contexts=int(n_contexts), context_length=int(length), short_documents="pack" if pack else "skip",
+        bos="always" if bos else "tokenizer",
+    )  # fmt: skip
 
 
 def draw_settings() -> tuple[Settings, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import polars as pl
 import streamlit as st
 
@@ -13,6 +11,8 @@ from dmcore.run.estimates.words import bytes_text
 from dmcore.run.jobs.disk import Holding, in_use
 from dmcore.run.jobs.files import leftovers
 from dmcore.run.jobs.queue import Queue
+from dmcore.store.disk import free_bytes, in_words
+from dmcore.store.store import default_root
 from dmcore.ui import actions, reads
 from dmcore.ui.sign_in import why_not
 from dmcore.ui.table import show_table
@@ -56,11 +56,10 @@ def draw_disk() -> None:
     """Draw the panel."""
     queue = Queue()
     held = reads.disk()
-    free = shutil.disk_usage(queue.root if queue.root.exists() else queue.root.parent).free
+    free = free_bytes(queue.root)
+    left = "its disk does not say how much is free" if free is None else f"**{bytes_text(free)}** of its disk are free"
     total = sum(h.size for h in held)
-    st.markdown(
-        f"The cache holds **{bytes_text(total)}** in {len(held):,} entries; **{bytes_text(free)}** of its disk are free."
-    )
+    st.markdown(f"The cache holds **{bytes_text(total)}** in {len(held):,} entries; {left}.")
     st.caption(f"It is the folder {plain(str(queue.root))}.")
     _said()
     if not held:
@@ -151,7 +150,8 @@ def _belongs(holding: Holding, study: str) -> bool:
 def _delete(keys: list[tuple[str, str]]) -> None:
     """As the button says; what a job has come to need since the page was drawn is refused."""
     try:
-        st.session_state[_DONE] = f"{bytes_text(actions.delete_entries(keys))} freed."
+        with in_words(default_root()):
+            st.session_state[_DONE] = f"{bytes_text(actions.delete_entries(keys))} freed."
     except DarkMatterError as error:
         st.session_state["jobs.error"] = str(error)
     st.session_state["disk.stages"] = []  # popped, the browser would go on showing what was chosen
@@ -174,7 +174,8 @@ def _unfinished(queue: Queue) -> None:
 
 def _delete_leftovers() -> None:
     try:
-        st.session_state[_DONE] = f"{bytes_text(actions.delete_unfinished())} of unfinished work freed."
+        with in_words(default_root()):
+            st.session_state[_DONE] = f"{bytes_text(actions.delete_unfinished())} of unfinished work freed."
     except DarkMatterError as error:
         st.session_state["jobs.error"] = str(error)
 

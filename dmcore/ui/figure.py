@@ -16,6 +16,7 @@ import streamlit as st
 from dmcore.charts import picture
 from dmcore.figures.figure import Figure
 from dmcore.legible import cleaned
+from dmcore.ui.sign_in import once_admitted
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _download_menu(figure: Figure) -> None:
         for label, ending, mime, make in kinds:
             st.download_button(
                 label,
-                make,
+                once_admitted(make),
                 file_name=f"{figure.name}.{ending}",
                 mime=mime,
                 key=f"download.{figure.name}.{ending}",

@@ -10,14 +10,18 @@ import time
 import polars as pl
 import streamlit as st
 
+from dmcore.errors import DarkMatterError
 from dmcore.progress import format_seconds
 from dmcore.run.estimates.words import bytes_text
 from dmcore.run.host.checks import FAIL, OK, WARN, Check
+from dmcore.run.host.hangs import hang_words, next_workers_words, policy_of
 from dmcore.run.host.health import Health, bytes_by_stage, look
 from dmcore.run.jobs.heartbeat import ENDED, LATE_SECONDS, WORKING, Beat
 from dmcore.run.jobs.job import INTERRUPTED, KINDS, Job
+from dmcore.store.disk import in_words
 from dmcore.store.store import default_root
 from dmcore.ui.disk_panel import STAGES
+from dmcore.ui.sign_in import admitted
 from dmcore.words.names import ago_text, plain, sentence
 
 EVERY = "5s"
@@ -60,13 +64,20 @@ def _look(root: str) -> Health:
 @st.fragment(run_every=EVERY)
 def draw_health() -> None:
     """Draw everything that is known of the host."""
+    if not admitted():  # a fragment runs without the app around it
+        st.rerun()
     st.html(f"<style>{FACTS}</style>")
-    health = _look(str(default_root()))
+    try:
+        with in_words(default_root()):
+            health = _look(str(default_root()))
+    except DarkMatterError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return
     checks = {check.name: check for check in health.checks()}
     _head(health, list(checks.values()))
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch", key="health-worker"):
-        _title("Worker", checks["worker"])
+        _title("Worker", checks["worker"], checks["hangs"])
         _workers(health)
     with right.container(border=True, height="stretch", key="health-queue"):
         _title("Queue", checks["queue"], checks["failures"])
@@ -113,9 +124,10 @@ def _rows(rows: list[tuple[str, str]]) -> None:
 def _workers(health: Health) -> None:
     if not health.workers:
         st.caption("None has run here yet: the app starts one when a job is asked for.")
-        return
     for beat in health.workers:
         _worker(health, beat)
+    if not health.living:
+        _rows([("finding jobs that hang, by the next worker", plain(next_workers_words()))])
 
 
 def _worker(health: Health, beat: Beat) -> None:
@@ -137,6 +149,7 @@ def _worker(health: Health, beat: Beat) -> None:
     elif beat.state != ENDED:
         rows.append(("does", "waits for a job"))
     if beat.state != ENDED:
+        rows.append(("finding jobs that hang", plain(hang_words(policy_of(beat)))))
         rows.append(("began", plain(f"{ago_text(health.at - beat.started)}: process {beat.pid} on {beat.host}")))
     _rows(rows)
 

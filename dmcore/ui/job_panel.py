@@ -31,6 +31,8 @@ from dmcore.run.jobs.job import (
     check_job_id,
 )
 from dmcore.run.jobs.queue import Queue, active_jobs
+from dmcore.store.disk import in_words
+from dmcore.store.store import default_root
 from dmcore.ui import actions
 from dmcore.ui.sign_in import admitted, why_not
 from dmcore.words.names import ago_text, plain, short
@@ -52,33 +54,48 @@ LOOKS = {
 
 
 def draw_jobs() -> None:
-    """Draw all jobs; the active ones are redrawn by themselves until the last has ended."""
+    """Draw all jobs, from one look: a job that changes its state meanwhile is on one list, and on no second one. The active ones
+    are redrawn by themselves until the last has ended."""
     queue = Queue()
-    active = active_jobs(queue.jobs())
-    st.session_state[_SEEN] = [job.id for job in active]
-    st.fragment(_active, run_every=EVERY if active else None)()
-    drawn = st.session_state[_SEEN]  # one of them may have ended since: it moves down with the next look
-    _ended([job for job in queue.jobs() if not job.active and job.id not in drawn])
+    found = _look(queue)
+    jobs = found[1]
+    st.session_state[_SEEN] = [job.id for job in active_jobs(jobs)]
+    st.fragment(_active, run_every=EVERY if st.session_state[_SEEN] else None)([found])
+    _ended([job for job in jobs if not job.active])
     for path in queue.damaged():
         st.caption(
             f":material/info: A list of jobs that could not be read was moved to {plain(str(path))}; results are untouched."
         )
 
 
-def _active() -> None:
-    """The fragment: everything in it is drawn anew each second."""
+def _look(queue: Queue) -> tuple[str, list[Job]]:
+    """What is wrong with the workers, or nothing; and all jobs, once each has a worker."""
+    wrong = ""
+    try:
+        worker.attend(queue)
+    except DarkMatterError as error:
+        wrong = str(error)
+    return wrong, queue.jobs()
+
+
+def _active(first: list[tuple[str, list[Job]]]) -> None:
+    """The fragment: everything in it is drawn anew each second; `first` holds the look of the page around it, once."""
     if not admitted():  # it runs without the app around it
         st.rerun()
     queue = Queue()
     try:
-        worker.attend(queue)
-    except DarkMatterError as error:
-        st.warning(plain(str(error)), icon=":material/warning:")
-    jobs = active_jobs(queue.jobs())
+        with in_words(queue.root):
+            wrong, found = first.pop() if first else _look(queue)
+    except DarkMatterError:
+        st.rerun()  # the page says what is the matter
+    jobs = active_jobs(found)
     if [job.id for job in jobs] != st.session_state.get(_SEEN):
         # One has come or ended: the lists below must know, and the clock may have to stop.
         st.session_state[_SEEN] = [job.id for job in jobs]
         st.rerun()
+    said = st.container()  # always there, so that what is said moves nothing below it
+    if wrong:
+        said.warning(plain(wrong), icon=":material/warning:")
     if not jobs:
         st.info(
             "Nothing is running. Start a study below, or put one together under *New study*.", icon=":material/inbox:"
@@ -218,7 +235,8 @@ def _button(job: Job, label: str, icon: str, act: Callable[[str], Any]) -> None:
 def _do(act: Callable[..., Any], *arguments: Any) -> None:
     """Do what a button says, as its callback; an error waits for the page to be drawn."""
     try:
-        act(*arguments)
+        with in_words(default_root()):
+            act(*arguments)
     except DarkMatterError as error:
         st.session_state["jobs.error"] = str(error)
 

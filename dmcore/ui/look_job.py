@@ -13,6 +13,7 @@ from dmcore.errors import DarkMatterError
 from dmcore.run.jobs.job import FAILED, Job
 from dmcore.run.jobs.queue import Queue
 from dmcore.specs import load_study
+from dmcore.store.disk import in_words
 from dmcore.ui import actions, reads
 from dmcore.ui.job_panel import numbers_of
 from dmcore.ui.sign_in import admitted, why_not
@@ -101,10 +102,12 @@ def _watch(job_id: str, study_id: str, is_there: Callable[[Published], bool]) ->
         st.rerun()
     queue = Queue()
     try:
-        job = queue.job(job_id)
+        with in_words(queue.root):
+            job = queue.job(job_id)
+            there = not job.active or is_there(reads.published(study_id))
     except DarkMatterError:
-        st.rerun()
-    if not job.active or is_there(reads.published(study_id)):
+        st.rerun()  # the page says what is the matter
+    if there:
         reads.forget()
         st.rerun()
     share = min(job.done / job.total, 1.0) if job.total else 0.0

@@ -12,6 +12,8 @@ from streamlit.runtime.pages_manager import PagesManager
 
 from dmcore.errors import DarkMatterError
 from dmcore.places import HOME
+from dmcore.store.disk import in_words
+from dmcore.store.store import default_root
 from dmcore.ui import reads
 from dmcore.ui.selection import Selection, choose, note_page, push
 from dmcore.ui.sign_in import admitted, draw_gate
@@ -45,7 +47,8 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
     enter_through_app()
     st.title(title, anchor=False)
     try:
-        selection = choose(own)
+        with in_words(default_root()):
+            selection = choose(own)
         where, what = site_phrase(selection.record), sae_phrase(selection.record)
         model = getattr(selection.published, "model", "")
         # A local folder's name says little; an id, or what was done to the weights, says what the numbers are of.
@@ -57,7 +60,8 @@ def page(title: str, own: Sequence[str] = ()) -> Iterator[Selection | None]:
         yield None
         return
     try:
-        yield selection
+        with in_words(default_root()):
+            yield selection
     except DarkMatterError as error:
         _explain(error)
     push(own)

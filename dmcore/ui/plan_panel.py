@@ -15,6 +15,7 @@ from dmcore.run.estimates.words import bytes_text
 from dmcore.run.jobs.job import lane_of
 from dmcore.run.jobs.queue import Queue
 from dmcore.specs import Study
+from dmcore.store.disk import nearest
 from dmcore.words.names import plain
 
 MARGIN = 1.1
@@ -72,8 +73,8 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
 
 def _disk_verdict(needed: int, download: int) -> None:
     """Whether the cache's disk holds the results, and that of the downloads the downloads: they may be one."""
-    cache = _existing(Queue().root)
-    hub = _existing(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser())
+    cache = nearest(Queue().root)
+    hub = nearest(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser())
     if cache.stat().st_dev == hub.stat().st_dev:
         wants = [("The cache and the downloads", needed + download, cache)]
     else:
@@ -88,7 +89,3 @@ def _disk_verdict(needed: int, download: int) -> None:
             )
         else:
             st.caption(f":material/hard_drive: {what}: {bytes_text(size)} of {bytes_text(free)} that are free.")
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.parents) if p.exists())

@@ -17,6 +17,7 @@ from dmcore.run.jobs.queue import Queue
 from dmcore.store.store import Store
 from dmcore.ui.look_job import file_of
 from dmcore.ui.selection import Selection
+from dmcore.ui.sign_in import admitted, once_admitted
 from dmcore.words.names import plain
 
 POLL_SECONDS = 1.0
@@ -75,11 +76,11 @@ def _draw_made(given: tuple[str, str, str, str, str]) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
-            "Report (HTML)", lambda: made.read(HTML), file_name=f"{given[0]}.html", mime="text/html",
+            "Report (HTML)", once_admitted(lambda: made.read(HTML)), file_name=f"{given[0]}.html", mime="text/html",
             key="report.html", on_click="ignore", icon=":material/description:",
         )  # fmt: skip
         st.download_button(
-            "Tables and pictures (zip)", lambda: made.read(TABLES), file_name=f"{given[0]}.zip",
+            "Tables and pictures (zip)", once_admitted(lambda: made.read(TABLES)), file_name=f"{given[0]}.zip",
             mime="application/zip", key="report.zip", on_click="ignore", icon=":material/folder_zip:",
         )  # fmt: skip
 
@@ -87,6 +88,8 @@ def _draw_made(given: tuple[str, str, str, str, str]) -> None:
 @st.fragment(run_every=POLL_SECONDS)
 def _watch(given: tuple[str, str, str, str, str]) -> None:
     """How far the report is; the page is drawn again when it is there."""
+    if not admitted():  # a fragment runs without the app around it
+        st.rerun()
     made = making(*given)
     if made.ended:
         st.rerun()

@@ -224,7 +224,9 @@ def _control(
 def _unique(titles: Mapping[str, str]) -> list[str]:
     """Titles, with the study's name where two are the same."""
     titles = {name: short(visible(title)) for name, title in titles.items()}
-    return [t if list(titles.values()).count(t) == 1 else f"{t} ({name})" for name, t in titles.items()]
+    full = [f"{t} ({name})" for name, t in titles.items()]
+    told = [t if list(titles.values()).count(t) == 1 else f for t, f in zip(titles.values(), full, strict=True)]
+    return told if len(set(told)) == len(told) else full  # a title may look like another's with its name
 
 
 def _notice(missed: list[str], linked: bool) -> None:

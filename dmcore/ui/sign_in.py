@@ -5,12 +5,14 @@
 3. With it, Streamlit's OpenID Connect says who is there. What is wrong in the settings, of ours or of Streamlit's, lets nobody
    in and shows what to do. They are read again at each step, so that a change holds at once.
 4. What changes something calls `require_runner` itself; a button that is greyed out is a courtesy.
+5. What Streamlit runs without the app around it asks for itself: a fragment by `admitted`, a download by `once_admitted`.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,11 +28,16 @@ from dmcore.words.names import plain
 DISCOVERY = "/.well-known/openid-configuration"
 CALLBACK = "/oauth2callback"
 SHORTEST_SECRET = 32
+ENTRA = re.compile(r"https://login\.microsoftonline\.com/([^/]*)/", re.IGNORECASE)
+GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 VIEWERS_ONLY = (
     "You may look at everything here; starting, stopping and deleting is for runners. Ask who keeps this host."
 )
 """Why a viewer's button is grey."""
 HOW = "docs/sign-in.md says how, step by step."
+MOST_LEFT = 10_000
+_LEFT: dict[tuple[str, ...], None] = {}
+"""Sign-ins that their owner has ended here, the latest last: other tabs and copies of the cookie end with them."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,24 @@ def visitor() -> Visitor:
     if get_script_run_ctx(suppress_warning=True) is not None and not request_allowed():
         return Visitor(why="host")
     access = read_access(HOME)
-    if access is None:
-        return Visitor(role=RUNNER)
+    return Visitor(role=RUNNER) if access is None else _known(access, _claims())
+
+
+def _claims() -> dict[str, Any]:
+    """What Streamlit has of who is looking, from its signed cookie."""
+    return dict(st.user.to_dict())
+
+
+def _known(access: Access, person: Mapping[str, Any]) -> Visitor:
     issuer = check_provider(access, _auth_table())
-    return visitor_of(access, issuer, dict(st.user.to_dict()), time.time())
+    if _sign_in_of(person) in _LEFT:
+        return Visitor(why="signed out")
+    return visitor_of(access, issuer, person, time.time())
+
+
+def _sign_in_of(person: Mapping[str, Any]) -> tuple[str, ...]:
+    """What tells one sign-in from every other: who says so, of whom, and when."""
+    return tuple(str(person.get(key)) for key in ("iss", "sub", "iat"))
 
 
 def visitor_of(access: Access, issuer: str, person: Mapping[str, Any], now: float) -> Visitor:
@@ -99,6 +120,12 @@ def check_provider(access: Access, auth: Mapping[str, Any]) -> str:
         )
     _check_address(auth["redirect_uri"], "redirect_uri", CALLBACK)
     _check_address(own["server_metadata_url"], "server_metadata_url", DISCOVERY)
+    tenant = ENTRA.match(own["server_metadata_url"])
+    if tenant and not GUID.fullmatch(tenant[1]):
+        raise AccessError(
+            "server_metadata_url of .streamlit/secrets.toml must have your Entra tenant's GUID, as the issuer of its tokens has: "
+            "copy its Directory (tenant) ID there."
+        )
     return own["server_metadata_url"].removesuffix(DISCOVERY).rstrip("/")
 
 
@@ -149,6 +176,22 @@ def admitted() -> bool:
         return False
 
 
+def once_admitted(make: Callable[[], bytes]) -> Callable[[], bytes]:
+    """A download's function that asks again, when it is called, whether who was shown its button may still see anything.
+
+    Streamlit calls it at the click without a page around it, in a thread that knows no user: so the claims are kept here.
+    """
+    person = {} if read_access(HOME) is None else _claims()
+
+    def made() -> bytes:
+        access = read_access(HOME)
+        if access is not None and not _known(access, person).role:
+            raise AccessError("You are not signed in: open the page again.")
+        return make()
+
+    return made
+
+
 def draw_gate() -> None:
     """The page of those who may see nothing: what is the matter and what to do. It says nothing of what the app holds."""
     _, middle, _ = st.columns([1, 2, 1])
@@ -173,7 +216,7 @@ def draw_gate() -> None:
                 f"You are signed in as {plain(found.name)}, which this host's list does not have, or whose address the provider "
                 "has not verified. Ask who keeps it, or sign in as somebody else.", icon=":material/person_off:",
             )  # fmt: skip
-            st.button("Sign out", icon=":material/logout:", key="gate.out", on_click=st.logout)
+            st.button("Sign out", icon=":material/logout:", key="gate.out", on_click=_sign_out)
             return
         st.title("Dark-matter explorer", anchor=False)
         said = (
@@ -198,11 +241,23 @@ def _sign_in() -> None:
         )
 
 
+def _sign_out() -> None:
+    """End this sign-in, in every tab and for every copy of its cookie, until the app starts anew."""
+    if person := _claims():
+        _LEFT[_sign_in_of(person)] = None
+        while len(_LEFT) > MOST_LEFT:
+            _LEFT.pop(next(iter(_LEFT)))
+    st.logout()
+
+
 def draw_who() -> None:
     """Who is signed in, as what, and the way out; nothing where there is no sign-in."""
-    found = visitor()
+    try:
+        found = visitor()
+    except AccessError:  # the settings have been changed since the app asked: the page asks again
+        return
     if not found.name:
         return
     with st.sidebar.container(horizontal=True, vertical_alignment="center", key="who"):
         st.caption(f":material/person: {plain(found.name)} · {found.role}")
-        st.button("Sign out", icon=":material/logout:", type="tertiary", key="who.out", on_click=st.logout)
+        st.button("Sign out", icon=":material/logout:", type="tertiary", key="who.out", on_click=_sign_out)

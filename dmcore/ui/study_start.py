@@ -28,7 +28,7 @@ def studies_folder(queue: Queue) -> Path:
 def study_files(queue: Queue) -> list[Path]:
     """The study files that the page offers: its own, those that come with the app, the demo."""
     own = sorted(studies_folder(queue).glob("*.toml"))
-    return [*own, DEMO, *sorted(SHIPPED_STUDIES.glob("*.toml"))]
+    return list(dict.fromkeys([*own, DEMO, *sorted(SHIPPED_STUDIES.glob("*.toml"))]))  # the cache may lie in the clone
 
 
 def start(path: Path, kind: str, device: str = "auto") -> None:

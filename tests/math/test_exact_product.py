@@ -30,6 +30,24 @@ def test_slices_add_up_to_the_column() -> None:
     assert bool(((whole - x.double()).abs() <= largest * 2.0**-28).all())
 
 
+def test_scales_are_powers_of_two_to_the_bit_whatever_a_device_makes_of_powers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounded(made: Tensor) -> Tensor:
+        return torch.nextafter(made, torch.full_like(made, torch.inf))
+
+    for name in ("ldexp", "pow", "exp2"):  # off by one unit in the last place, as powers may be on a GPU
+        real = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *given, real=real: rounded(real(*given)))
+    exponents = torch.arange(-100, 100)
+    powers = torch.tensor([2.0 ** int(k) for k in exponents], dtype=torch.float64)
+    beside = {0.5: powers.float(), 1.0 - 2.0**-24: torch.nextafter(powers.float(), torch.zeros(1)),
+              0.5 + 2.0**-24: torch.nextafter(powers.float(), torch.full((1,), torch.inf))}  # fmt: skip
+    for share, values in beside.items():
+        found, scale = slices_of(torch.stack([values, -values / 3]))
+        assert torch.equal(scale, powers if share == 1.0 - 2.0**-24 else 2 * powers)
+        assert torch.equal(values.double() / scale, torch.full_like(scale, share))
+        assert float(found.abs().max()) <= 2**BITS
+
+
 def test_a_product_of_slices_is_exact_in_any_order() -> None:
     worst = torch.full((ROWS, 5), 2.0**BITS)
     assert float((worst.T @ worst)[0, 0]) == 2.0**24

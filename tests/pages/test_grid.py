@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dmcore.results import over_layers, over_widths
 from dmcore.ui.grid import Wish, choose_nearest, l0_steps
 from dmcore.ui.link import full_link, read_study, read_wish, write_params
+from dmcore.ui.selection import _unique
 from tests.pages.fake_results import fake_published
 
 RECORDS = fake_published().records
@@ -134,3 +135,18 @@ def test_an_sae_of_which_no_latent_fires_has_a_link() -> None:
     wish, unreadable = read_wish({"l0": "0"})
     assert (wish.l0, unreadable) == (0.0, ())
     assert read_wish({"l0": "-0.5"}) == (Wish(), ("l0",))
+
+
+@pytest.mark.parametrize(
+    "titles",
+    [
+        {"a": "T", "b": "U"},
+        {"a": "T", "b": "T"},
+        {"a": "T", "b": "T", "c": "T (a)"},
+        {"a": "T" * 900, "b": "T" * 901, "c": "\u202eT", "d": "⟨U+202E⟩T"},
+    ],
+)
+def test_studies_whose_titles_look_alike_are_told_apart(titles: dict[str, str]) -> None:
+    texts = _unique(titles)
+    assert len(set(texts)) == len(titles)
+    assert not any("\u202e" in text for text in texts)

@@ -62,6 +62,23 @@ def test_a_worker_that_is_silent_its_job_and_a_hostile_name_are_shown_as_text(ca
     assert "its service's log" in words(at)
 
 
+def test_the_page_says_whether_jobs_that_hang_are_found(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = words(open_health())
+    assert "by the next worker" in said
+    assert "on, after 15 min without a sign of life" in said
+    assert "the job is begun again, once, before it counts as failed" in said
+    monkeypatch.setenv("DMCORE_HANG_SECONDS", "soon")
+    at = open_health()
+    assert "Something is broken" in words(at)
+    (told,) = [error.value.replace("\\", "") for error in at.error]
+    assert "DMCORE_HANG_SECONDS is no number of 0 or above" in told
+    monkeypatch.setenv("DMCORE_HANG_SECONDS", "5")
+    write_note(beat_path(cache, "cpu"), replace(first_beat("cpu"), hang_seconds=60.0, hang_retries=0).__dict__)
+    said = words(open_health())
+    assert "on, after 1 min without a sign of life" in said
+    assert "by the next worker" not in said
+
+
 def test_the_page_loads_no_torch() -> None:
     import subprocess
     import sys

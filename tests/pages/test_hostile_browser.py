@@ -39,6 +39,7 @@ VIEWS = {
     "transfer": ("/controls", {"trust": "transfer"}),
     "jobs": ("/runs", {}),
     "disk": ("/runs", {"show": "Disk"}),
+    "health": ("/health", {}),
 }
 FOUND = """() => {
   const inside = [...document.querySelectorAll('[data-testid=stAppViewContainer], [data-testid=stSidebar], #vg-tooltip-element')];

@@ -14,11 +14,12 @@ from dmcore.progress import Progress
 from dmcore.run.jobs.disk import delete_holdings, holdings, in_use
 from dmcore.run.jobs.job import Job
 from dmcore.run.jobs.queue import Queue
-from dmcore.specs import load_study
+from dmcore.specs import TextsSpec, load_study
 from dmcore.store.store import Store
 from dmcore.ui import reads
 from dmcore.ui.builder_saes import sae_folders
 from dmcore.ui.job_panel import numbers_of
+from dmcore.ui.study_start import study_files
 from dmcore.words.names import ago_text
 from tests.pages.fake_results import write_fake_study
 from tests.run.jobs.test_queue import write_study
@@ -179,6 +180,80 @@ def test_a_job_that_ends_while_the_page_is_drawn_is_drawn_once(
         assert f"resume.{job.id}" in keys(open_runs())
 
 
+@pytest.mark.parametrize("look", [1, 2, 3])
+def test_each_job_is_on_one_list_whatever_becomes_of_it_while_the_page_is_drawn(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """Before any look at the queue one goes from waiting to running, one ends, and one that had failed is retried."""
+    from dmcore.ui import job_panel
+
+    queue, ends = running_job(tmp_path)
+    failed = queue.submit("sweep", write_study(tmp_path, "again"), "cuda:1")
+    queue.finish(queue.take("cuda-1"), "failed", "x")
+    waits = queue.submit("sweep", write_study(tmp_path, "waits"), "cpu")
+    really, looks = Queue.jobs, []
+
+    def jobs(self: Queue) -> list[Job]:
+        looks.append(self)
+        if len(looks) == look:
+            queue.finish(ends, "cancelled")
+            queue.take("cpu")
+            queue.retry(failed.id)
+        return really(self)
+
+    monkeypatch.setattr(job_panel.worker, "attend", lambda queue: None)
+    monkeypatch.setattr(Queue, "jobs", jobs)
+    drawn = keys(open_runs())
+    assert len(looks) >= 2
+    for job in (ends, failed, waits):
+        lists = [key for key in (f"cancel.{job.id}", f"remove.{job.id}") if key in drawn]
+        assert len(lists) == 1, (job.study, lists)
+
+
+def places(at: AppTest) -> dict[str, list[int]]:
+    """Where the tabs and the frame of each job are, as numbers down the tree."""
+    found: dict[str, list[int]] = {}
+
+    def walk(node: Any, path: list[int]) -> None:
+        for number, child in node.children.items():
+            here = [*path, number]
+            if child.type == "tab_container" or getattr(getattr(child, "proto", None), "id", "").find("job-") >= 0:
+                found[f"{child.type} {getattr(child.proto, 'id', '')}"] = here
+            if hasattr(child, "children"):
+                walk(child, here)
+
+    walk(at.main, [])
+    return found
+
+
+def test_what_is_said_above_the_jobs_moves_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dmcore.errors import DarkMatterError
+    from dmcore.ui import job_panel
+
+    def no_worker(queue: Queue) -> None:
+        raise DarkMatterError("The worker cannot be started.")
+
+    queue, _ = running_job(tmp_path)
+    with WorkerAlive(queue):
+        at = open_runs()
+        before = places(at)
+        assert len(before) >= 2
+        at.session_state["jobs.error"] = "It cannot be done."
+        monkeypatch.setattr(job_panel.worker, "attend", no_worker)
+        monkeypatch.setattr("dmcore.store.disk.is_writable", lambda root: False)
+        checked(at.run())
+        assert "It cannot be done." in words(at)
+        assert "cannot be started" in words(at)
+        assert places(at) == before
+
+
+def test_a_cache_in_the_clone_offers_each_study_once() -> None:
+    files = study_files(Queue(ROOT))
+    assert len(files) == len(set(files)) > 2
+
+
 def test_a_failed_job_shows_its_sentence_as_text_and_can_be_retried(cache: Path, tmp_path: Path) -> None:
     queue, job = running_job(tmp_path)
     queue.finish(job, "failed", "The model <b>m</b> ![x](http://a.example) is missing: check the path.")
@@ -262,6 +337,21 @@ def test_gemma_2_2b_layer_12_is_put_together_planned_and_started_from_this_page_
     assert [(job.study, job.state) for job in Queue(cache).jobs()] == [("gemma-2-2b-12", "waiting")]
     assert "Waiting" in words(at)  # the Jobs tab is open now
     assert list((cache / "studies").glob(".*")) == []
+
+
+def test_contexts_begin_as_the_tokenizer_begins_them_or_with_a_bos_that_is_asked_for(cache: Path) -> None:
+    at = choose_gemma_layer_12(open_runs("New study"))
+    assert at.checkbox(key="builder.bos").value is False, "as in a study file that says nothing"
+    press(at, "builder.save")
+    path = cache / "studies" / "gemma-2-2b-12.toml"
+    assert load_study(path).texts.bos == TextsSpec(files="x").bos == "tokenizer"
+    assert "bos" not in path.read_text()
+    checked(at.text_input(key="builder.name").set_value("with-bos").run())
+    checked(at.checkbox(key="builder.bos").check().run())
+    press(at, "builder.save")
+    assert load_study(cache / "studies" / "with-bos.toml").texts.bos == "always"
+    checked(at.segmented_control(key="builder.texts-source").set_value("Files on this machine").run())
+    assert at.checkbox(key="builder.bos").value is True, "it is kept"
 
 
 def test_another_study_is_never_overwritten(cache: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,6 +182,17 @@ def test_the_issuer_is_that_of_the_secrets_and_what_they_lack_is_said() -> None:
         check_provider(access, {})
 
 
+def test_entra_is_named_by_the_tenants_guid_as_the_docs_do() -> None:
+    page, access = (ROOT / "docs" / "sign-in.md").read_text(encoding="utf-8"), parse_access(CONTENT)
+    (address,) = re.findall(r"https://login\.microsoftonline\.com/\S+", page)
+    assert check_provider(access, {**SECRETS, "server_metadata_url": address}).endswith("-555555555555/v2.0")
+    assert "claim `email`" in page
+    for tenant in ("common", "organizations", "consumers", "lab.onmicrosoft.com", "TENANT", ""):
+        other = address.replace("11111111-2222-3333-4444-555555555555", tenant)
+        with pytest.raises(AccessError, match="your Entra tenant's GUID"):
+            check_provider(access, {**SECRETS, "server_metadata_url": other})
+
+
 def test_a_header_that_says_who_somebody_is_shuts_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     real = st.get_option
     monkeypatch.setattr(st, "get_option", lambda key: {"X": "email"} if "trustedUser" in key else real(key))
@@ -244,6 +257,86 @@ def test_a_page_changes_something_only_by_an_action_that_asks(path: Path) -> Non
             )
         if isinstance(node, ast.ImportFrom):
             assert not {alias.name for alias in node.names} & CHANGES, f"{path.name}:{node.lineno}"
+
+
+UI_FILES = sorted([ROOT / "app.py", *ROOT.glob("pages/*.py"), *ROOT.glob("dmcore/ui/*.py")])
+
+
+def fragments_of(tree: ast.Module) -> list[ast.FunctionDef]:
+    """The functions of a file that Streamlit runs again without the page: decorated, or handed to `fragment`."""
+    named = {
+        node.args[0].id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("fragment") and node.args
+        if isinstance(node.args[0], ast.Name)
+    }
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    again = ("fragment", "dialog")
+    return [
+        node
+        for node in found
+        if node.name in named
+        or any(ast.unparse(d.func if isinstance(d, ast.Call) else d).endswith(again) for d in node.decorator_list)
+    ]
+
+
+def test_whatever_runs_without_the_page_asks_first_who_is_looking() -> None:
+    """A fragment, and a download that is made at the click: the role may have been taken away since the page was drawn."""
+    seen = []
+    for path in UI_FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in fragments_of(tree):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            assert ast.unparse(body[0]) == "if not admitted():\n    st.rerun()", f"{path.name}: {node.name}"
+            seen.append(path.stem)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("download_button"):
+                data = ast.unparse(node.args[1])
+                assert data.startswith("once_admitted(") or data == "toml", f"{path.name}:{node.lineno} {data}"
+                seen.append(f"{path.stem} download")
+    assert {"health_panel", "report_button", "look_job", "job_panel"} <= set(seen)
+    assert {"figure download", "report_button download"} <= set(seen)
+
+
+@pytest.fixture
+def signed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The settings file of a host on which Ada is signed in."""
+    file = tmp_path / "access.toml"
+    file.write_text('schema = 1\n[runner]\nemails = ["ada@lab.example"]\n')
+    monkeypatch.setenv("DMCORE_ACCESS", str(file))
+    monkeypatch.setattr(sign_in, "_auth_table", lambda: SECRETS)
+    monkeypatch.setattr(sign_in, "_claims", lambda: person(iat=time.time()))
+    yield file
+    sign_in._LEFT.clear()
+
+
+def test_settings_that_break_in_the_middle_of_a_page_are_no_exception(signed_in: Path) -> None:
+    signed_in.write_text("schema = 2")
+    assert sign_in.draw_who() is None
+    assert not sign_in.admitted()
+
+
+def test_a_download_is_made_only_for_who_may_still_see_it(signed_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sign_in.once_admitted(lambda: b"a report")
+    monkeypatch.setattr(sign_in, "_claims", dict)  # as at the click, in a thread that knows no user
+    assert made() == b"a report"
+    signed_in.write_text('schema = 1\n[runner]\nemails = ["grace@lab.example"]\n')
+    with pytest.raises(AccessError, match="not signed in"):
+        made()
+
+
+def test_who_signs_out_does_so_in_every_tab(signed_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = sign_in._claims()
+    monkeypatch.setattr(sign_in, "_claims", lambda: claims)
+    monkeypatch.setattr(sign_in.st, "logout", lambda: None)
+    made = sign_in.once_admitted(lambda: b"a report")
+    assert sign_in.visitor().role == RUNNER
+    sign_in._sign_out()
+    assert sign_in.visitor() == Visitor(why="signed out")
+    with pytest.raises(AccessError, match="not signed in"):
+        made()
+    claims = {**claims, "iat": claims["iat"] + 1}
+    assert sign_in.visitor().role == RUNNER, "a new sign-in is another"
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from dmcore.places import DEMO
 from dmcore.run.jobs.queue import Queue
 from tests.chromium import system_chromium
 from tests.pages.conftest import ROOT, free_port, serve
 from tests.pages.fake_results import write_fake_study
 from tests.pages.provider import PASSWORD, Provider, provider, secrets_toml
+from tests.pages.test_runs_page import WorkerAlive
+from tests.run.jobs_seen import end_workers, wait_for
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("authlib", reason="needs requirements-sign-in.txt")
@@ -51,6 +54,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         variables = {"DMCORE_ACCESS": str(access), "DMCORE_LOG": "json", "DMCORE_LOG_FILE": "1", "OMP_NUM_THREADS": "1"}
         with serve(root, port=port, more=secrets, **variables):
             yield Host(url, root, access, told_by)
+    end_workers(root)
 
 
 @pytest.fixture
@@ -117,13 +121,16 @@ def test_a_runner_may_start_and_the_job_says_who_asked(host: Host, page: Any) ->
     # Nothing is computed: the file of the study goes away between the list and the click, or the job is cancelled at once.
     start.click()
     page.get_by_role("button", name="Cancel").first.click()
-    page.wait_for_function("!document.body.innerText.includes('Stopping')", timeout=TIMEOUT)
+    page.get_by_text("for ada@lab.example").first.wait_for()
     (job,) = Queue(host.root).jobs()
     assert job.asked_by == "ada@lab.example"
-    page.get_by_text("for ada@lab.example").first.wait_for()
-    lines = [json.loads(line) for line in (host.root / "jobs" / "dmcore.log").read_text().splitlines()]
-    told = [line["message"] for line in lines if line["role"] == "app" and line["logger"] == "dmcore.ui.actions"]
-    assert told == [
+
+    def told() -> list[str]:
+        lines = [json.loads(line) for line in (host.root / "jobs" / "dmcore.log").read_text().splitlines()]
+        return [line["message"] for line in lines if line["role"] == "app" and line["logger"] == "dmcore.ui.actions"]
+
+    wait_for(lambda: len(told()) == 2, 20)  # a click is answered later
+    assert told() == [
         f"ada@lab.example {what}"
         for what in (f"asked for job {job.id} (sweep of {job.study})", f"cancelled job {job.id}")
     ]
@@ -160,6 +167,33 @@ def test_who_loses_the_role_loses_it_at_once_and_a_broken_file_lets_nobody_in(ho
         assert TITLE not in page.locator("body").inner_text()
     finally:
         host.access.write_text(ACCESS)
+
+
+@pytest.mark.parametrize("path", ["/health", "/runs"])
+def test_a_page_that_redraws_itself_sees_by_itself_that_a_role_was_taken_away(host: Host, page: Any, path: str) -> None:
+    end_workers(host.root)  # another test's would take the job
+    job = Queue(host.root).submit("sweep", DEMO, "cpu")  # Runs redraws itself while there is a job
+    try:
+        with WorkerAlive(Queue(host.root)):  # so that none is started
+            sign_in(page, host, "grace@lab.example", path)
+            page.get_by_text({"/health": "Is this host well?", "/runs": "What is running?"}[path]).wait_for()
+            host.access.write_text(ACCESS.replace("lab.example", "other.example"))
+            page.get_by_role("heading", name="No access").wait_for()
+        assert str(host.root) not in page.locator("body").inner_text()
+    finally:
+        host.access.write_text(ACCESS)
+        Queue(host.root).cancel(job.id)
+
+
+def test_signing_out_in_one_tab_ends_the_other(host: Host, page: Any) -> None:
+    sign_in(page, host, "grace@lab.example", "/health")
+    page.get_by_text("Is this host well?").wait_for()
+    other = page.context.new_page()
+    other.set_default_timeout(TIMEOUT)
+    other.goto(host.url)
+    other.get_by_role("button", name="Sign out").click()
+    page.get_by_role("button", name="Sign in").wait_for()
+    assert "Is this host well?" not in page.locator("body").inner_text()
 
 
 def upgraded(url: str, host_header: str, origin: str | None) -> str:

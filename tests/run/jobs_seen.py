@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -85,3 +86,23 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def workers_of(root: Path) -> list[int]:
+    """Workers whose cache this is; found by their environment, so that no other's is touched."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"DMCORE_CACHE={root}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            if ours and b"\0worker\0" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def end_workers(root: Path) -> None:
+    """End the workers that a test's app has started."""
+    for pid in workers_of(root):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not workers_of(root))

@@ -17,10 +17,10 @@ from dmcore.progress import format_seconds
 from dmcore.run.host import facts
 from dmcore.run.host.checks import FAIL, OK, WARN, Check, worst
 from dmcore.run.host.facts import Gpu, Memory
+from dmcore.run.host.hangs import hang_check, policy_of
 from dmcore.run.jobs.files import leftovers
 from dmcore.run.jobs.heartbeat import ENDED, LATE_SECONDS, WORKING, Beat, read_beats, read_notes
 from dmcore.run.jobs.job import ACTIVE, FAILED, RUNNING, TO_TAKE, Job
-from dmcore.run.jobs.liveness import HangPolicy
 from dmcore.run.jobs.queue import Queue
 from dmcore.store.disk import free_bytes, is_writable, nearest, size_text
 from dmcore.store.store import Entry, Store
@@ -61,6 +61,11 @@ class Health:
     writable: bool
 
     @property
+    def living(self) -> list[Beat]:
+        """What the workers said that have spoken lately."""
+        return [beat for beat in self.workers if beat.state != ENDED and beat.age(self.at) < LATE_SECONDS]
+
+    @property
     def running(self) -> list[Job]:
         """Jobs that run."""
         return [job for job in self.jobs if job.state == RUNNING]
@@ -77,7 +82,8 @@ class Health:
 
     def checks(self) -> list[Check]:
         """What a monitor should know."""
-        return [_worker(self), _queue(self), _failures(self), _device(self), _memory(self), _disk(self), _writes(self)]
+        found = [_worker(self), hang_check(self.living), _queue(self), _failures(self)]
+        return [*found, _device(self), _memory(self), _disk(self), _writes(self)]
 
     @property
     def state(self) -> str:
@@ -145,10 +151,7 @@ def bytes_by_stage(root: Path) -> dict[str, int]:
     for entry in Store(root).entries():
         if isinstance(entry, Entry):
             sizes[entry.manifest.stage] += entry.manifest.size
-    try:
-        sizes["unfinished"] = leftovers(root)
-    except OSError:  # a job has moved one meanwhile
-        sizes["unfinished"] = 0
+    sizes["unfinished"] = leftovers(root)
     return {stage: size for stage, size in sizes.most_common() if size}
 
 
@@ -162,7 +165,7 @@ def _total_bytes(root: Path) -> int:
 
 
 def _worker(health: Health) -> Check:
-    living = [beat for beat in health.workers if beat.state != ENDED and beat.age(health.at) < LATE_SECONDS]
+    living = health.living
     late = [beat for beat in health.workers if beat.state != ENDED and beat.age(health.at) >= LATE_SECONDS]
     start = "run `python -m dmcore worker`, or see its service's log."
     needed = {job.lane for job in health.jobs if job.state in ACTIVE} - {beat.lane for beat in living}
@@ -179,9 +182,10 @@ def _worker(health: Health) -> Check:
         oldest = min((job.created for job in health.jobs if job.state in ACTIVE), default=health.at)
         state = FAIL if health.at - oldest > WAITS_LONG else WARN
         return Check("worker", state, f"Jobs wait for {lanes}, and no worker is there.", f"Start one: {start}")
-    limit = HangPolicy.of_environment().seconds
-    quiet = [beat for beat in living if beat.state == WORKING and limit and beat.silent > limit / 2]
+    limits = {beat.lane: policy_of(beat).seconds for beat in living}
+    quiet = [beat for beat in living if beat.state == WORKING and 0 < limits[beat.lane] / 2 < beat.silent]
     if quiet:
+        limit = limits[quiet[0].lane]
         silent = format_seconds(quiet[0].silent)
         said = f"Job {quiet[0].job} has shown no sign of life for {silent}; it is ended after {format_seconds(limit)}."
         return Check("worker", WARN, said, "Look at its log: a disk or the network may hang.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -125,7 +126,12 @@ def tidy(root: Path) -> list[Path]:
 
 def leftovers(root: Path) -> int:
     """Bytes of unfinished entries: what running jobs are making, and what cancelled ones could go on from."""
-    return sum(path.stat().st_size for path in (root / "partial").rglob("*") if path.is_file())
+    size = 0
+    for folder, _, names in os.walk(root / "partial"):
+        for name in names:
+            with suppress(OSError):  # a job has moved or deleted it meanwhile
+                size += Path(folder, name).stat().st_size
+    return size
 
 
 def delete_leftovers(root: Path) -> int:

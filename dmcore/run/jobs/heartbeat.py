@@ -17,7 +17,7 @@ import os
 import platform
 import socket
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Beat:
     """Seconds for which the job's process has shown no sign of life."""
     version: str = ""
     """Of dmcore."""
+    hang_seconds: float | None = None
+    """After how much of that silence the worker ends the process; 0 never does, None is not said."""
+    hang_retries: int = 0
+    """How often it begins the job again after that."""
 
     def age(self, now: float) -> float:
         """Seconds since it was said."""
@@ -150,8 +154,19 @@ def read_beat(path: Path) -> Beat | None:
     """One beat; None if there is none that can be read."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        beat = Beat(**{f.name: said[f.name] for f in fields(Beat)})
-        numbers = (beat.pid, beat.started, beat.at, beat.job_pid, beat.silent)
+        # A worker of an older version does not say what came later.
+        beat = Beat(
+            **{f.name: said[f.name] if f.default is MISSING else said.get(f.name, f.default) for f in fields(Beat)}
+        )
+        numbers = (
+            beat.pid,
+            beat.started,
+            beat.at,
+            beat.job_pid,
+            beat.silent,
+            beat.hang_seconds or 0,
+            beat.hang_retries,
+        )
         sound = all(isinstance(n, int | float) for n in numbers) and path.name == f"beat-{beat.lane}.json"
         return beat if sound else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from dmcore.errors import DarkMatterError, StoreError
@@ -53,10 +55,10 @@ def run_worker(device: str = "auto", *, idle_seconds: float = IDLE_SECONDS, once
         DarkMatterError: it is no device, or the environment holds no number where one belongs.
     """
     lane, queue, policy = lane_of(device), Queue(), policy or HangPolicy.of_environment()
+    ends = policy.seconds if policy.seconds < math.inf else 0.0
+    beat = replace(first_beat(lane), hang_seconds=ends, hang_retries=policy.retries)
     with _stopping_in_order():
-        return _own_and_work(
-            Lane(queue, lane, Heart(queue.root, first_beat(lane)), policy, say), idle_seconds, once=once
-        )
+        return _own_and_work(Lane(queue, lane, Heart(queue.root, beat), policy, say), idle_seconds, once=once)
 
 
 @contextmanager
@@ -137,10 +139,15 @@ def _take(queue: Queue, lane: str, say: Callable[[str], None]) -> Job | None:
 
 
 def ensure_worker(root: Path, device: str = "auto") -> bool:
-    """Start a worker for a device, detached from this process, if there is none; True if one was started."""
+    """Start a worker for a device, detached from this process, if there is none; True if one was started.
+
+    Raises:
+        DarkMatterError: it is no device, or the environment has a setting with which a worker would end at once.
+    """
     lane = lane_of(device)
     if worker_alive(root, lane):
         return False
+    HangPolicy.of_environment()
     with lane_lock(root, lane, "start", 0) as mine:
         note = root / "jobs" / f"worker-{lane}.log"
         # Loading Python takes a moment, in which the page may ask again.

@@ -293,7 +293,8 @@ def test_a_job_that_waits_without_a_worker_fails_after_a_while(cache: Path, tmp_
     set_columns(queue, created="created - 500")
     found = health.look(cache)
     assert states(found.checks()) | {"disk": "", "memory": ""} == {
-        "worker": "fail", "queue": "fail", "failures": "ok", "device": "ok", "memory": "", "disk": "", "cache": "ok",
+        "worker": "fail", "hangs": "ok", "queue": "fail", "failures": "ok", "device": "ok", "memory": "", "disk": "",
+        "cache": "ok",
     }  # fmt: skip
     assert 499 < found.to_dict()["queue"]["oldest_waiting_seconds"] < 600
     assert main(["health"]) == 1
@@ -318,6 +319,49 @@ def test_a_worker_that_says_nothing_fails_while_its_job_runs(cache: Path, tmp_pa
     assert check_of("worker", cache).state == "ok"
     failures = check_of("failures", cache)
     assert (failures.state, failures.said) == ("warn", "1 job failed in the last day. The last: why")
+
+
+def test_health_says_by_which_rule_hanging_jobs_are_ended(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_of("hangs", cache).said.startswith("Finding jobs that hang is on, after 15 min without a sign of life")
+    monkeypatch.setenv("DMCORE_HANG_SECONDS", "0")
+    assert "is off: a job that hangs holds its device" in check_of("hangs", cache).said
+    # What a living worker was given counts, not what this process would give one.
+    beat = replace(first_beat("cpu"), state="working", job="x", silent=70.0, hang_seconds=7200.0, hang_retries=0)
+    write_note(beat_path(cache, "cpu"), beat.__dict__)
+    said = check_of("hangs", cache).said
+    assert "on, after 2 h without a sign of life" in said
+    assert "and the job has failed" in said
+    assert check_of("worker", cache).state == "ok"
+    write_note(beat_path(cache, "cpu"), replace(beat, hang_seconds=100.0).__dict__)
+    assert "it is ended after 1 min 40 s" in check_of("worker", cache).said
+    other = replace(beat, lane="cuda-0", hang_seconds=0.0)
+    write_note(beat_path(cache, "cuda-0"), other.__dict__)
+    assert "cpu: on, after 1 min 40 s" in check_of("hangs", cache).said
+    assert "cuda-0: off" in check_of("hangs", cache).said
+
+
+@pytest.mark.parametrize("name", ["DMCORE_HANG_SECONDS", "DMCORE_HANG_RETRIES"])
+def test_a_setting_with_which_no_worker_can_begin_is_one_sentence_everywhere(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    from dmcore.errors import DarkMatterError
+    from dmcore.run.jobs import worker
+
+    monkeypatch.setenv(name, "soon")
+    check = check_of("hangs", cache)
+    assert (check.state, f"{name} is no number of 0 or above." in check.said) == ("fail", True)
+    assert check.remedy.startswith("Set it anew, or unset it for")
+    assert main(["health"]) == 1
+    assert main(["worker", "--once"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{name} is no number of 0 or above" in line
+    queue = Queue(cache)
+    queue.submit("sweep", write_study(tmp_path), "cpu")
+    with pytest.raises(DarkMatterError, match=name):  # and a page says it above the job, which would wait for ever
+        worker.attend(queue)
+    assert not list(queue.folder.glob("worker-*.log"))
+    write_note(beat_path(cache, "cpu"), replace(first_beat("cpu"), hang_seconds=60.0, hang_retries=1).__dict__)
+    assert check_of("hangs", cache).state == "warn", "the worker that is there works on"
 
 
 def test_a_full_disk_and_a_queue_that_cannot_be_read_fail(

@@ -155,10 +155,11 @@ def test_a_setting_that_is_no_number_is_one_sentence(text: str, monkeypatch: pyt
 
 
 def test_a_worker_says_that_it_lives_and_that_it_has_ended(tmp_path: Path) -> None:
-    worker = start_worker(tmp_path)
+    worker = start_worker(tmp_path, "--hang-seconds", "77", "--hang-retries", "2")
     try:
         beat = wait_for(lambda: read_beats(tmp_path).get("cpu"))
         assert (beat.state, beat.pid, beat.here, beat.lives) == ("idle", worker.pid, True, True)
+        assert (beat.hang_seconds, beat.hang_retries) == (77.0, 2)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 143
         assert read_beats(tmp_path)["cpu"].state == "ended"
@@ -286,6 +287,13 @@ def test_a_beat_that_cannot_be_read_counts_as_none(tmp_path: Path, text: str) ->
     path.write_text(text)
     assert read_beat(path) is None
     assert read_beats(tmp_path) == {}
+
+
+def test_a_beat_of_an_older_version_is_read_and_says_nothing_of_hangs(tmp_path: Path) -> None:
+    said = first_beat("cpu").__dict__.copy()
+    del said["hang_seconds"], said["hang_retries"]
+    heartbeat.write_note(beat_path(tmp_path, "cpu"), said)
+    assert read_beats(tmp_path)["cpu"].hang_seconds is None
 
 
 def test_a_disk_that_is_full_does_not_stop_the_heart(
