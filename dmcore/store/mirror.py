@@ -23,7 +23,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-from filelock import FileLock
 
 from dmcore.errors import StoreError
 from dmcore.store.manifest import MANIFEST
@@ -103,7 +102,7 @@ class MirroredStore(Store):
                 manifest = self._fs.cat_file(self._there(stage, key, MANIFEST))
             except FileNotFoundError:
                 return False
-        with self.writing(), FileLock(self._locks() / f"pull-{stage}-{key}.lock"):
+        with self.writing(), self._lock(stage, f"pull-{key}"):
             if folder.is_dir():  # another process of this machine was quicker
                 return True
             draft = self.root / "partial" / f"pulled-{stage}-{key}-{os.getpid()}-{time.time_ns()}"

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from dmcore.errors import Cancelled, DarkMatterError, StoreError
 from dmcore.places import SHIPPED_CACHE
+from dmcore.store import leftovers
 from dmcore.store.disk import disk_words
 from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import MANIFEST, Manifest, damage, read_manifest, write_manifest
@@ -56,6 +57,7 @@ class Draft:
         self._store, self._lock = store, lock
         self.stage, self.spec, self.key = stage, spec, content_key(spec)
         self.path = store.root / "partial" / f"{stage}-{self.key}"
+        leftovers.note_maker(store.root, self.path.name)
         self.path.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
 
@@ -76,14 +78,18 @@ class Draft:
         self.path.replace(target)
         if replaced:
             shutil.rmtree(grave, ignore_errors=True)
-        self._lock.release()
         entry = Entry(target, manifest)
-        self._store.committed(entry)
+        try:
+            self._store.committed(entry)  # who waits for the lock finds it in all its places
+        finally:
+            self.release()
         return entry
 
     def release(self) -> None:
         """Let go of the lock; the folder stays for the next maker."""
-        self._lock.release()
+        if self._lock.is_locked:
+            leftovers.forget_maker(self._store.root, self.path.name)
+            self._lock.release()
 
 
 def default_root() -> Path:
@@ -114,17 +120,44 @@ class Store:
 
     def find(self, stage: str, key: str, *, checksums: bool = True) -> Entry | None:
         """The entry if it is there and sound. One that is damaged is moved aside, with a warning."""
+        return self._found(stage, key, checksums=checksums, locked=False)
+
+    def _found(self, stage: str, key: str, *, checksums: bool, locked: bool) -> Entry | None:
+        """As `find`; `locked`: whether the caller holds the entry's lock."""
         folder = self.folder(stage, key)
         while folder.is_dir():
             seen = _identity(folder)
             try:
                 return self._checked(folder, checksums=checksums)
             except StoreError as error:
-                # While this process was looking, another one may have put a new entry there, or taken it away.
-                if _identity(folder) == seen:
-                    self._move_aside(folder, str(error))
-                    return None
+                reason = str(error)
+            # While this process was looking, another one may have put a new entry there, or taken it away.
+            if _identity(folder) != seen:
+                continue
+            if locked:
+                self._move_aside(folder, reason)
+                return None
+            # Only under its lock: else a sound entry that another process has just put there could be moved aside.
+            with self._locked_now(stage, key) as mine:
+                return self._found(stage, key, checksums=checksums, locked=True) if mine else None
         return None
+
+    @contextmanager
+    def _locked_now(self, stage: str, key: str) -> Iterator[bool]:
+        """Hold an entry's lock, unless another process does: then False. Where nothing can be written nobody makes anything."""
+        try:
+            lock = self._lock(stage, key)
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        except OSError:
+            yield True
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def has(self, stage: str, key: str) -> bool:
         """Whether the entry is there; a store that has more places than its folder need not fetch it."""
@@ -162,19 +195,19 @@ class Store:
         if entry is not None:
             return entry
         with self.writing():
-            lock = FileLock(self._locks() / f"{stage}-{key}.lock", timeout=wait)
+            lock = self._lock(stage, key)
             try:
-                lock.acquire(cancel_check=self.waiting)
+                lock.acquire(timeout=wait, cancel_check=self.waiting)
             except Timeout as error:
                 if self.waiting():
                     raise Cancelled(f"Waiting for {stage} {key} was cancelled.") from error
                 raise StoreError(f"Another process is making {stage} {key}: wait for it, or cancel it.") from error
-            entry = self.find(stage, key)
-            if entry is not None:
+            try:
+                entry = self._found(stage, key, checksums=True, locked=True)
+                if entry is None:
+                    return Draft(self, stage, spec, lock)
                 lock.release()
                 return entry
-            try:
-                return Draft(self, stage, spec, lock)
             except BaseException:
                 lock.release()
                 raise
@@ -195,17 +228,21 @@ class Store:
     def replace(self, stage: str, spec: dict[str, Any], make: Callable[[Path], None]) -> Entry:
         """Make an entry anew, in place of the one that is there: for pointers to results, not for results."""
         with self.writing():
-            lock = FileLock(self._locks() / f"{stage}-{content_key(spec)}.lock")
+            lock = self._lock(stage, content_key(spec))
             with lock:
                 draft = Draft(self, stage, spec, lock)
-                draft.clear()
-                make(draft.path)
-                return draft.commit()
+                try:
+                    draft.clear()
+                    make(draft.path)
+                    return draft.commit()
+                finally:
+                    draft.release()
 
-    def _locks(self) -> Path:
+    def _lock(self, stage: str, key: str) -> FileLock:
+        """The lock of an entry, not held yet."""
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return FileLock(folder / f"{stage}-{key}.lock")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -242,20 +279,11 @@ class Store:
 
     def grave(self, stage: str, key: str) -> Path:
         """A folder of no one else's, for what is about to be deleted."""
-        return self.root / "partial" / f"removed-{stage}-{key}-{os.getpid()}-{time.time_ns()}"
+        return leftovers.grave(self.root, f"{stage}-{key}")
 
     def sweep_partial(self) -> list[Path]:
-        """Delete what killed makers left and nobody holds; returns what was deleted."""
-        gone = []
-        for folder in sorted((self.root / "partial").glob("*")):
-            lock = FileLock(self.root / "locks" / f"{folder.name}.lock", timeout=0)
-            try:
-                with lock:
-                    shutil.rmtree(folder)
-                    gone.append(folder)
-            except (Timeout, FileNotFoundError):  # it is being made, or is being deleted by another process
-                continue
-        return gone
+        """Delete what killed makers left and nobody holds; returns what was deleted. What cannot be deleted is told and stays."""
+        return leftovers.sweep(self.root)
 
     def _mark(self, entry: Entry) -> tuple[Any, ...]:
         marks = []
