@@ -269,10 +269,19 @@ class Store:
 
     def remove(self, entry: Entry) -> None:
         """Delete an entry: out of sight by one rename first, so that no reader sees half of it. It may be gone already."""
-        grave = self.grave(entry.manifest.stage, entry.key)
+        self._bury(entry.path, entry.manifest.stage, entry.key)
+
+    def drop(self, stage: str, key: str) -> None:
+        """Delete the entry of this name if it is there, without looking into it."""
+        self._bury(self.folder(stage, key), stage, key)
+
+    def _bury(self, folder: Path, stage: str, key: str) -> None:
+        if not folder.is_dir():
+            return
+        grave = self.grave(stage, key)
         grave.parent.mkdir(parents=True, exist_ok=True)
         try:
-            entry.path.replace(grave)
+            folder.replace(grave)
         except FileNotFoundError:
             return
         shutil.rmtree(grave, ignore_errors=True)  # another process may be sweeping what is left here
