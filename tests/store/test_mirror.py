@@ -12,6 +12,9 @@ import pytest
 from filelock import Timeout
 
 from dmcore.errors import Cancelled, StoreError
+from dmcore.progress import Reporter
+from dmcore.run.cli import main
+from dmcore.run.engines import Engine, open_pipeline
 from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import MANIFEST
 from dmcore.store.mirror import MirroredStore, file_names, shown_url
@@ -219,3 +222,25 @@ def test_a_storage_that_fsspec_does_not_know_is_one_sentence(tmp_path: Path) -> 
 def test_no_secret_of_a_url_is_shown() -> None:
     assert shown_url("s3://key:secret@bucket/a?token=secret") == "s3://bucket/a"
     assert shown_url("file:///mnt/a@b/c") == "file:///mnt/a@b/c"
+
+
+def test_deleting_on_the_command_line_says_what_the_storage_keeps_or_deletes_there_too(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DMCORE_CACHE", str(tmp_path / "one"))
+    monkeypatch.setenv("DMCORE_STORAGE", url)
+    one = MirroredStore(tmp_path / "one", url)
+    one.get_or_make("codes", SPEC, fill)
+    assert main(["cache", "rm", KEY]) == 0
+    assert "keeps its copies: give --storage to delete them there too" in capsys.readouterr().out
+    assert one.find("codes", KEY) is not None, "it is fetched again"
+    assert main(["cache", "rm", KEY, "--storage", url]) == 0
+    assert "keeps its copies" not in capsys.readouterr().out
+    assert MirroredStore(tmp_path / "other", url).find("codes", KEY) is None
+
+
+def test_who_waits_for_a_shared_storage_can_be_cancelled_as_before(url: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    asking = Store(tmp_path / "one")
+    asking.waiting = lambda: True
+    assert open_pipeline(Engine("ray", storage=url), "auto", Reporter(), store=asking).store.waiting()
