@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,8 @@ class Answer:
 
 _open: dict[str, Any] = {}
 """What this process keeps between tasks of one sweep: its store and what it has loaded."""
+_begun: dict[str, list[Any]] = {}
+"""The GPUs with which CUDA was begun in this process; nothing before that."""
 
 
 def perform(
@@ -91,16 +94,47 @@ def perform(
         return Answer(added([part.value for part in parts]))
     from dmcore.run.cluster.board import Teller
 
+    gpus = ray.get_gpu_ids()
+    if is_elsewhere(gpus):
+        raise SystemExit(0)  # Ray gives the task to another process
     board, node = assignment.board, ray.get_runtime_context().get_node_id()
-    # Never wait for the board: a task that waits gives its processor away, and Ray starts one process more on the node.
-    teller = Teller(board, task, node, lambda ref: ray.get(ref) if ray.wait([ref], timeout=0)[0] else None)
+    teller = Teller(board, task, node, _heard)
     try:
         return _guarded(assignment, teller, step, arguments, lambda: ray.get(files[0]) if files else None, parts)
     except KeyboardInterrupt:
         # So Ray cancels, perhaps in the middle of an import: half a module would fail the next task of this process.
         os._exit(0)
     finally:
+        _note_gpus(gpus)
         board.end.remote(task)
+
+
+def _heard(ref: Any) -> bool | None:
+    """The board's answer; None where there is none yet.
+
+    Never wait for the board: a task that waits gives its processor away, and Ray starts one process more on the node.
+    """
+    import ray
+
+    try:
+        return ray.get(ref) if ray.wait([ref], timeout=0)[0] else None
+    except ray.exceptions.RayError:  # Ray has ended the board, and begins it again
+        return False
+
+
+def is_elsewhere(gpus: list[Any]) -> bool:
+    """Whether this process has begun to use another GPU than the one that its task is given.
+
+    Ray keeps processes from task to task, and may give the next one another GPU. CUDA does not follow: the process would share
+    the GPU of another one.
+    """
+    return bool(gpus) and "gpus" in _begun and _begun["gpus"] != gpus
+
+
+def _note_gpus(gpus: list[Any]) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and "gpus" not in _begun and torch.cuda.is_initialized():
+        _begun["gpus"] = gpus
 
 
 def _guarded(
@@ -143,6 +177,7 @@ def _step(
         _open.clear()
         store = assignment.place.open_here(assignment.session)
         _open.update(session=assignment.session, store=store, kept=Kept())
+    _open["store"].waiting = teller.should_cancel
     if not assignment.place.url and not Path(assignment.place.root).is_dir():
         raise FileNotFoundError(None, f"{assignment.place.root} is not there")
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")

@@ -77,10 +77,12 @@ class Work:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+        # It may be ended where memory runs out: a board that is begun again knows what is told from then on.
+        self.board = ray.remote(num_cpus=0, max_restarts=-1)(Board).options(scheduling_strategy=here).remote()
         place = Place(str(self.store.root), url)
         assignment = Assignment(secrets.token_hex(6), without_documents(self.plan), place, self.board, custom)
         self._assignment = ray.put(assignment)
+        # Processes stay from task to task with what they have loaded: Ray ends them only where `ray.remote` itself names GPUs.
         self._task = ray.remote(max_retries=RETRIES)(perform).options(**self.cluster.resources)
         self._adding = ray.remote(max_retries=RETRIES)(perform).options(num_cpus=0)
         self.crew = Crew(self.cluster, self.board, self.reporter)
@@ -148,9 +150,11 @@ class Work:
                 return self._failed(able, next(iter(bad.values())), failures)
             joins = [self.piece(name, f"join {name}", "join_site", name, shards) for name in names]
             self.simple(joins, "join the activations", (bad := {}))
-            if bad:
-                return self._failed(able, next(iter(bad.values())), failures)
-        return able
+            if LOSS in bad:
+                return self._failed(able, bad[LOSS], failures)
+            for hook, reason in bad.items():
+                self._failed([p for p in able if p.sae.hook == hook], reason, failures)
+        return [p for p in able if p.sae.name not in failures]
 
     def with_inputs(self, able: list[SaePlan], failures: dict[str, str]) -> list[SaePlan]:
         """The SAEs whose sites have their moments of x: those that are missing are made."""
