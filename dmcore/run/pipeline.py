@@ -21,7 +21,7 @@ from dmcore.analysis.activations import Activations
 from dmcore.analysis.capture import LOSS, CaptureRequest, capture
 from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
 from dmcore.errors import DarkMatterError, StoreError
-from dmcore.memory import is_out_of_memory
+from dmcore.memory import free_unused, is_out_of_memory
 from dmcore.progress import Reporter
 from dmcore.results import LEARNED, read_record
 from dmcore.results.parts import PART
@@ -267,6 +267,8 @@ class Pipeline:
         for i, sae in enumerate(able):
             if sae.sae.hook != site.hook:
                 continue
+            dictionary = None
+            free_unused()  # the SAE before is not to be in memory beside this one
             try:
                 site.check(plan.study.settings)
                 self._prefetch.stop()

@@ -32,7 +32,9 @@ from dmcore.analysis.encode import (
 )
 from dmcore.analysis.sanity import check_belongs
 from dmcore.errors import StoreError
+from dmcore.memory import free_unused
 from dmcore.progress import Reporter
+from dmcore.run.cluster.held import Hold
 from dmcore.run.cluster.joined import (
     join_activations,
     join_codes,
@@ -76,6 +78,23 @@ class Kept:
     model: dict[str, LanguageModel] = field(default_factory=dict)
     dictionary: dict[str, AnyDictionary] = field(default_factory=dict)
     site: dict[str, KeptSite] = field(default_factory=dict)
+    holds: list[Hold] = field(default_factory=list)
+    """Of the files of the last SAE."""
+
+    def free(self, *, site: bool = False) -> None:
+        """Let go of the model and of the SAE, so that they are not in memory beside what is loaded next.
+
+        Args:
+            site: of the site too.
+        """
+        self.model.clear()
+        self.dictionary.clear()
+        if site:
+            self.site.clear()
+        free_unused()
+        for hold in self.holds:
+            hold.release()
+        self.holds.clear()
 
 
 @dataclass
@@ -181,17 +200,19 @@ class Bench:
 
     def scale_site(self, hook: str) -> None:
         """Compare the SAEs of a site."""
+        self.kept.free(site=True)
         scale_site(self.plan, hook, self.store, self.reporter)
 
     def parts(self) -> str:
         """Measure the SAEs on the parts of an error; why it could not be done."""
+        self.kept.free(site=True)
         return Pipeline(self.store, self.device, self.reporter, self.custom)._parts(self.plan)
 
     def model(self) -> LanguageModel:
         """The study's model, loaded once a process."""
         key = content_key([self.plan.sites[LOSS]["model"], str(self.device)])
         if key not in self.kept.model:
-            self.kept.model.clear()
+            self.kept.free(site=True)
             self.kept.model[key] = load_model(self.plan.study, self.device)
         return self.kept.model[key]
 
@@ -199,9 +220,8 @@ class Bench:
         """An SAE, loaded once for consecutive shards."""
         key = content_key([sae.codes, str(self.device)])
         if key not in self.kept.dictionary:
-            self.kept.model.clear()
-            self.kept.dictionary.clear()
-            spec = local_sae(self.plan.study, sae.sae, sae.codes["sae"], sent)
+            self.kept.free()
+            spec = local_sae(self.plan.study, sae.sae, sae.codes["sae"], sent, self.kept.holds)
             self.kept.dictionary[key] = load_dictionary(self.plan.study, spec, d_model, self.device, self.custom)
         found = self.kept.dictionary[key]
         found.pulse = self.reporter.pulse(f"latents of {sae.sae.name}", "slices")
@@ -212,7 +232,8 @@ class Bench:
         key = content_key([self.plan.inputs[hook], str(self.device)])
         found = self.kept.site.get(key)
         if found is None or not found.acts_folder.is_dir():
-            self.kept.site.clear()
+            self.kept.free(site=True)
+            found = None
             inputs = self._needed("inputs", self.plan.inputs[hook], f"moments at {hook}")
             folder = self._activations(hook).path
             settings = self.plan.study.settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from dmcore.errors import Cancelled, SpecError
 from dmcore.math.moments import MomentAccumulator, TargetMoments
 from dmcore.progress import Reporter
 from dmcore.results import METRICS
-from dmcore.run.cluster import weights
+from dmcore.run.cluster import shard_work, weights
 from dmcore.run.cluster.board import Board, Note, Teller, told_text
+from dmcore.run.cluster.held import Hold, remove_unheld
 from dmcore.run.cluster.joined import added, packed_targets, tree_sum
 from dmcore.run.cluster.shard_work import Bench
 from dmcore.run.cluster.shards import Cut, Shard
@@ -196,7 +198,7 @@ def test_weights_are_fetched_once_by_all_processes_of_a_node(study_path: Path, n
         fetches.append(to)
         weights.copy_files(folder, to)
 
-    together = [threading.Thread(target=weights.fetched, args=(fingerprint, fetch)) for _ in range(8)]
+    together = [threading.Thread(target=weights.fetched, args=(fingerprint, fetch, [])) for _ in range(8)]
     for thread in together:
         thread.start()
     for thread in together:
@@ -214,7 +216,7 @@ def test_weights_that_changed_on_the_way_are_refused_and_not_kept(study_path: Pa
         (to / "sae_weights.safetensors").write_bytes(b"other")
 
     with pytest.raises(SpecError, match="changed since the sweep began: run it again"):
-        weights.fetched(fingerprint, fetch)
+        weights.fetched(fingerprint, fetch, [])
     assert not (node / "weights" / fingerprint).exists()
 
 
@@ -222,10 +224,78 @@ def test_weights_that_a_node_does_not_see_are_sent(study_path: Path, node: Path,
     study = load_study(study_path)
     folder, fingerprint = sae_folder(study_path)
     away = study.saes[0].__class__(**{**vars(study.saes[0]), "path": str(tmp_path / "nowhere")})
-    found = weights.local_sae(study, away, fingerprint, lambda: weights.read_files(folder))
+    found = weights.local_sae(study, away, fingerprint, lambda: weights.read_files(folder), [])
     assert Path(found.path) == node / "weights" / fingerprint
     with pytest.raises(SpecError, match="does not see the folder of the SAE .*: put it where all nodes see it"):
-        weights.local_sae(study, away, "0" * 32, lambda: None)
+        weights.local_sae(study, away, "0" * 32, lambda: None, [])
+
+
+def test_weights_give_way_on_a_full_disk_but_not_while_they_are_read(
+    study_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, fingerprint = sae_folder(study_path)
+    holds: list[Hold] = []
+    copy = weights.fetched(fingerprint, lambda to: weights.copy_files(folder, to), holds)
+    (copy.parent / "another").mkdir()
+    (copy.parent / "half.partial").mkdir()
+    monkeypatch.setattr(weights, "STALE_SECONDS", -1.0)
+    monkeypatch.setattr(weights, "LEAST_FREE", 2.0)  # never enough
+    weights.make_room(copy.parent)
+    assert [path for path in copy.parent.iterdir() if path.is_dir()] == [copy]
+    for hold in holds:
+        hold.release()
+    weights.make_room(copy.parent)
+    assert not copy.exists()
+
+
+def test_a_process_keeps_the_weights_that_it_reads_and_no_others(
+    study_path: Path, node: Path, both: tuple[Store, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, bench = both
+    elsewhere = Bench(bench.plan, bench.store, bench.device, Reporter(), {})
+    folders = {sae.sae.name: elsewhere.plan.study.resolve(sae.sae.path) for sae in bench.plan.saes[:2]}
+    seen: list[Path] = []
+
+    def local(study: Any, sae: Any, fingerprint: str, sent: Any, holds: list[Hold]) -> Any:
+        seen.append(weights.fetched(fingerprint, lambda to: weights.copy_files(folders[sae.name], to), holds))
+        return sae
+
+    monkeypatch.setattr("dmcore.run.cluster.shard_work.local_sae", local)
+    loaded: list[weakref.ref[Any]] = []
+    for sae in bench.plan.saes[:2]:
+        loaded.append(weakref.ref(elsewhere.dictionary(sae, D_MODEL, lambda: None)._sae))
+    assert [remove_unheld(path) for path in seen] == [True, False]
+    assert loaded[0]() is None
+    assert loaded[1]() is not None
+
+
+def test_nothing_that_was_loaded_before_is_in_memory_beside_what_is_loaded_next(
+    study_path: Path, both: tuple[Store, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, done = both
+    bench = Bench(done.plan, done.store, done.device, Reporter(), {})
+    there: list[weakref.ref[Any]] = []
+    seen: list[int] = []
+
+    def watched(load: Any) -> Any:
+        def loading(*arguments: Any, **more: Any) -> Any:
+            seen.append(sum(one() is not None for one in there))
+            found = load(*arguments, **more)
+            there.append(weakref.ref(getattr(found, "_sae", found)))
+            return found
+
+        return loading
+
+    for name in ("load_dictionary", "load_model"):
+        monkeypatch.setattr(f"dmcore.run.cluster.shard_work.{name}", watched(getattr(shard_work, name)))
+    first, second = bench.plan.saes[:2]
+    bench.dictionary(first, D_MODEL, lambda: None)
+    bench.dictionary(second, D_MODEL, lambda: None)
+    bench.model()
+    bench.dictionary(first, D_MODEL, lambda: None)
+    assert seen == [0, 0, 0, 0]
+    bench.scale_site(first.sae.hook)
+    assert [one() for one in there] == [None] * 4
 
 
 # The board, without its actor
