@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dmcore.errors import Cancelled, DarkMatterError, StoreError
+from dmcore.run.cluster.held import Hold
+from dmcore.run.cluster.node_cache import node_cache
 from dmcore.run.plan import Plan
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.store.mirror import MirroredStore
@@ -25,13 +27,12 @@ class Place:
     url: str = ""
     """A shared storage, as fsspec writes it; each node then has a cache of its own."""
 
-    def open_here(self, session: str) -> Store:
-        """The store, for a process of any node."""
+    def open_here(self, session: str) -> tuple[Store, Hold | None]:
+        """The store, for a process of any node, and what keeps its folder where that is the node's own."""
         if not self.url:
-            return Store(Path(self.root))
-        from dmcore.run.cluster.weights import node_folder
-
-        return MirroredStore(node_folder() / f"cache-{session}", self.url)
+            return Store(Path(self.root)), None
+        folder, hold = node_cache(session)
+        return MirroredStore(folder, self.url), hold
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,9 @@ def _step(
     from dmcore.run.cluster.shard_work import Bench, Kept
 
     if _open.get("session") != assignment.session:
-        _open.clear()
-        store = assignment.place.open_here(assignment.session)
-        _open.update(session=assignment.session, store=store, kept=Kept())
+        _leave_session()
+        store, hold = assignment.place.open_here(assignment.session)
+        _open.update(session=assignment.session, store=store, kept=Kept(), hold=hold)
     _open["store"].waiting = teller.should_cancel
     if not assignment.place.url and not Path(assignment.place.root).is_dir():
         raise FileNotFoundError(None, f"{assignment.place.root} is not there")
@@ -189,6 +190,15 @@ def _step(
         sae, shards, scale = arguments
         return bench.finish_sae(sae, shards, given[0] if given else None, sent, scale=scale)
     return getattr(bench, step)(*arguments, *given)
+
+
+def _leave_session() -> None:
+    """Let go of what this process keeps of another sweep."""
+    if _open:
+        _open["kept"].free(site=True)
+        if _open["hold"] is not None:
+            _open["hold"].release()
+        _open.clear()
 
 
 def without_documents(plan: Plan) -> Plan:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from dmcore.analysis.capture import LOSS
+from dmcore.errors import StoreError
 from dmcore.progress import Reporter
 from dmcore.run.cluster.board import Board
 from dmcore.run.cluster.connect import connected
 from dmcore.run.cluster.crew import Crew, Piece
 from dmcore.run.cluster.joined import FAN_IN
+from dmcore.run.cluster.node_cache import sweep_caches
 from dmcore.run.cluster.nodes import Cluster
 from dmcore.run.cluster.shard_work import stage_of
 from dmcore.run.cluster.shards import Cut, Shard
@@ -92,6 +94,11 @@ class Work:
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         self._opened.__exit__(None, None, None)
+        if isinstance(self.store, MirroredStore):
+            try:
+                sweep_caches()  # of this machine, which may be a node
+            except (OSError, StoreError) as error:
+                log.warning("What the sweep kept on this machine beside its storage stays: %s", error)
 
     def piece(self, subject: str, name: str, step: str, *arguments: Any, weight: int = 1) -> Piece:
         """A piece of one task."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -24,6 +26,7 @@ from dmcore.run.cluster import shard_work, weights
 from dmcore.run.cluster.board import Board, Note, Teller, told_text
 from dmcore.run.cluster.held import Hold, remove_unheld
 from dmcore.run.cluster.joined import added, packed_targets, tree_sum
+from dmcore.run.cluster.node_cache import node_cache, sweep_caches
 from dmcore.run.cluster.shard_work import Bench
 from dmcore.run.cluster.shards import Cut, Shard
 from dmcore.run.pipeline import Pipeline
@@ -296,6 +299,44 @@ def test_nothing_that_was_loaded_before_is_in_memory_beside_what_is_loaded_next(
     assert seen == [0, 0, 0, 0]
     bench.scale_site(first.sae.hook)
     assert [one() for one in there] == [None] * 4
+
+
+HOLDER = """
+import sys
+from dmcore.run.cluster.node_cache import node_cache
+folder, hold = node_cache(sys.argv[1])
+(folder / "codes").mkdir(exist_ok=True)
+print(folder, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_cache_of_a_sweep_on_a_node_stays_while_one_of_its_processes_lives(node: Path) -> None:
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDER, "one"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    folders = {Path(holder.stdout.readline().strip()) for holder in holders if holder.stdout}
+    assert folders == {node / "cache-one"}
+    try:
+        other, hold = node_cache("two")
+        assert {path.name for path in node.iterdir() if path.is_dir()} == {"cache-one", "cache-two"}
+        holders[0].kill()
+        holders[0].wait()
+        assert sweep_caches() == []
+        holders[1].kill()
+        holders[1].wait()
+        assert sweep_caches() == [node / "cache-one"]
+        assert {path.name for path in node.iterdir()} == {"cache-two", "cache-two.use"}
+        hold.release()
+        assert sweep_caches() == [other]
+        assert list(node.iterdir()) == []
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.communicate()
 
 
 # The board, without its actor

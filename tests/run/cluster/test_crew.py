@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,10 @@ ray = pytest.importorskip("ray")
 
 from dmcore.errors import StoreError  # noqa: E402
 from dmcore.progress import Reporter  # noqa: E402
-from dmcore.run.cluster import connect, tasks  # noqa: E402
+from dmcore.run.cluster import connect, tasks, weights  # noqa: E402
 from dmcore.run.cluster.board import Teller  # noqa: E402
 from dmcore.run.cluster.crew import TRIES, Crew, Piece  # noqa: E402
+from dmcore.run.cluster.node_cache import sweep_caches  # noqa: E402
 from dmcore.run.cluster.tasks import Answer  # noqa: E402
 from dmcore.run.cluster.work import Work  # noqa: E402
 
@@ -141,3 +143,20 @@ def test_a_process_that_is_given_another_gpu_than_it_uses_leaves(monkeypatch: py
     monkeypatch.setattr(ray, "get_gpu_ids", lambda: [0])
     with pytest.raises(SystemExit):
         tasks.perform(SimpleNamespace(board=None), "task", "width", (), None)
+
+
+def test_a_process_that_comes_to_another_sweep_lets_go_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(weights.ROOT_VARIABLE, str(tmp_path / "node"))
+    monkeypatch.setattr(tasks, "_open", {})
+    place = tasks.Place(str(tmp_path), f"file://{tmp_path}/shared")
+    teller = SimpleNamespace(reporter=Reporter, should_cancel=lambda: False)
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
+    for session in ("one", "two"):
+        assignment = SimpleNamespace(session=session, place=place, plan=None, custom={})
+        with pytest.raises(AttributeError):
+            tasks._step(assignment, teller, "no such step", (), None, ())
+    assert [path.name for path in sorted((tmp_path / "node").iterdir())] == ["cache-two", "cache-two.use"]
+    tasks._leave_session()
+    assert sweep_caches() == [tmp_path / "node" / "cache-two"]
