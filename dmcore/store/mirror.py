@@ -5,7 +5,7 @@
 2. One that is missing here is pulled, if it is there, under its lock: its files, then its manifest. Checksums are compared before
    it takes its place. What comes damaged twice is given another name there, so that nobody takes it again, and is made again.
 3. Locks are those of this machine. Two machines that make one entry at once do the work twice and leave one result.
-4. What is removed is removed here and there; copies that other machines have fetched stay with them.
+4. What is removed is removed here and there; copies that other machines have stay with them until they `trim` theirs.
 
 The place is trusted with the numbers as the cache folder is. Names of files that a manifest gives are checked all the same,
 so that nothing is written outside the cache.
@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -91,6 +91,13 @@ class MirroredStore(Store):
         """Delete the entry of this name here and there, without fetching it."""
         super().drop(stage, key)
         self._forget_there(stage, key)
+
+    def trim(self, stages: Collection[str]) -> None:
+        """Delete copies here, of these stages, of what this process has made or fetched and others have since deleted there."""
+        for stage, key in sorted(name for name in self._known if name[0] in stages):
+            if not self._is_there(stage, key):
+                super().drop(stage, key)
+                self._known.discard((stage, key))
 
     def _forget_there(self, stage: str, key: str) -> None:
         self._known.discard((stage, key))

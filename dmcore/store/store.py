@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from dmcore.places import SHIPPED_CACHE
 from dmcore.store import leftovers
 from dmcore.store.disk import disk_words
 from dmcore.store.fingerprint import content_key
-from dmcore.store.manifest import MANIFEST, Manifest, damage, read_manifest, write_manifest
+from dmcore.store.manifest import MANIFEST, Manifest, damage, identity, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
 
@@ -126,13 +126,13 @@ class Store:
         """As `find`; `locked`: whether the caller holds the entry's lock."""
         folder = self.folder(stage, key)
         while folder.is_dir():
-            seen = _identity(folder)
+            seen = identity(folder)
             try:
                 return self._checked(folder, checksums=checksums)
             except StoreError as error:
                 reason = str(error)
             # While this process was looking, another one may have put a new entry there, or taken it away.
-            if _identity(folder) != seen:
+            if identity(folder) != seen:
                 continue
             if locked:
                 self._move_aside(folder, reason)
@@ -275,6 +275,9 @@ class Store:
         """Delete the entry of this name if it is there, without looking into it."""
         self._bury(self.folder(stage, key), stage, key)
 
+    def trim(self, stages: Collection[str]) -> None:
+        """Delete copies of what has been deleted where it came from; a store of one folder has none."""
+
     def _bury(self, folder: Path, stage: str, key: str) -> None:
         if not folder.is_dir():
             return
@@ -318,12 +321,3 @@ class Store:
         log.warning(
             "Cache entry %s/%s is damaged: %s. It was moved to %s.", folder.parent.name, folder.name, reason, aside
         )
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another one that takes its place; None where there is none."""
-    try:
-        stat = folder.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns

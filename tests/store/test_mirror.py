@@ -186,6 +186,19 @@ def test_dropping_by_name_fetches_nothing(url: str, tmp_path: Path) -> None:
     assert one.find("codes", KEY) is None
 
 
+def test_copies_of_what_others_have_deleted_go_when_they_are_trimmed(url: str, tmp_path: Path) -> None:
+    one, other = (MirroredStore(tmp_path / name, url) for name in ("one", "other"))
+    kept = {**SPEC, "of": "another"}
+    for spec in (SPEC, kept):
+        one.get_or_make("shard", spec, fill)
+    one.get_or_make("codes", SPEC, fill)
+    for stage in ("shard", "codes"):
+        other.drop(stage, KEY)
+    one.trim(["shard"])
+    assert sorted(path.name for path in (tmp_path / "one" / "shard").iterdir()) == [content_key(kept)]
+    assert (tmp_path / "one" / "codes" / KEY).is_dir(), "of a stage that was not named"
+
+
 def test_removing_removes_it_everywhere_but_where_it_was_fetched(url: str, tmp_path: Path) -> None:
     one = MirroredStore(tmp_path / "one", url)
     one.remove(one.get_or_make("codes", SPEC, fill))

@@ -58,10 +58,19 @@ from dmcore.store.store import Entry, Store
 
 log = logging.getLogger(__name__)
 
+OF_SHARDS = (SHARD, "activations", "losses")
+"""Stages of the entries that a node makes and another one joins and deletes."""
+
 
 def stage_of(name: str) -> str:
     """The stage of the activations of a site, or of the losses."""
     return "losses" if name == LOSS else "activations"
+
+
+def drop_shards(store: Store, stage: str, of: str, shards: Sequence[Shard]) -> None:
+    """Delete what shards gave to an entry that is made, by its key; what is gone already is not fetched for it."""
+    for shard in shards:
+        store.drop(stage, content_key(shard_spec(of, shard)))
 
 
 @dataclass
@@ -128,12 +137,11 @@ class Bench:
     def join_site(self, name: str, shards: Sequence[Shard]) -> None:
         """One site's activations, from its shards, which are then deleted."""
         stage, spec = stage_of(name), self.plan.sites[name]
-        if self.store.has(stage, content_key(spec)):
-            return
-        parts = [self._part(stage, content_key(spec), shard, f"activations at {name}") for shard in shards]
-        self.store.get_or_make(stage, spec, lambda folder: join_activations([part.path for part in parts], folder))
-        for part in parts:
-            self.store.remove(part)
+        if not self.store.has(stage, content_key(spec)):
+            parts = [self._part(stage, content_key(spec), shard, f"activations at {name}") for shard in shards]
+            self.store.get_or_make(stage, spec, lambda folder: join_activations([part.path for part in parts], folder))
+        # Also those of a process that was killed when it had joined them.
+        drop_shards(self.store, stage, content_key(spec), shards)
 
     def width(self, hook: str) -> int:
         """Dimensions of a site's activations."""
@@ -193,10 +201,7 @@ class Bench:
             self.store.get_or_make("targets", sae.targets, lambda folder: save_targets(moments, folder))
         stages = SaeStages(self.plan, site, self._losses(), self.store, self.device, self.reporter)
         stages.make(sae, self.dictionary(sae, site.acts.d_model, sent), scale=scale)
-        for shard in shards:
-            part = self.store.find(SHARD, content_key(shard_spec(content_key(sae.targets), shard)), checksums=False)
-            if part is not None:
-                self.store.remove(part)
+        drop_shards(self.store, SHARD, content_key(sae.targets), shards)
 
     def scale_site(self, hook: str) -> None:
         """Compare the SAEs of a site."""
@@ -221,6 +226,7 @@ class Bench:
         key = content_key([sae.codes, str(self.device)])
         if key not in self.kept.dictionary:
             self.kept.free()
+            self.store.trim(OF_SHARDS)
             spec = local_sae(self.plan.study, sae.sae, sae.codes["sae"], sent, self.kept.holds)
             self.kept.dictionary[key] = load_dictionary(self.plan.study, spec, d_model, self.device, self.custom)
         found = self.kept.dictionary[key]
@@ -233,6 +239,7 @@ class Bench:
         found = self.kept.site.get(key)
         if found is None or not found.acts_folder.is_dir():
             self.kept.free(site=True)
+            self.store.trim(OF_SHARDS)
             found = None
             inputs = self._needed("inputs", self.plan.inputs[hook], f"moments at {hook}")
             folder = self._activations(hook).path

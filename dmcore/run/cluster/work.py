@@ -16,8 +16,8 @@ from dmcore.run.cluster.crew import Crew, Piece
 from dmcore.run.cluster.joined import FAN_IN
 from dmcore.run.cluster.node_cache import sweep_caches
 from dmcore.run.cluster.nodes import Cluster
-from dmcore.run.cluster.shard_work import stage_of
-from dmcore.run.cluster.shards import Cut, Shard
+from dmcore.run.cluster.shard_work import drop_shards, stage_of
+from dmcore.run.cluster.shards import Cut, Shard, shard_spec
 from dmcore.run.cluster.tasks import Assignment, Place, perform, without_documents
 from dmcore.run.cluster.weights import read_files
 from dmcore.run.plan import Plan, SaePlan
@@ -145,9 +145,9 @@ class Work:
             for n in (LOSS, *dict.fromkeys(p.sae.hook for p in able))
             if not self._has(stage_of(n), self.plan.sites[n])
         ]
+        contexts = self.plan.contexts
+        shards = self.cut.for_model(contexts.n_contexts, contexts.length)
         if names:
-            contexts = self.plan.contexts
-            shards = self.cut.for_model(contexts.n_contexts, contexts.length)
             pieces = [
                 self.piece("", f"contexts {s.first} to {s.last - 1}", "capture_shard", names, s, weight=s.n_contexts)
                 for s in shards
@@ -161,7 +161,15 @@ class Work:
                 return self._failed(able, bad[LOSS], failures)
             for hook, reason in bad.items():
                 self._failed([p for p in able if p.sae.hook == hook], reason, failures)
+        self._drop_joined({LOSS, *(p.sae.hook for p in able)} - {*names}, shards)
         return [p for p in able if p.sae.name not in failures]
+
+    def _drop_joined(self, names: Collection[str], shards: list[Shard]) -> None:
+        """Delete shards of activations that are joined: those of a sweep that was killed before it had deleted them."""
+        for name in names:
+            of = content_key(self.plan.sites[name])
+            left = [s for s in shards if self.store.folder(stage_of(name), content_key(shard_spec(of, s))).is_dir()]
+            drop_shards(self.store, stage_of(name), of, left)
 
     def with_inputs(self, able: list[SaePlan], failures: dict[str, str]) -> list[SaePlan]:
         """The SAEs whose sites have their moments of x: those that are missing are made."""

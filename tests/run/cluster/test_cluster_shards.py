@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,13 +28,15 @@ from dmcore.run.cluster.board import Board, Note, Teller, told_text
 from dmcore.run.cluster.held import Hold, remove_unheld
 from dmcore.run.cluster.joined import added, packed_targets, tree_sum
 from dmcore.run.cluster.node_cache import node_cache, sweep_caches
-from dmcore.run.cluster.shard_work import Bench
-from dmcore.run.cluster.shards import Cut, Shard
+from dmcore.run.cluster.shard_work import Bench, stage_of
+from dmcore.run.cluster.shards import SHARD, Cut, Shard, shard_spec
+from dmcore.run.cluster.work import Work
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
 from dmcore.specs import load_study
 from dmcore.store.fingerprint import content_key, files_fingerprint
-from dmcore.store.store import Store
+from dmcore.store.mirror import MirroredStore
+from dmcore.store.store import Entry, Store
 from tests.builders import D_MODEL, LENGTH, N_CONTEXTS, build_study
 
 CUT = Cut(least_tokens=6 * LENGTH, contexts_per_run=8, per_moment=0.1)
@@ -158,6 +161,52 @@ def test_shards_are_gone_when_an_sae_is_finished(both: tuple[Store, Bench]) -> N
     stages = [one.manifest.stage for one in bench.store.entries()]
     assert "shard" not in stages
     assert stages.count("activations") == 1
+
+
+def test_shards_of_a_process_that_was_killed_when_it_had_joined_them_are_deleted(
+    both: tuple[Store, Bench], tmp_path: Path
+) -> None:
+    _, done = both
+    hook = done.plan.saes[0].sae.hook
+    captured = CUT.for_model(N_CONTEXTS, LENGTH)
+
+    def leave() -> None:
+        for name in (LOSS, hook):
+            of = content_key(done.plan.sites[name])
+            done.store.get_or_make(stage_of(name), shard_spec(of, captured[1]), lambda folder: (folder / "f").touch())
+
+    def left() -> list[str]:
+        return [e.key for e in done.store.entries() if isinstance(e, Entry) and e.manifest.spec.get("stage") == SHARD]
+
+    leave()
+    assert len(left()) == 2
+    for name in (LOSS, hook):
+        done.join_site(name, captured)
+    assert left() == []
+    leave()
+    work = Work.__new__(Work)
+    work.plan, work.store, work.cut = done.plan, done.store, CUT
+    assert work.captured(list(done.plan.saes[:1]), {}) == [done.plan.saes[0]]
+    assert left() == []
+
+
+def test_the_shards_of_an_sae_are_deleted_without_fetching_them(both: tuple[Store, Bench], tmp_path: Path) -> None:
+    _, done = both
+    sae, shard = done.plan.saes[0], Shard(0, 8)
+    shutil.copytree(done.store.root, tmp_path / "mine")
+    mine = MirroredStore(tmp_path / "mine", f"file://{tmp_path}/shared")
+    spec = shard_spec(content_key(sae.targets), shard)
+    MirroredStore(tmp_path / "another", mine.url).get_or_make(SHARD, spec, lambda folder: (folder / "f").touch())
+    fetched: list[Any] = []
+    fetch = mine._fs.get_file
+    mine._fs.get_file = lambda *names: (fetched.append(names), fetch(*names))
+    try:
+        bench = Bench(done.plan, mine, done.device, Reporter(), {})
+        bench.finish_sae(sae, [shard], None, lambda: None, scale=False)
+    finally:
+        del mine._fs.get_file
+    assert fetched == []
+    assert not any((tmp_path / "shared" / SHARD).glob("*"))
 
 
 def test_the_local_engine_goes_on_with_what_shards_left(study_path: Path, both: tuple[Store, Bench]) -> None:
