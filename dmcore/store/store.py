@@ -260,12 +260,14 @@ class Store:
         for folder in sorted(self.root.glob("*/*")):
             if folder.parent.name in NO_STAGES or not folder.is_dir():
                 continue
-            if not (folder / MANIFEST).exists() and not any(folder.iterdir()):
-                continue
             try:
-                yield Entry(folder, read_manifest(folder))
-            except StoreError:
-                yield folder
+                if not (folder / MANIFEST).exists() and not any(folder.iterdir()):
+                    continue
+                found: Entry | Path = Entry(folder, read_manifest(folder))
+            except (FileNotFoundError, StoreError):
+                found = folder
+            if folder.is_dir():  # else another process has just deleted it
+                yield found
 
     def remove(self, entry: Entry) -> None:
         """Delete an entry: out of sight by one rename first, so that no reader sees half of it. It may be gone already."""

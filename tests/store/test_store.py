@@ -287,3 +287,19 @@ def test_a_sound_entry_that_came_before_the_lock_was_had_is_kept(
     found = reader.find("stage", old.key)
     assert found is not None
     assert (found.path / "numbers.txt").read_text() == "1 2 3"
+
+
+def test_an_entry_that_is_deleted_while_all_are_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    entries = [store.get_or_make("stage", {"n": n}, make) for n in range(2)]
+    read = store_module.read_manifest
+
+    def late(folder: Path) -> object:
+        if folder == entries[0].path:
+            Store(tmp_path).remove(entries[0])
+        return read(folder)
+
+    monkeypatch.setattr(store_module, "read_manifest", late)
+    assert [getattr(found, "path", found) for found in store.entries()] == [entries[1].path]
