@@ -175,7 +175,11 @@ class Bench:
             partition, name = self.plan.partition, sae.sae.name
             save_targets(error_moments(errors, site.inputs, partition, self.reporter, name, acts.n_tokens), folder)
 
-        entry = self.store.get_or_make(SHARD, shard_spec(content_key(sae.targets), shard), make)
+        spec = shard_spec(content_key(sae.targets), shard)
+        found = self.store.find(SHARD, content_key(spec))
+        if found is not None and codes is None and "contexts.npy" not in found.manifest.files:
+            self.store.remove(found)  # made when the SAE had its codes, which have been deleted since
+        entry = self.store.get_or_make(SHARD, spec, make)
         return packed_targets(load_targets(entry.path, torch.device("cpu")))
 
     def finish_sae(

@@ -12,6 +12,7 @@ from typing import Any
 from dmcore.errors import Cancelled, DarkMatterError, StoreError
 from dmcore.run.cluster.held import Hold
 from dmcore.run.cluster.node_cache import node_cache
+from dmcore.run.cluster.weights import node_folder
 from dmcore.run.plan import Plan
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.store.mirror import MirroredStore
@@ -155,6 +156,10 @@ def _guarded(
         return Answer(failure=str(error))
     except OSError as error:
         reason = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError | PermissionError) and not _is_of_cache(error, assignment.place):
+            return Answer(
+                failure=f"{error.filename} cannot be read on {host} ({reason}): put it where all nodes see it, then run again."
+            )
         return Answer(broken=f"The cache cannot be used on {host} ({reason}): see that its storage is there, then run again; "
                       "finished work is kept.")  # fmt: skip
     except Exception as error:
@@ -190,6 +195,14 @@ def _step(
         sae, shards, scale = arguments
         return bench.finish_sae(sae, shards, given[0] if given else None, sent, scale=scale)
     return getattr(bench, step)(*arguments, *given)
+
+
+def _is_of_cache(error: OSError, place: Place) -> bool:
+    """Whether the file that could not be read is one of the cache, or is not known."""
+    if not isinstance(error.filename, str):
+        return True
+    path = Path(error.filename).absolute()
+    return any(path.is_relative_to(root) for root in (Path(place.root).absolute(), node_folder().absolute()))
 
 
 def _leave_session() -> None:

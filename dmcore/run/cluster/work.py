@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from dmcore.analysis.capture import LOSS
@@ -57,7 +58,8 @@ class Work:
         self.cut, self.widths = cut, dict[str, int]()
         study, url = plan.study, self.store.url if isinstance(self.store, MirroredStore) else ""
         folders = [study.resolve(p.sae.path) for p in plan.saes if p.sae.path]
-        self._opened = connected(
+        self._opened = ExitStack()
+        there = connected(
             address,
             device=device,
             root=self.store.root,
@@ -65,10 +67,10 @@ class Work:
             folders=folders,
             model=study.resolve(study.model.path) if study.model.path else None,
         )
-        with self.reporter.stage("reach the Ray cluster", 1, "clusters") as stage:
-            self.cluster: Cluster = self._opened.__enter__()
-            stage.advance()
         try:
+            with self.reporter.stage("reach the Ray cluster", 1, "clusters") as stage:
+                self.cluster: Cluster = self._opened.enter_context(there)
+                stage.advance()  # where a cancel is heard: the cluster is left then too
             self._hire(custom, url)
         except BaseException:
             self.close()
@@ -93,7 +95,7 @@ class Work:
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
-        self._opened.__exit__(None, None, None)
+        self._opened.close()
         if isinstance(self.store, MirroredStore):
             try:
                 sweep_caches()  # of this machine, which may be a node

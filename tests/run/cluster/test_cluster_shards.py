@@ -26,7 +26,7 @@ from dmcore.results import METRICS
 from dmcore.run.cluster import shard_work, weights
 from dmcore.run.cluster.board import Board, Note, Teller, told_text
 from dmcore.run.cluster.held import Hold, remove_unheld
-from dmcore.run.cluster.joined import added, packed_targets, tree_sum
+from dmcore.run.cluster.joined import CODE_FILES, added, packed_targets, tree_sum
 from dmcore.run.cluster.node_cache import node_cache, sweep_caches
 from dmcore.run.cluster.shard_work import Bench, stage_of
 from dmcore.run.cluster.shards import SHARD, Cut, Shard, shard_spec
@@ -226,6 +226,22 @@ def test_a_shard_that_is_finished_is_not_encoded_again(
     after = bench.encode_shard(sae, shard, lambda: None)
     np.testing.assert_array_equal(before["cross"], after["cross"])
     assert before["cross"].shape[1] == D_MODEL + 1
+
+
+def test_a_shard_that_was_made_beside_codes_is_made_anew_when_these_are_deleted(
+    both: tuple[Store, Bench], tmp_path: Path
+) -> None:
+    _, done = both
+    shutil.copytree(done.store.root, tmp_path / "copy")
+    store, sae, shard = Store(tmp_path / "copy"), done.plan.saes[0], Shard(0, 8)
+    bench = Bench(done.plan, store, done.device, Reporter(), {})
+    before = bench.encode_shard(sae, shard, lambda: None)
+    store.drop("codes", content_key(sae.codes))
+    after = bench.encode_shard(sae, shard, lambda: None)
+    np.testing.assert_allclose(before["cross"], after["cross"], rtol=1e-6, atol=1e-6)
+    made = store.find(SHARD, content_key(shard_spec(content_key(sae.targets), shard)))
+    assert made is not None
+    assert {f"{name}.npy" for name in (*CODE_FILES, "contexts")} <= set(made.manifest.files)
 
 
 # Weights on a node

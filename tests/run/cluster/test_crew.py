@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from dmcore.errors import StoreError  # noqa: E402
+from dmcore.errors import Cancelled, StoreError  # noqa: E402
 from dmcore.progress import Reporter  # noqa: E402
 from dmcore.run.cluster import connect, tasks, weights  # noqa: E402
 from dmcore.run.cluster.board import Teller  # noqa: E402
@@ -19,6 +21,7 @@ from dmcore.run.cluster.crew import TRIES, Crew, Piece  # noqa: E402
 from dmcore.run.cluster.node_cache import sweep_caches  # noqa: E402
 from dmcore.run.cluster.tasks import Answer  # noqa: E402
 from dmcore.run.cluster.work import Work  # noqa: E402
+from dmcore.store.store import Store  # noqa: E402
 
 OOM = "RAY_task_oom_retries"
 
@@ -160,3 +163,46 @@ def test_a_process_that_comes_to_another_sweep_lets_go_of_the_one_before(
     assert [path.name for path in sorted((tmp_path / "node").iterdir())] == ["cache-two", "cache-two.use"]
     tasks._leave_session()
     assert sweep_caches() == [tmp_path / "node" / "cache-two"]
+
+
+def test_a_cancel_that_is_heard_when_the_cluster_is_reached_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def reached(*_: Any, **__: Any) -> Iterator[str]:
+        seen.append("reached")
+        yield "a cluster"
+        seen.append("left")
+
+    monkeypatch.setattr("dmcore.run.cluster.work.connected", reached)
+    study = SimpleNamespace(model=SimpleNamespace(path=""))
+    plan: Any = SimpleNamespace(study=study, saes=[])
+    more: dict[str, Any] = {"address": "", "device": "cpu", "custom": {}, "cut": None}
+    with pytest.raises(Cancelled):
+        Work(plan, Store(Path("unused")), Reporter(should_cancel=lambda: bool(seen)), **more)
+    assert seen == ["reached", "left"]
+
+
+def test_a_file_outside_the_cache_that_cannot_be_read_costs_its_own_sae_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(weights.ROOT_VARIABLE, str(tmp_path / "node"))
+    assignment: Any = SimpleNamespace(place=tasks.Place(str(tmp_path / "cache")))
+
+    def answer(error: OSError) -> Answer:
+        def fail(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(tasks, "_step", fail)
+        return tasks._guarded(assignment, None, "width", (), None, ())
+
+    away = answer(FileNotFoundError(2, "No such file or directory", str(tmp_path / "saes" / "cfg.json")))
+    assert away.failure.startswith(f"{tmp_path}/saes/cfg.json cannot be read on ")
+    assert away.failure.endswith("(No such file or directory): put it where all nodes see it, then run again.")
+    for error in (
+        FileNotFoundError(2, "No such file or directory", str(tmp_path / "cache" / "codes")),
+        PermissionError(13, "Permission denied", str(tmp_path / "node" / "weights")),
+        FileNotFoundError(None, "the cache is not there"),
+        OSError(28, "No space left on device"),
+    ):
+        assert "The cache cannot be used on" in answer(error).broken
