@@ -45,6 +45,7 @@ from dmcore.run.cluster.joined import (
 )
 from dmcore.run.cluster.shards import SHARD, Shard, SomeContexts, shard_spec
 from dmcore.run.cluster.weights import Files, local_sae
+from dmcore.run.device_room import is_large
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan
 from dmcore.run.preflight import first_contexts, preflight
@@ -96,11 +97,13 @@ class Kept:
         Args:
             site: of the site too.
         """
+        large = bool(self.model) or any(is_large(one) for one in self.dictionary.values())
         self.model.clear()
         self.dictionary.clear()
         if site:
             self.site.clear()
-        free_unused()
+        if large:
+            free_unused()
         for hold in self.holds:
             hold.release()
         self.holds.clear()

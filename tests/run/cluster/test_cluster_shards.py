@@ -341,6 +341,7 @@ def test_nothing_that_was_loaded_before_is_in_memory_beside_what_is_loaded_next(
     study_path: Path, both: tuple[Store, Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, done = both
+    monkeypatch.setattr("dmcore.run.device_room.LARGE", 1)
     bench = Bench(done.plan, done.store, done.device, Reporter(), {})
     there: list[weakref.ref[Any]] = []
     seen: list[int] = []
@@ -349,7 +350,9 @@ def test_nothing_that_was_loaded_before_is_in_memory_beside_what_is_loaded_next(
         def loading(*arguments: Any, **more: Any) -> Any:
             seen.append(sum(one() is not None for one in there))
             found = load(*arguments, **more)
-            there.append(weakref.ref(getattr(found, "_sae", found)))
+            one = getattr(found, "_sae", found)
+            one.itself = [one]  # as those do whose methods are put into them
+            there.append(weakref.ref(one))
             return found
 
         return loading
