@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 3600.0
 """After so long without a change, what a maker of another host began counts as left."""
+DAMAGED = "damaged"
+"""Folder of the cache into which damaged entries are moved."""
 REMOVED, PULLED = "removed-", "pulled-"
 """Beginnings of names in `partial`: what is about to be deleted, and an entry that is being fetched under that entry's lock."""
 
@@ -65,10 +67,15 @@ def sweep(root: Path, keep: Callable[[str], bool] = lambda _: False) -> list[Pat
     return gone
 
 
-def size_of(root: Path) -> int:
-    """Bytes of all that is in `partial`, as far as it can be read."""
+def set_aside(root: Path) -> list[Path]:
+    """The damaged entries that were moved out of the way."""
+    return _listed(root / DAMAGED)
+
+
+def size_of(root: Path, name: str = "partial") -> int:
+    """Bytes of all that is in a folder of the cache, as far as it can be read."""
     size = 0
-    for folder, _, names in os.walk(root / "partial"):
+    for folder, _, names in os.walk(root / name):
         for name in names:
             try:
                 size += Path(folder, name).lstat().st_size

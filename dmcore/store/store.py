@@ -310,7 +310,7 @@ class Store:
         return (entry.manifest.created, *marks)
 
     def _move_aside(self, folder: Path, reason: str) -> None:
-        aside = self.root / "damaged" / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
+        aside = self.root / leftovers.DAMAGED / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
         try:
             aside.parent.mkdir(parents=True, exist_ok=True)
             folder.replace(aside)
