@@ -133,6 +133,6 @@ def open_pipeline(
     if engine.storage:
         mirrored = MirroredStore(store.root if store is not None else root or default_root(), engine.storage)
         if store is not None:
-            mirrored.waiting = store.waiting
+            mirrored.waiting, mirrored.seen = store.waiting, store.seen
         store = mirrored
     return RayPipeline(store or Store(root), engine.address, device, reporter, custom, made)

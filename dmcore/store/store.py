@@ -105,6 +105,8 @@ class Store:
         self._sound: dict[Path, tuple[Any, ...]] = {}
         self.waiting: Callable[[], bool] = lambda: False
         """Asked again and again while another process makes an entry; True gives up."""
+        self.seen: Callable[[str, str], object] = lambda _stage, _key: None
+        """Told of every entry that is found."""
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an entry is or would be.
@@ -120,7 +122,10 @@ class Store:
 
     def find(self, stage: str, key: str, *, checksums: bool = True) -> Entry | None:
         """The entry if it is there and sound. One that is damaged is moved aside, with a warning."""
-        return self._found(stage, key, checksums=checksums, locked=False)
+        entry = self._found(stage, key, checksums=checksums, locked=False)
+        if entry is not None:
+            self.seen(stage, key)
+        return entry
 
     def _found(self, stage: str, key: str, *, checksums: bool, locked: bool) -> Entry | None:
         """As `find`; `locked`: whether the caller holds the entry's lock."""

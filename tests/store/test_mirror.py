@@ -252,8 +252,13 @@ def test_deleting_on_the_command_line_says_what_the_storage_keeps_or_deletes_the
     assert MirroredStore(tmp_path / "other", url).find("codes", KEY) is None
 
 
-def test_who_waits_for_a_shared_storage_can_be_cancelled_as_before(url: str, tmp_path: Path) -> None:
+def test_a_job_counts_what_it_finds_and_can_be_cancelled_with_a_shared_storage_too(url: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    asking = Store(tmp_path / "one")
-    asking.waiting = lambda: True
-    assert open_pipeline(Engine("ray", storage=url), "auto", Reporter(), store=asking).store.waiting()
+    asking, seen = Store(tmp_path / "one"), list[tuple[str, str]]()
+    asking.waiting, asking.seen = lambda: True, lambda *name: seen.append(name)
+    MirroredStore(tmp_path / "other", url).get_or_make("codes", SPEC, fill)
+    store = open_pipeline(Engine("ray", storage=url), "auto", Reporter(), store=asking).store
+    assert store.waiting()
+    assert store.find("codes", KEY) is not None
+    assert store.find("codes", "0" * 32) is None
+    assert seen == [("codes", KEY)]
