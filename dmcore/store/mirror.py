@@ -160,8 +160,11 @@ class MirroredStore(Store):
                 if found is None:
                     try:
                         found = self._fetched(stage, key, manifest)
-                    except FileNotFoundError:  # it was deleted there in the meantime
-                        return None
+                    except (
+                        FileNotFoundError
+                    ):  # it was deleted there in the meantime, its manifest first; or is not whole
+                        reason = "a file of it is missing"
+                        continue
                     except _DamagedError as error:
                         reason = str(error)
                         continue

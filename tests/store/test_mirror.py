@@ -110,6 +110,16 @@ def test_what_is_damaged_there_is_not_fetched_for_ever(
     assert not list((tmp_path / "other").rglob("numbers.npy")), "no copy of what is damaged is left here"
 
 
+def test_what_lacks_a_file_there_counts_as_damaged_and_not_as_there_for_ever(url: str, tmp_path: Path) -> None:
+    one, other = (MirroredStore(tmp_path / name, url) for name in ("one", "other"))
+    one.get_or_make("codes", SPEC, fill)
+    fs, base = fsspec.core.url_to_fs(url)
+    fs.rm(f"{base}/codes/{KEY}/numbers.npy")
+    assert other.has("codes", KEY)
+    assert other.find("codes", KEY) is None
+    assert not other.has("codes", KEY), "so that it is made again"
+
+
 def test_what_was_damaged_on_its_way_alone_is_fetched_again(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

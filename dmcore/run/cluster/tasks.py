@@ -33,7 +33,11 @@ class Place:
         if not self.url:
             return Store(Path(self.root)), None
         folder, hold = node_cache(session)
-        return MirroredStore(folder, self.url), hold
+        try:
+            return MirroredStore(folder, self.url), hold
+        except BaseException:
+            hold.release()
+            raise
 
 
 @dataclass(frozen=True)

@@ -206,3 +206,10 @@ def test_a_file_outside_the_cache_that_cannot_be_read_costs_its_own_sae_alone(
         OSError(28, "No space left on device"),
     ):
         assert "The cache cannot be used on" in answer(error).broken
+
+
+def test_a_storage_that_cannot_be_reached_leaves_no_cache_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(weights.ROOT_VARIABLE, str(tmp_path / "node"))
+    with pytest.raises(StoreError, match="cannot be used"):
+        tasks.Place(str(tmp_path), "nosuch://bucket").open_here("one")
+    assert sweep_caches() == [tmp_path / "node" / "cache-one"]
