@@ -2,7 +2,7 @@
 
 1. An entry is a folder `<root>/<stage>/<key>`; its manifest, written last, makes it complete.
 2. It is made in `<root>/partial/<stage>-<key>`, under a lock that dies with its owner, and moved into place by one rename.
-   What a killed process left in `partial` is given to the next maker, who may go on from it.
+   What a killed process left in `partial` is given to the next maker, who may go on from it (`leftovers`).
 3. Before an entry is used its checksums are compared (once per process and state of its files); one that is damaged is
    moved to `<root>/damaged`, the user is told, and it is made again.
 """
