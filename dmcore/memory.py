@@ -120,7 +120,7 @@ def halve_when_out_of_memory(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or last - first < 2:
             raise
-    _free_cached()
+    free_unused()
     half = (first + last) // 2
     log.warning(
         "Out of memory while it was to %s %d %s at once: going on with %d.", what, last - first, unit, half - first
@@ -129,7 +129,8 @@ def halve_when_out_of_memory(
     return [one for part in parts for one in halve_when_out_of_memory(work, *part, what, unit)]
 
 
-def _free_cached() -> None:
+def free_unused() -> None:
+    """Give back the memory of what nothing refers to any more: SAEs and models refer to themselves in circles."""
     import gc
 
     import torch

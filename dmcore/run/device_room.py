@@ -8,8 +8,17 @@ from dmcore.errors import DataError
 from dmcore.math.device_memory import GIB, SaeMemory, resident_bytes, sae_memory
 from dmcore.memory import available_memory
 from dmcore.run.plan import Plan, SaePlan
+from dmcore.sources.dictionary import Dictionary
 from dmcore.sources.saes import MEMORY_VARIABLE, memory_for_saes, read_config
-from dmcore.sources.sliced_dictionary import SLICEABLE
+from dmcore.sources.sliced_dictionary import SLICEABLE, SlicedDictionary
+
+LARGE = 2**26
+"""Bytes of an SAE's matrices from which on it is worth a third of a second to look for what refers to itself in circles."""
+
+
+def is_large(dictionary: Dictionary | SlicedDictionary | None) -> bool:
+    """Whether an SAE that is let go of is worth a search for what of it would stay in memory."""
+    return dictionary is not None and 8 * dictionary.d_in * dictionary.d_sae >= LARGE
 
 
 def room_needed(plan: Plan, sae: SaePlan, d_model: int, device: torch.device) -> SaeMemory | None:

@@ -131,6 +131,8 @@ def open_pipeline(
     from dmcore.store.store import default_root
 
     if engine.storage:
-        folder = store.root if store is not None else root or default_root()
-        store = MirroredStore(folder, engine.storage)
+        mirrored = MirroredStore(store.root if store is not None else root or default_root(), engine.storage)
+        if store is not None:
+            mirrored.waiting, mirrored.seen = store.waiting, store.seen
+        store = mirrored
     return RayPipeline(store or Store(root), engine.address, device, reporter, custom, made)

@@ -21,11 +21,11 @@ from dmcore.analysis.activations import Activations
 from dmcore.analysis.capture import LOSS, CaptureRequest, capture
 from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
 from dmcore.errors import DarkMatterError, StoreError
-from dmcore.memory import is_out_of_memory
+from dmcore.memory import free_unused, is_out_of_memory
 from dmcore.progress import Reporter
 from dmcore.results import LEARNED, read_record
 from dmcore.results.parts import PART
-from dmcore.run.device_room import check_room, too_little
+from dmcore.run.device_room import check_room, is_large, too_little
 from dmcore.run.learned import learned_of, make_learned
 from dmcore.run.parts import PartPlan, as_sae, base_plan, find_measured, measure_parts, part_plans, untrained
 from dmcore.run.plan import Plan, SaePlan, make_plan
@@ -264,9 +264,14 @@ class Pipeline:
     ) -> None:
         """Work on the SAEs of one site; `able` has those of the others too, to read ahead."""
         stages = SaeStages(plan, site, losses, self.store, self.device, self.reporter)
+        dictionary: AnyDictionary | None = None
+        free_unused()
         for i, sae in enumerate(able):
             if sae.sae.hook != site.hook:
                 continue
+            large, dictionary = is_large(dictionary), None  # the SAE before is not to be in memory beside this one
+            if large:
+                free_unused()
             try:
                 site.check(plan.study.settings)
                 self._prefetch.stop()

@@ -2,7 +2,7 @@
 
 1. An entry is a folder `<root>/<stage>/<key>`; its manifest, written last, makes it complete.
 2. It is made in `<root>/partial/<stage>-<key>`, under a lock that dies with its owner, and moved into place by one rename.
-   What a killed process left in `partial` is given to the next maker, who may go on from it.
+   What a killed process left in `partial` is given to the next maker, who may go on from it (`leftovers`).
 3. Before an entry is used its checksums are compared (once per process and state of its files); one that is damaged is
    moved to `<root>/damaged`, the user is told, and it is made again.
 """
@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,10 @@ from filelock import FileLock, Timeout
 
 from dmcore.errors import Cancelled, DarkMatterError, StoreError
 from dmcore.places import SHIPPED_CACHE
+from dmcore.store import leftovers
 from dmcore.store.disk import disk_words
 from dmcore.store.fingerprint import content_key
-from dmcore.store.manifest import MANIFEST, Manifest, damage, read_manifest, write_manifest
+from dmcore.store.manifest import MANIFEST, Manifest, damage, identity, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Draft:
         self._store, self._lock = store, lock
         self.stage, self.spec, self.key = stage, spec, content_key(spec)
         self.path = store.root / "partial" / f"{stage}-{self.key}"
+        leftovers.note_maker(store.root, self.path.name)
         self.path.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
 
@@ -76,14 +78,18 @@ class Draft:
         self.path.replace(target)
         if replaced:
             shutil.rmtree(grave, ignore_errors=True)
-        self._lock.release()
         entry = Entry(target, manifest)
-        self._store.committed(entry)
+        try:
+            self._store.committed(entry)  # who waits for the lock finds it in all its places
+        finally:
+            self.release()
         return entry
 
     def release(self) -> None:
         """Let go of the lock; the folder stays for the next maker."""
-        self._lock.release()
+        if self._lock.is_locked:
+            leftovers.forget_maker(self._store.root, self.path.name)
+            self._lock.release()
 
 
 def default_root() -> Path:
@@ -99,6 +105,8 @@ class Store:
         self._sound: dict[Path, tuple[Any, ...]] = {}
         self.waiting: Callable[[], bool] = lambda: False
         """Asked again and again while another process makes an entry; True gives up."""
+        self.seen: Callable[[str, str], object] = lambda _stage, _key: None
+        """Told of every entry that is found."""
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an entry is or would be.
@@ -114,17 +122,47 @@ class Store:
 
     def find(self, stage: str, key: str, *, checksums: bool = True) -> Entry | None:
         """The entry if it is there and sound. One that is damaged is moved aside, with a warning."""
+        entry = self._found(stage, key, checksums=checksums, locked=False)
+        if entry is not None:
+            self.seen(stage, key)
+        return entry
+
+    def _found(self, stage: str, key: str, *, checksums: bool, locked: bool) -> Entry | None:
+        """As `find`; `locked`: whether the caller holds the entry's lock."""
         folder = self.folder(stage, key)
         while folder.is_dir():
-            seen = _identity(folder)
+            seen = identity(folder)
             try:
                 return self._checked(folder, checksums=checksums)
             except StoreError as error:
-                # While this process was looking, another one may have put a new entry there, or taken it away.
-                if _identity(folder) == seen:
-                    self._move_aside(folder, str(error))
-                    return None
+                reason = str(error)
+            # While this process was looking, another one may have put a new entry there, or taken it away.
+            if identity(folder) != seen:
+                continue
+            if locked:
+                self._move_aside(folder, reason)
+                return None
+            # Only under its lock: else a sound entry that another process has just put there could be moved aside.
+            with self._locked_now(stage, key) as mine:
+                return self._found(stage, key, checksums=checksums, locked=True) if mine else None
         return None
+
+    @contextmanager
+    def _locked_now(self, stage: str, key: str) -> Iterator[bool]:
+        """Hold an entry's lock, unless another process does: then False. Where nothing can be written nobody makes anything."""
+        try:
+            lock = self._lock(stage, key)
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        except OSError:
+            yield True
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def has(self, stage: str, key: str) -> bool:
         """Whether the entry is there; a store that has more places than its folder need not fetch it."""
@@ -162,19 +200,19 @@ class Store:
         if entry is not None:
             return entry
         with self.writing():
-            lock = FileLock(self._locks() / f"{stage}-{key}.lock", timeout=wait)
+            lock = self._lock(stage, key)
             try:
-                lock.acquire(cancel_check=self.waiting)
+                lock.acquire(timeout=wait, cancel_check=self.waiting)
             except Timeout as error:
                 if self.waiting():
                     raise Cancelled(f"Waiting for {stage} {key} was cancelled.") from error
                 raise StoreError(f"Another process is making {stage} {key}: wait for it, or cancel it.") from error
-            entry = self.find(stage, key)
-            if entry is not None:
+            try:
+                entry = self._found(stage, key, checksums=True, locked=True)
+                if entry is None:
+                    return Draft(self, stage, spec, lock)
                 lock.release()
                 return entry
-            try:
-                return Draft(self, stage, spec, lock)
             except BaseException:
                 lock.release()
                 raise
@@ -195,17 +233,21 @@ class Store:
     def replace(self, stage: str, spec: dict[str, Any], make: Callable[[Path], None]) -> Entry:
         """Make an entry anew, in place of the one that is there: for pointers to results, not for results."""
         with self.writing():
-            lock = FileLock(self._locks() / f"{stage}-{content_key(spec)}.lock")
+            lock = self._lock(stage, content_key(spec))
             with lock:
                 draft = Draft(self, stage, spec, lock)
-                draft.clear()
-                make(draft.path)
-                return draft.commit()
+                try:
+                    draft.clear()
+                    make(draft.path)
+                    return draft.commit()
+                finally:
+                    draft.release()
 
-    def _locks(self) -> Path:
+    def _lock(self, stage: str, key: str) -> FileLock:
+        """The lock of an entry, not held yet."""
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return FileLock(folder / f"{stage}-{key}.lock")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -226,39 +268,41 @@ class Store:
             try:
                 if not (folder / MANIFEST).exists() and not any(folder.iterdir()):
                     continue
-            except FileNotFoundError:  # another process has just deleted it
-                continue
-            try:
-                yield Entry(folder, read_manifest(folder))
-            except StoreError:
-                yield folder
+                found: Entry | Path = Entry(folder, read_manifest(folder))
+            except (FileNotFoundError, StoreError):
+                found = folder
+            if folder.is_dir():  # else another process has just deleted it
+                yield found
 
     def remove(self, entry: Entry) -> None:
         """Delete an entry: out of sight by one rename first, so that no reader sees half of it. It may be gone already."""
-        grave = self.grave(entry.manifest.stage, entry.key)
+        self._bury(entry.path, entry.manifest.stage, entry.key)
+
+    def drop(self, stage: str, key: str) -> None:
+        """Delete the entry of this name if it is there, without looking into it."""
+        self._bury(self.folder(stage, key), stage, key)
+
+    def trim(self, stages: Collection[str]) -> None:
+        """Delete copies of what has been deleted where it came from; a store of one folder has none."""
+
+    def _bury(self, folder: Path, stage: str, key: str) -> None:
+        if not folder.is_dir():
+            return
+        grave = self.grave(stage, key)
         grave.parent.mkdir(parents=True, exist_ok=True)
         try:
-            entry.path.replace(grave)
+            folder.replace(grave)
         except FileNotFoundError:
             return
         shutil.rmtree(grave, ignore_errors=True)  # another process may be sweeping what is left here
 
     def grave(self, stage: str, key: str) -> Path:
         """A folder of no one else's, for what is about to be deleted."""
-        return self.root / "partial" / f"removed-{stage}-{key}-{os.getpid()}-{time.time_ns()}"
+        return leftovers.grave(self.root, f"{stage}-{key}")
 
     def sweep_partial(self) -> list[Path]:
-        """Delete what killed makers left and nobody holds; returns what was deleted."""
-        gone = []
-        for folder in sorted((self.root / "partial").glob("*")):
-            lock = FileLock(self.root / "locks" / f"{folder.name}.lock", timeout=0)
-            try:
-                with lock:
-                    shutil.rmtree(folder)
-                    gone.append(folder)
-            except (Timeout, FileNotFoundError):  # it is being made, or is being deleted by another process
-                continue
-        return gone
+        """Delete what killed makers left and nobody holds; returns what was deleted. What cannot be deleted is told and stays."""
+        return leftovers.sweep(self.root)
 
     def _mark(self, entry: Entry) -> tuple[Any, ...]:
         marks = []
@@ -271,7 +315,7 @@ class Store:
         return (entry.manifest.created, *marks)
 
     def _move_aside(self, folder: Path, reason: str) -> None:
-        aside = self.root / "damaged" / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
+        aside = self.root / leftovers.DAMAGED / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
         try:
             aside.parent.mkdir(parents=True, exist_ok=True)
             folder.replace(aside)
@@ -284,12 +328,3 @@ class Store:
         log.warning(
             "Cache entry %s/%s is damaged: %s. It was moved to %s.", folder.parent.name, folder.name, reason, aside
         )
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another one that takes its place; None where there is none."""
-    try:
-        stat = folder.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns

@@ -12,6 +12,7 @@ from dmcore.run.jobs.disk import Holding, in_use
 from dmcore.run.jobs.files import leftovers
 from dmcore.run.jobs.queue import Queue
 from dmcore.store.disk import free_bytes, in_words
+from dmcore.store.leftovers import DAMAGED, set_aside, size_of
 from dmcore.store.store import default_root
 from dmcore.ui import actions, reads
 from dmcore.ui.sign_in import why_not
@@ -68,6 +69,7 @@ def draw_disk() -> None:
         _table(held)
         _choice(queue, held, total)
     _unfinished(queue)
+    _damaged(queue)
 
 
 def _table(held: list[Holding]) -> None:
@@ -170,6 +172,17 @@ def _unfinished(queue: Queue) -> None:
     grey = why_not()
     st.button("Delete unfinished work", icon=":material/delete:", key="disk.leftovers", on_click=_delete_leftovers,
               disabled=grey is not None, help=grey)  # fmt: skip
+
+
+def _damaged(queue: Queue) -> None:
+    found = set_aside(queue.root)
+    if found:
+        entries = "1 damaged entry was" if len(found) == 1 else f"{len(found)} damaged entries were"
+        st.warning(
+            f"{entries} moved to {plain(str(found[0].parent))} ({bytes_text(size_of(queue.root, DAMAGED))}): a sweep of the "
+            "study makes them again. Look whether the disk is sound; `python -m dmcore cache rm damaged` deletes them.",
+            icon=":material/warning:",
+        )
 
 
 def _delete_leftovers() -> None:

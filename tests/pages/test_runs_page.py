@@ -11,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dmcore.progress import Progress
+from dmcore.run.cli import main
 from dmcore.run.jobs.disk import delete_holdings, holdings, in_use
 from dmcore.run.jobs.job import Job
 from dmcore.run.jobs.queue import Queue
@@ -572,6 +573,18 @@ def test_unfinished_work_can_be_deleted(cache: Path) -> None:
     draft.release()
     press(at, "disk.leftovers")
     assert not draft.path.exists()
+
+
+def test_damaged_entries_are_told_until_they_are_deleted(cache: Path) -> None:
+    entry = Store(cache).get_or_make("codes", {"a": 1}, lambda folder: (folder / "x").write_bytes(b"x" * 5000))
+    assert "cache rm damaged" not in words(open_runs("Disk"))
+    (entry.path / "x").write_bytes(b"y" * 5000)
+    assert Store(cache).find("codes", entry.key) is None
+    said = words(open_runs("Disk"))
+    assert f"1 damaged entry was moved to {cache}/damaged" in said
+    assert "cache rm damaged" in said
+    assert main(["cache", "rm", "damaged"]) == 0
+    assert "cache rm damaged" not in words(open_runs("Disk"))
 
 
 def test_numbers_of_a_job_leave_out_what_is_not_known() -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +347,23 @@ def test_an_index_never_lacks_what_another_process_finished_while_it_was_written
     monkeypatch.setattr("dmcore.run.pipeline.finished_records", lambda *_: next(seen))
     assert pipeline.publish(make_plan(study, store)) == records
     assert len(open_published(study.name, store).records) == len(records)
+
+
+def test_the_sae_before_is_gone_from_memory_when_the_next_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmcore.run.device_room.LARGE", 1)
+    study = load_study(build_study(tmp_path / "study", architectures=("topk", "gated")))
+    loaded: list[weakref.ref[Any]] = []
+    still_there: list[int] = []
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        still_there.append(sum(one() is not None for one in loaded))
+        found = load_dictionary(*arguments, **more)
+        found._sae.itself = [found._sae]  # as those do whose methods are put into them
+        loaded.append(weakref.ref(found._sae))
+        return found
+
+    monkeypatch.setattr("dmcore.run.pipeline.load_dictionary", watched)
+    Pipeline(Store(tmp_path / "cache")).sweep(study, only=lambda index: index < 3)
+    assert still_there == [0, 0, 0]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dmcore.errors import StoreError
+from dmcore.store import leftovers
 from dmcore.store import store as store_module
 from dmcore.store.fingerprint import content_key, files_fingerprint
 from dmcore.store.manifest import MANIFEST, damage
@@ -203,3 +204,102 @@ def test_an_entry_may_be_removed_by_two(tmp_path: Path) -> None:
     (tmp_path / "partial" / f"removed-stage-{entry.key}-{os.getpid()}" / "more").mkdir(parents=True)
     Store(tmp_path).remove(again)
     assert Store(tmp_path).find("stage", entry.key) is None
+
+
+def test_a_leftover_that_cannot_be_deleted_is_told_in_one_line_and_the_others_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"stage-{content_key({'n': n})}" for n in range(3)]
+    for n in range(3):
+        Store(tmp_path).begin("stage", {"n": n}).release()
+    stuck, moved = tmp_path / "partial" / names[1], Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if path == stuck:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return moved(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert sorted(path.name for path in Store(tmp_path).sweep_partial()) == sorted({*names} - {names[1]})
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The leftover {stuck} cannot be deleted (Operation not permitted): it stays."
+    ]
+    assert list((tmp_path / "partial").iterdir()) == [stuck]
+
+
+def test_what_vanishes_while_leftovers_are_swept_or_measured_fails_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = Store(tmp_path).begin("stage", SPEC)
+    (draft.path / "half").write_text("123")
+    draft.release()
+    gone = tmp_path / "partial" / "stage-gone"
+    monkeypatch.setattr(leftovers, "_listed", lambda _: [gone, draft.path])
+    monkeypatch.setattr(os, "walk", lambda _: [(str(draft.path), [], ["half", "gone"])])
+    assert leftovers.size_of(tmp_path) == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(leftovers, "_listed", lambda _: [gone, draft.path])
+    assert leftovers.sweep(tmp_path) == [draft.path]
+
+
+def test_what_another_host_makes_is_left_alone_until_it_has_been_quiet_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as there:
+        there.setattr(leftovers.platform, "node", lambda: "another host")
+        draft = Store(tmp_path).begin("stage", SPEC)
+        (draft.path / "half").write_text("h")
+    draft._lock.release()  # which, over there, it still holds
+    mark = tmp_path / "partial" / "seen-by-all-1-2"
+    mark.write_bytes(b"")
+    assert Store(tmp_path).sweep_partial() == []
+    assert (draft.path / "half").exists()
+    monkeypatch.setattr(leftovers, "QUIET_SECONDS", -1.0)
+    assert Store(tmp_path).sweep_partial() == [mark, draft.path]
+    assert not list((tmp_path / "partial").iterdir())
+    assert not list((tmp_path / "locks").glob("*.host"))
+
+
+def test_what_looks_damaged_is_not_moved_aside_while_another_process_holds_its_lock(tmp_path: Path) -> None:
+    entry = Store(tmp_path).get_or_make("stage", SPEC, make)
+    (entry.path / "numbers.txt").write_text("1 2 4")
+    with Store(tmp_path)._lock("stage", entry.key):  # it is about to be made anew there
+        assert Store(tmp_path).find("stage", entry.key) is None
+        assert entry.path.exists()
+    assert Store(tmp_path).find("stage", entry.key) is None
+    assert not entry.path.exists()
+
+
+def test_a_sound_entry_that_came_before_the_lock_was_had_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = Store(tmp_path), Store(tmp_path)
+    old = writer.get_or_make("stage", SPEC, make)
+    (old.path / "numbers.txt").write_text("1 2 4")
+    lock = reader._lock
+
+    def late(stage: str, key: str) -> object:  # between the look and the lock another process makes it anew
+        monkeypatch.setattr(reader, "_lock", lock)
+        writer.get_or_make(stage, SPEC, make)
+        return lock(stage, key)
+
+    monkeypatch.setattr(reader, "_lock", late)
+    found = reader.find("stage", old.key)
+    assert found is not None
+    assert (found.path / "numbers.txt").read_text() == "1 2 3"
+
+
+def test_an_entry_that_is_deleted_while_all_are_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    entries = [store.get_or_make("stage", {"n": n}, make) for n in range(2)]
+    read = store_module.read_manifest
+
+    def late(folder: Path) -> object:
+        if folder == entries[0].path:
+            Store(tmp_path).remove(entries[0])
+        return read(folder)
+
+    monkeypatch.setattr(store_module, "read_manifest", late)
+    assert [getattr(found, "path", found) for found in store.entries()] == [entries[1].path]

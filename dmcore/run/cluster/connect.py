@@ -34,7 +34,14 @@ ray._raylet.GcsClient(address=sys.argv[1]).internal_kv_get(b"x", None, timeout=1
 """
 OBJECT_STORE = 2**30
 """Bytes for what tasks send each other, in a cluster that is started here; less where memory is small."""
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_task_oom_retries": "2",
+}
+"""What Ray reads when this process connects. With the last it does not run without end what memory is too little for: who gives
+the tasks out counts, so it holds on every cluster."""
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "300"}
 """With the first Ray takes 127.0.0.1 for its address on any system, and so do the processes that it starts; with the second
 it does not end this process where a busy machine takes more than a minute to start them."""

@@ -2,7 +2,7 @@
 
 1. As many pieces are in flight as keep every slot busy; the others wait here.
 2. Ray itself runs a task again whose node was lost. What it gives up is given out anew, `TRIES` times: what had been finished
-   is found in the store, so only what was lost is done again.
+   is found in the store, so only what was lost is done again. A piece that fails, or that memory is too little for, fails alone.
 3. A few times a second the board is read, and what all nodes have done is reported as one stage.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dmcore.errors import Cancelled, DarkMatterError, StoreError
+from dmcore.errors import Cancelled, StoreError
 from dmcore.progress import Reporter, Stage
 from dmcore.run.cluster.board import Note, told_text
 from dmcore.run.cluster.tasks import Answer
@@ -27,6 +27,10 @@ NODES_SECONDS = 2.0
 ALONE_SECONDS = 60.0
 """How long to wait for a node where none is left that can do the work."""
 STOP_SECONDS = 5.0
+OUT_OF_MEMORY = (
+    "Memory ran out on a node again and again in {name}, and Ray ended it: give the node fewer tasks at once (`ray start "
+    "--num-cpus`) or more memory, then run again; finished shards are kept."
+)
 
 
 @dataclass
@@ -70,7 +74,6 @@ class Crew:
 
         Raises:
             StoreError: the storage has gone, or no node is left.
-            DarkMatterError: a task failed in a way that nobody thought of.
             Cancelled: the reporter said so.
         """
         import ray
@@ -83,7 +86,13 @@ class Crew:
             with self.reporter.stage(stage, sum(piece.weight for piece in waiting), unit) as shown:
                 while waiting or flying:
                     while waiting and len(flying) < window:
-                        self._launch(waiting.pop(), flying)
+                        piece = waiting.pop()
+                        failed = self._launch(piece, flying)
+                        if failed is not None:
+                            ended += piece.weight
+                            yield piece, failed
+                    if not flying:
+                        continue
                     ready, _ = ray.wait(list(flying), timeout=POLL_SECONDS, fetch_local=False)
                     for ref in ready:
                         flown = flying.pop(ref)
@@ -100,9 +109,18 @@ class Crew:
             if flying:
                 self._stop(flying)
 
-    def _launch(self, piece: Piece, flying: dict[Any, _Flying]) -> None:
-        refs = piece.launch()
+    def _launch(self, piece: Piece, flying: dict[Any, _Flying]) -> Answer | None:
+        """Give a piece to Ray; what to answer where that cannot be done."""
+        try:
+            refs = piece.launch()
+        except OSError as error:  # the files that it needs cannot be read here
+            log.error("%s cannot be given out: %s", piece.name, error)
+            reason = error.strerror or str(error)
+            return Answer(
+                failure=f"What {piece.name} needs cannot be read ({reason}): see that its files are there, then run again."
+            )
         flying[refs[-1]] = _Flying(piece, refs)
+        return None
 
     def _answer(self, ref: Any, piece: Piece) -> Answer | None:
         """What a piece came to; None if it has to be given out again."""
@@ -110,38 +128,46 @@ class Crew:
 
         try:
             answer = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ray.exceptions.RayError):  # it could not read what another task had made
-                return self._again(piece, error)
-            log.error("%s failed: %s", piece.name, error)
-            first = (str(error.cause).splitlines() or [""])[0][:200]
-            raise DarkMatterError(
-                f"{type(error.cause).__name__} on a node, in {piece.name}: {first} (see the log; run again to go on from here)."
-            ) from None
         except ray.exceptions.RayError as error:
-            return self._again(piece, error)
+            # With a cause of Ray's own it could not read what another task had made.
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            if isinstance(cause, ray.exceptions.OutOfMemoryError):
+                log.error("%s: %s", piece.name, error)
+                return Answer(failure=OUT_OF_MEMORY.format(name=piece.name))
+            if isinstance(cause, ray.exceptions.RayError):
+                return self._again(piece, cause)
+            log.error("%s failed: %s", piece.name, error)
+            first = (str(cause).splitlines() or [""])[0][:200]
+            return Answer(
+                failure=f"{type(cause).__name__} on a node, in {piece.name}: {first} (see the log; run again to go on from here)."
+            )
         if answer.broken:
             raise StoreError(answer.broken)
         if answer.cancelled:
             raise Cancelled(f"{piece.name} was cancelled.")
         return answer
 
-    def _again(self, piece: Piece, error: Exception) -> None:
+    def _again(self, piece: Piece, error: Exception) -> Answer | None:
         piece.tries += 1
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         if piece.tries >= TRIES:
-            raise StoreError(
-                f"The cluster has lost {piece.name} {TRIES} times ({reason}): see that the nodes have memory enough, then run "
-                "again; finished shards are kept."
+            return Answer(
+                failure=f"The cluster has lost {piece.name} {TRIES} times ({reason}): see that the nodes have memory enough, "
+                "then run again; finished shards are kept."
             )
         log.warning("%s was lost (%s); it is given out again.", piece.name, reason)
+        return None
 
     def _show(self, shown: Stage, stage: str, ended: int, flying: dict[Any, _Flying], unit: str) -> None:
         """Report what all nodes have done; never less than before."""
         import ray
 
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
-            self._notes, self._asked = ray.get(self._asked), None
+            asked, self._asked = self._asked, None
+            try:
+                self._notes = ray.get(asked)
+            except ray.exceptions.RayError as error:  # Ray has ended the board, and begins it again
+                log.debug("the board did not answer: %s", error)
         if self._asked is None:
             self._asked = self.board.notes.remote()
         names = {flown.piece.name for flown in flying.values()}

@@ -32,7 +32,9 @@ from dmcore.analysis.encode import (
 )
 from dmcore.analysis.sanity import check_belongs
 from dmcore.errors import StoreError
+from dmcore.memory import free_unused
 from dmcore.progress import Reporter
+from dmcore.run.cluster.held import Hold
 from dmcore.run.cluster.joined import (
     join_activations,
     join_codes,
@@ -43,6 +45,7 @@ from dmcore.run.cluster.joined import (
 )
 from dmcore.run.cluster.shards import SHARD, Shard, SomeContexts, shard_spec
 from dmcore.run.cluster.weights import Files, local_sae
+from dmcore.run.device_room import is_large
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import Plan, SaePlan
 from dmcore.run.preflight import first_contexts, preflight
@@ -56,10 +59,19 @@ from dmcore.store.store import Entry, Store
 
 log = logging.getLogger(__name__)
 
+OF_SHARDS = (SHARD, "activations", "losses")
+"""Stages of the entries that a node makes and another one joins and deletes."""
+
 
 def stage_of(name: str) -> str:
     """The stage of the activations of a site, or of the losses."""
     return "losses" if name == LOSS else "activations"
+
+
+def drop_shards(store: Store, stage: str, of: str, shards: Sequence[Shard]) -> None:
+    """Delete what shards gave to an entry that is made, by its key; what is gone already is not fetched for it."""
+    for shard in shards:
+        store.drop(stage, content_key(shard_spec(of, shard)))
 
 
 @dataclass
@@ -76,6 +88,25 @@ class Kept:
     model: dict[str, LanguageModel] = field(default_factory=dict)
     dictionary: dict[str, AnyDictionary] = field(default_factory=dict)
     site: dict[str, KeptSite] = field(default_factory=dict)
+    holds: list[Hold] = field(default_factory=list)
+    """Of the files of the last SAE."""
+
+    def free(self, *, site: bool = False) -> None:
+        """Let go of the model and of the SAE, so that they are not in memory beside what is loaded next.
+
+        Args:
+            site: of the site too.
+        """
+        large = bool(self.model) or any(is_large(one) for one in self.dictionary.values())
+        self.model.clear()
+        self.dictionary.clear()
+        if site:
+            self.site.clear()
+        if large:
+            free_unused()
+        for hold in self.holds:
+            hold.release()
+        self.holds.clear()
 
 
 @dataclass
@@ -109,12 +140,11 @@ class Bench:
     def join_site(self, name: str, shards: Sequence[Shard]) -> None:
         """One site's activations, from its shards, which are then deleted."""
         stage, spec = stage_of(name), self.plan.sites[name]
-        if self.store.has(stage, content_key(spec)):
-            return
-        parts = [self._part(stage, content_key(spec), shard, f"activations at {name}") for shard in shards]
-        self.store.get_or_make(stage, spec, lambda folder: join_activations([part.path for part in parts], folder))
-        for part in parts:
-            self.store.remove(part)
+        if not self.store.has(stage, content_key(spec)):
+            parts = [self._part(stage, content_key(spec), shard, f"activations at {name}") for shard in shards]
+            self.store.get_or_make(stage, spec, lambda folder: join_activations([part.path for part in parts], folder))
+        # Also those of a process that was killed when it had joined them.
+        drop_shards(self.store, stage, content_key(spec), shards)
 
     def width(self, hook: str) -> int:
         """Dimensions of a site's activations."""
@@ -148,7 +178,11 @@ class Bench:
             partition, name = self.plan.partition, sae.sae.name
             save_targets(error_moments(errors, site.inputs, partition, self.reporter, name, acts.n_tokens), folder)
 
-        entry = self.store.get_or_make(SHARD, shard_spec(content_key(sae.targets), shard), make)
+        spec = shard_spec(content_key(sae.targets), shard)
+        found = self.store.find(SHARD, content_key(spec))
+        if found is not None and codes is None and "contexts.npy" not in found.manifest.files:
+            self.store.remove(found)  # made when the SAE had its codes, which have been deleted since
+        entry = self.store.get_or_make(SHARD, spec, make)
         return packed_targets(load_targets(entry.path, torch.device("cpu")))
 
     def finish_sae(
@@ -174,24 +208,23 @@ class Bench:
             self.store.get_or_make("targets", sae.targets, lambda folder: save_targets(moments, folder))
         stages = SaeStages(self.plan, site, self._losses(), self.store, self.device, self.reporter)
         stages.make(sae, self.dictionary(sae, site.acts.d_model, sent), scale=scale)
-        for shard in shards:
-            part = self.store.find(SHARD, content_key(shard_spec(content_key(sae.targets), shard)), checksums=False)
-            if part is not None:
-                self.store.remove(part)
+        drop_shards(self.store, SHARD, content_key(sae.targets), shards)
 
     def scale_site(self, hook: str) -> None:
         """Compare the SAEs of a site."""
+        self.kept.free(site=True)
         scale_site(self.plan, hook, self.store, self.reporter)
 
     def parts(self) -> str:
         """Measure the SAEs on the parts of an error; why it could not be done."""
+        self.kept.free(site=True)
         return Pipeline(self.store, self.device, self.reporter, self.custom)._parts(self.plan)
 
     def model(self) -> LanguageModel:
         """The study's model, loaded once a process."""
         key = content_key([self.plan.sites[LOSS]["model"], str(self.device)])
         if key not in self.kept.model:
-            self.kept.model.clear()
+            self.kept.free(site=True)
             self.kept.model[key] = load_model(self.plan.study, self.device)
         return self.kept.model[key]
 
@@ -199,9 +232,9 @@ class Bench:
         """An SAE, loaded once for consecutive shards."""
         key = content_key([sae.codes, str(self.device)])
         if key not in self.kept.dictionary:
-            self.kept.model.clear()
-            self.kept.dictionary.clear()
-            spec = local_sae(self.plan.study, sae.sae, sae.codes["sae"], sent)
+            self.kept.free()
+            self.store.trim(OF_SHARDS)
+            spec = local_sae(self.plan.study, sae.sae, sae.codes["sae"], sent, self.kept.holds)
             self.kept.dictionary[key] = load_dictionary(self.plan.study, spec, d_model, self.device, self.custom)
         found = self.kept.dictionary[key]
         found.pulse = self.reporter.pulse(f"latents of {sae.sae.name}", "slices")
@@ -212,7 +245,9 @@ class Bench:
         key = content_key([self.plan.inputs[hook], str(self.device)])
         found = self.kept.site.get(key)
         if found is None or not found.acts_folder.is_dir():
-            self.kept.site.clear()
+            self.kept.free(site=True)
+            self.store.trim(OF_SHARDS)
+            found = None
             inputs = self._needed("inputs", self.plan.inputs[hook], f"moments at {hook}")
             folder = self._activations(hook).path
             settings = self.plan.study.settings

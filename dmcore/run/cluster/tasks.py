@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dmcore.errors import Cancelled, DarkMatterError, StoreError
+from dmcore.run.cluster.held import Hold
+from dmcore.run.cluster.node_cache import node_cache
+from dmcore.run.cluster.weights import node_folder
 from dmcore.run.plan import Plan
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.store.mirror import MirroredStore
@@ -24,13 +28,16 @@ class Place:
     url: str = ""
     """A shared storage, as fsspec writes it; each node then has a cache of its own."""
 
-    def open_here(self, session: str) -> Store:
-        """The store, for a process of any node."""
+    def open_here(self, session: str) -> tuple[Store, Hold | None]:
+        """The store, for a process of any node, and what keeps its folder where that is the node's own."""
         if not self.url:
-            return Store(Path(self.root))
-        from dmcore.run.cluster.weights import node_folder
-
-        return MirroredStore(node_folder() / f"cache-{session}", self.url)
+            return Store(Path(self.root)), None
+        folder, hold = node_cache(session)
+        try:
+            return MirroredStore(folder, self.url), hold
+        except BaseException:
+            hold.release()
+            raise
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class Answer:
 
 _open: dict[str, Any] = {}
 """What this process keeps between tasks of one sweep: its store and what it has loaded."""
+_begun: dict[str, list[Any]] = {}
+"""The GPUs with which CUDA was begun in this process; nothing before that."""
 
 
 def perform(
@@ -91,16 +100,47 @@ def perform(
         return Answer(added([part.value for part in parts]))
     from dmcore.run.cluster.board import Teller
 
+    gpus = ray.get_gpu_ids()
+    if is_elsewhere(gpus):
+        raise SystemExit(0)  # Ray gives the task to another process
     board, node = assignment.board, ray.get_runtime_context().get_node_id()
-    # Never wait for the board: a task that waits gives its processor away, and Ray starts one process more on the node.
-    teller = Teller(board, task, node, lambda ref: ray.get(ref) if ray.wait([ref], timeout=0)[0] else None)
+    teller = Teller(board, task, node, _heard)
     try:
         return _guarded(assignment, teller, step, arguments, lambda: ray.get(files[0]) if files else None, parts)
     except KeyboardInterrupt:
         # So Ray cancels, perhaps in the middle of an import: half a module would fail the next task of this process.
         os._exit(0)
     finally:
+        _note_gpus(gpus)
         board.end.remote(task)
+
+
+def _heard(ref: Any) -> bool | None:
+    """The board's answer; None where there is none yet.
+
+    Never wait for the board: a task that waits gives its processor away, and Ray starts one process more on the node.
+    """
+    import ray
+
+    try:
+        return ray.get(ref) if ray.wait([ref], timeout=0)[0] else None
+    except ray.exceptions.RayError:  # Ray has ended the board, and begins it again
+        return False
+
+
+def is_elsewhere(gpus: list[Any]) -> bool:
+    """Whether this process has begun to use another GPU than the one that its task is given.
+
+    Ray keeps processes from task to task, and may give the next one another GPU. CUDA does not follow: the process would share
+    the GPU of another one.
+    """
+    return bool(gpus) and "gpus" in _begun and _begun["gpus"] != gpus
+
+
+def _note_gpus(gpus: list[Any]) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and "gpus" not in _begun and torch.cuda.is_initialized():
+        _begun["gpus"] = gpus
 
 
 def _guarded(
@@ -120,6 +160,10 @@ def _guarded(
         return Answer(failure=str(error))
     except OSError as error:
         reason = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError | PermissionError) and not _is_of_cache(error, assignment.place):
+            return Answer(
+                failure=f"{error.filename} cannot be read on {host} ({reason}): put it where all nodes see it, then run again."
+            )
         return Answer(broken=f"The cache cannot be used on {host} ({reason}): see that its storage is there, then run again; "
                       "finished work is kept.")  # fmt: skip
     except Exception as error:
@@ -140,9 +184,10 @@ def _step(
     from dmcore.run.cluster.shard_work import Bench, Kept
 
     if _open.get("session") != assignment.session:
-        _open.clear()
-        store = assignment.place.open_here(assignment.session)
-        _open.update(session=assignment.session, store=store, kept=Kept())
+        _leave_session()
+        store, hold = assignment.place.open_here(assignment.session)
+        _open.update(session=assignment.session, store=store, kept=Kept(), hold=hold)
+    _open["store"].waiting = teller.should_cancel
     if not assignment.place.url and not Path(assignment.place.root).is_dir():
         raise FileNotFoundError(None, f"{assignment.place.root} is not there")
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
@@ -154,6 +199,23 @@ def _step(
         sae, shards, scale = arguments
         return bench.finish_sae(sae, shards, given[0] if given else None, sent, scale=scale)
     return getattr(bench, step)(*arguments, *given)
+
+
+def _is_of_cache(error: OSError, place: Place) -> bool:
+    """Whether the file that could not be read is one of the cache, or is not known."""
+    if not isinstance(error.filename, str):
+        return True
+    path = Path(error.filename).absolute()
+    return any(path.is_relative_to(root) for root in (Path(place.root).absolute(), node_folder().absolute()))
+
+
+def _leave_session() -> None:
+    """Let go of what this process keeps of another sweep."""
+    if _open:
+        _open["kept"].free(site=True)
+        if _open["hold"] is not None:
+            _open["hold"].release()
+        _open.clear()
 
 
 def without_documents(plan: Plan) -> Plan:

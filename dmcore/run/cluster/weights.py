@@ -3,6 +3,7 @@
 1. A folder that the node sees on a disk of its own is read where it is.
 2. One on a file system of the network is copied to the node's own disk, under a lock; the other processes find the copy.
 3. One that the node does not see comes through Ray's object store, where the driver puts each file once.
+4. Who reads a copy holds it: none gives way to another while it is read, however long that takes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from dmcore.errors import SpecError, StoreError
+from dmcore.run.cluster.held import Hold, remove_unheld
 from dmcore.sources.sae_layouts import layout_files
 from dmcore.specs import SaeSpec, Study
 from dmcore.store.fingerprint import files_fingerprint
@@ -48,13 +50,16 @@ def node_folder() -> Path:
     return folder
 
 
-def local_sae(study: Study, sae: SaeSpec, fingerprint: str, sent: Callable[[], Files | None]) -> SaeSpec:
+def local_sae(
+    study: Study, sae: SaeSpec, fingerprint: str, sent: Callable[[], Files | None], holds: list[Hold]
+) -> SaeSpec:
     """An SAE whose folder is on this node; as it is, where it comes from a release or is an object.
 
     Args:
         study, sae: which.
         fingerprint: of its files.
         sent: gives the files where this node does not see them.
+        holds: is given what keeps the copy, to be released when the SAE is no longer read.
 
     Raises:
         SpecError: the node neither sees the files nor is sent them, or they have changed.
@@ -66,27 +71,37 @@ def local_sae(study: Study, sae: SaeSpec, fingerprint: str, sent: Callable[[], F
     if seen and folder.stat().st_dev == node_folder().stat().st_dev:
         return sae
     target = fetched(
-        fingerprint, (lambda to: copy_files(folder, to)) if seen else lambda to: write_files(sent(), to, sae.name)
+        fingerprint,
+        (lambda to: copy_files(folder, to)) if seen else lambda to: write_files(sent(), to, sae.name),
+        holds,
     )
     return replace(sae, path=str(target))
 
 
-def fetched(fingerprint: str, fetch: Callable[[Path], None]) -> Path:
-    """The folder of a fingerprint on this node; `fetch` fills it if nobody has yet, and its files must have that fingerprint."""
+def fetched(fingerprint: str, fetch: Callable[[Path], None], holds: list[Hold]) -> Path:
+    """The folder of a fingerprint on this node; `fetch` fills it if nobody has yet, and its files must have that fingerprint.
+
+    `holds` is given what keeps it.
+    """
     root = node_folder() / "weights"
     root.mkdir(mode=0o700, exist_ok=True)
     target = root / fingerprint
+    holds.append(Hold(target))
     with FileLock(root / f"{fingerprint}.lock"):
         if not target.is_dir():
             make_room(root)
             draft = root / f"{fingerprint}.partial"
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-            fetch(draft)
-            if files_fingerprint(draft, list(layout_files(draft))) != fingerprint:
-                shutil.rmtree(draft)
-                raise SpecError("The files of an SAE have changed since the sweep began: run it again.")
-            draft.replace(target)
+            hold = Hold(draft)  # it may take long
+            try:
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir()
+                fetch(draft)
+                if files_fingerprint(draft, list(layout_files(draft))) != fingerprint:
+                    shutil.rmtree(draft)
+                    raise SpecError("The files of an SAE have changed since the sweep began: run it again.")
+                draft.replace(target)
+            finally:
+                hold.release()
         os.utime(target)
     return target
 
@@ -113,10 +128,18 @@ def read_files(folder: Path) -> dict[str, np.ndarray]:
 
 
 def make_room(root: Path) -> None:
-    """Delete the copies that have not been used for longest, while the disk is nearly full."""
-    copies = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    """Delete the copies that have not been used for longest and that nobody reads, while the disk is nearly full."""
+    copies = sorted((path for path in root.iterdir() if path.is_dir()), key=_used)
     for path in copies:
         usage = shutil.disk_usage(root)
-        if usage.free >= LEAST_FREE * usage.total or time.time() - path.stat().st_mtime < STALE_SECONDS:
+        if usage.free >= LEAST_FREE * usage.total or time.time() - _used(path) < STALE_SECONDS:
             return
-        shutil.rmtree(path, ignore_errors=True)
+        remove_unheld(path)
+
+
+def _used(path: Path) -> float:
+    """When a copy was last asked for; of one that another process has just deleted, now."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()

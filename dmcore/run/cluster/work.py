@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from dmcore.analysis.capture import LOSS
+from dmcore.errors import StoreError
 from dmcore.progress import Reporter
 from dmcore.run.cluster.board import Board
 from dmcore.run.cluster.connect import connected
 from dmcore.run.cluster.crew import Crew, Piece
 from dmcore.run.cluster.joined import FAN_IN
+from dmcore.run.cluster.node_cache import sweep_caches
 from dmcore.run.cluster.nodes import Cluster
-from dmcore.run.cluster.shard_work import stage_of
-from dmcore.run.cluster.shards import Cut, Shard
+from dmcore.run.cluster.shard_work import drop_shards, stage_of
+from dmcore.run.cluster.shards import Cut, Shard, shard_spec
 from dmcore.run.cluster.tasks import Assignment, Place, perform, without_documents
 from dmcore.run.cluster.weights import read_files
 from dmcore.run.plan import Plan, SaePlan
@@ -55,7 +58,8 @@ class Work:
         self.cut, self.widths = cut, dict[str, int]()
         study, url = plan.study, self.store.url if isinstance(self.store, MirroredStore) else ""
         folders = [study.resolve(p.sae.path) for p in plan.saes if p.sae.path]
-        self._opened = connected(
+        self._opened = ExitStack()
+        there = connected(
             address,
             device=device,
             root=self.store.root,
@@ -63,10 +67,10 @@ class Work:
             folders=folders,
             model=study.resolve(study.model.path) if study.model.path else None,
         )
-        with self.reporter.stage("reach the Ray cluster", 1, "clusters") as stage:
-            self.cluster: Cluster = self._opened.__enter__()
-            stage.advance()
         try:
+            with self.reporter.stage("reach the Ray cluster", 1, "clusters") as stage:
+                self.cluster: Cluster = self._opened.enter_context(there)
+                stage.advance()  # where a cancel is heard: the cluster is left then too
             self._hire(custom, url)
         except BaseException:
             self.close()
@@ -77,10 +81,12 @@ class Work:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+        # It may be ended where memory runs out: a board that is begun again knows what is told from then on.
+        self.board = ray.remote(num_cpus=0, max_restarts=-1)(Board).options(scheduling_strategy=here).remote()
         place = Place(str(self.store.root), url)
         assignment = Assignment(secrets.token_hex(6), without_documents(self.plan), place, self.board, custom)
         self._assignment = ray.put(assignment)
+        # Processes stay from task to task with what they have loaded: Ray ends them only where `ray.remote` itself names GPUs.
         self._task = ray.remote(max_retries=RETRIES)(perform).options(**self.cluster.resources)
         self._adding = ray.remote(max_retries=RETRIES)(perform).options(num_cpus=0)
         self.crew = Crew(self.cluster, self.board, self.reporter)
@@ -89,7 +95,12 @@ class Work:
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
-        self._opened.__exit__(None, None, None)
+        self._opened.close()
+        if isinstance(self.store, MirroredStore):
+            try:
+                sweep_caches()  # of this machine, which may be a node
+            except (OSError, StoreError) as error:
+                log.warning("What the sweep kept on this machine beside its storage stays: %s", error)
 
     def piece(self, subject: str, name: str, step: str, *arguments: Any, weight: int = 1) -> Piece:
         """A piece of one task."""
@@ -136,9 +147,9 @@ class Work:
             for n in (LOSS, *dict.fromkeys(p.sae.hook for p in able))
             if not self._has(stage_of(n), self.plan.sites[n])
         ]
+        contexts = self.plan.contexts
+        shards = self.cut.for_model(contexts.n_contexts, contexts.length)
         if names:
-            contexts = self.plan.contexts
-            shards = self.cut.for_model(contexts.n_contexts, contexts.length)
             pieces = [
                 self.piece("", f"contexts {s.first} to {s.last - 1}", "capture_shard", names, s, weight=s.n_contexts)
                 for s in shards
@@ -148,9 +159,19 @@ class Work:
                 return self._failed(able, next(iter(bad.values())), failures)
             joins = [self.piece(name, f"join {name}", "join_site", name, shards) for name in names]
             self.simple(joins, "join the activations", (bad := {}))
-            if bad:
-                return self._failed(able, next(iter(bad.values())), failures)
-        return able
+            if LOSS in bad:
+                return self._failed(able, bad[LOSS], failures)
+            for hook, reason in bad.items():
+                self._failed([p for p in able if p.sae.hook == hook], reason, failures)
+        self._drop_joined({LOSS, *(p.sae.hook for p in able)} - {*names}, shards)
+        return [p for p in able if p.sae.name not in failures]
+
+    def _drop_joined(self, names: Collection[str], shards: list[Shard]) -> None:
+        """Delete shards of activations that are joined: those of a sweep that was killed before it had deleted them."""
+        for name in names:
+            of = content_key(self.plan.sites[name])
+            left = [s for s in shards if self.store.folder(stage_of(name), content_key(shard_spec(of, s))).is_dir()]
+            drop_shards(self.store, stage_of(name), of, left)
 
     def with_inputs(self, able: list[SaePlan], failures: dict[str, str]) -> list[SaePlan]:
         """The SAEs whose sites have their moments of x: those that are missing are made."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from dmcore.errors import StoreError
 from dmcore.run.commands.shared import say
+from dmcore.run.engines import STORAGE_VARIABLE
 from dmcore.store.manifest import damage
 from dmcore.store.shipped import is_shipped
 from dmcore.store.store import Entry, Store
@@ -23,6 +25,12 @@ def register(commands: Any) -> None:
     verify = actions.add_parser("verify", help="compare every file with its checksum; damaged entries are moved aside")
     remove = actions.add_parser("rm", help="delete entries by key, stage, or all that can be made again")
     remove.add_argument("what", nargs="+", help="keys (or their first digits), stages, or: damaged")
+    remove.add_argument(
+        "--storage",
+        default="",
+        metavar="URL",
+        help="a storage that the nodes of a cluster share: delete them there too; without, what it holds is fetched again",
+    )
     for action, run in ((ls, _cache_ls), (verify, _cache_verify), (remove, _cache_rm)):
         action.add_argument("--json", action="store_true", help="print JSON")
         action.set_defaults(run=run)
@@ -70,6 +78,10 @@ def _cache_verify(arguments: argparse.Namespace) -> int:
 
 def _cache_rm(arguments: argparse.Namespace) -> int:
     store = Store()
+    if arguments.storage:
+        from dmcore.store.mirror import MirroredStore
+
+        store = MirroredStore(store.root, arguments.storage)
     entries = [entry for entry in store.entries() if isinstance(entry, Entry)]
     chosen: dict[Path, Entry] = {}
     for what in arguments.what:
@@ -88,6 +100,10 @@ def _cache_rm(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps({"removed": len(chosen), "shipped": shipped, "bytes": freed}))
     else:
+        kept = os.environ.get(STORAGE_VARIABLE, "") if chosen and not arguments.storage else ""
+        there = (
+            " The storage that nodes share keeps its copies: give --storage to delete them there too." if kept else ""
+        )
         back = f" {shipped} of them came with the program: `git checkout cache` brings them back." if shipped else ""
-        say(f"{len(chosen)} entries removed, {freed / 2**20:.1f} MiB freed.{back}")
+        say(f"{len(chosen)} entries removed, {freed / 2**20:.1f} MiB freed.{back}{there}")
     return 0

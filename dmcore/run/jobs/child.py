@@ -120,13 +120,7 @@ def _sweep(study: Study, device: str, reporter: Reporter, watch: Watch) -> tuple
     from dmcore.run.engines import engine_of_job, open_pipeline
 
     class Counting(Store):
-        """A store that counts the results of this study as they are found or made."""
-
-        def find(self, stage: str, key: str, **more: Any) -> Any:
-            entry = super().find(stage, key, **more)
-            if stage == "summary" and entry is not None:
-                watch.count(key)
-            return entry
+        """A store that counts the results of this study as they are made."""
 
         def get_or_make(self, stage: str, *arguments: Any, **more: Any) -> Any:
             entry = super().get_or_make(stage, *arguments, **more)
@@ -137,6 +131,7 @@ def _sweep(study: Study, device: str, reporter: Reporter, watch: Watch) -> tuple
     engine, device = engine_of_job(device)
     store = Counting(watch.queue.root)
     store.waiting = watch.should_cancel
+    store.seen = lambda stage, key: watch.count(key) if stage == "summary" else None
     pipeline = open_pipeline(engine, device, reporter, store=store, made=lambda key: watch.count(key, made=True))
     outcome = pipeline.sweep(study)
     watch.flush()

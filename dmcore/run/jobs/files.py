@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from dmcore.errors import StoreError
 from dmcore.store.disk import disk_words, is_writable, unwritable_words
+from dmcore.store.leftovers import size_of, sweep
 from dmcore.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -110,10 +109,7 @@ def shorten(path: Path, limit: int = LOG_BYTES) -> None:
 
 def tidy(root: Path) -> list[Path]:
     """Delete what killed processes left, that nobody holds and nobody can go on from; returns what was deleted."""
-    gone = []
-    for folder in sorted((root / "partial").glob("*")):
-        if not folder.name.startswith(RESUMABLE) and _delete_unheld(root, folder):
-            gone.append(folder)
+    gone = sweep(root, keep=lambda name: name.startswith(RESUMABLE))
     for note in sorted((root / "fingerprints").glob("*.tmp")):
         try:
             if time.time() - note.stat().st_mtime > STALE_SECONDS:
@@ -121,17 +117,14 @@ def tidy(root: Path) -> list[Path]:
                 gone.append(note)
         except FileNotFoundError:
             continue
+        except OSError as error:
+            log.warning("The leftover %s cannot be deleted (%s): it stays.", note, error.strerror or error)
     return gone
 
 
 def leftovers(root: Path) -> int:
     """Bytes of unfinished entries: what running jobs are making, and what cancelled ones could go on from."""
-    size = 0
-    for folder, _, names in os.walk(root / "partial"):
-        for name in names:
-            with suppress(OSError):  # a job has moved or deleted it meanwhile
-                size += Path(folder, name).stat().st_size
-    return size
+    return size_of(root)
 
 
 def delete_leftovers(root: Path) -> int:
@@ -139,20 +132,3 @@ def delete_leftovers(root: Path) -> int:
     before = leftovers(root)
     Store(root).sweep_partial()
     return before - leftovers(root)
-
-
-def _delete_unheld(root: Path, folder: Path) -> bool:
-    locks = root / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"{folder.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    try:
-        shutil.rmtree(folder)
-        return True
-    except FileNotFoundError:
-        return False
-    finally:
-        lock.release()

@@ -41,8 +41,13 @@ class Lane:
     say: Callable[[str], None]
 
     def recover(self) -> None:
-        """Give back what a dead worker was running."""
-        for job in self.queue.recover(self.name):
+        """Give back what a dead worker was running; where the queue cannot be written now, with the next beat."""
+        try:
+            recovered = self.queue.recover(self.name)
+        except StoreError as error:
+            self.say(str(error))
+            return
+        for job in recovered:
             self.say(f"{job.id} {job.study}: its worker had died; now {job.state}.")
 
 

@@ -73,7 +73,14 @@ class QueueFile:
                     return self._read_only()
             raise
         except sqlite3.DatabaseError as error:
-            self._move_aside(str(error))
+            try:
+                self._move_aside(str(error))
+            except OSError as refused:  # or another process has been at it for long
+                reason = refused.strerror or refused
+                raise StoreError(
+                    f"The queue of jobs in {self.folder} is damaged and cannot be moved aside ({reason}): see that it can "
+                    "be written."
+                ) from error
             return self._connect()
         except OSError as error:
             raise StoreError(disk_words(error, self.folder) or unwritable_words(self.folder)) from error

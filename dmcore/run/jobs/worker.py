@@ -117,7 +117,12 @@ def _work(own: Lane, idle_seconds: float) -> None:
         job = _take(queue, own.name, own.say)
         if job is not None:
             own.say(f"{job.id} {job.study}: {job.kind} begins, attempt {job.attempt}.")
-            run_in_child(own, job)
+            try:
+                run_in_child(own, job)
+            except (
+                StoreError
+            ) as error:  # how it ended cannot be written: it is given back when the queue can be used again
+                own.say(str(error))
             ended = now_of(queue, job)
             words = f"{ended.state}. {ended.error or ended.note}".rstrip() if ended else ""
             own.say(f"{job.id} {job.study}: {words}" if ended else f"{job.id} was removed.")

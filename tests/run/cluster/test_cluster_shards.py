@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import subprocess
+import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +23,20 @@ from dmcore.errors import Cancelled, SpecError
 from dmcore.math.moments import MomentAccumulator, TargetMoments
 from dmcore.progress import Reporter
 from dmcore.results import METRICS
-from dmcore.run.cluster import weights
+from dmcore.run.cluster import shard_work, weights
 from dmcore.run.cluster.board import Board, Note, Teller, told_text
-from dmcore.run.cluster.joined import added, packed_targets, tree_sum
-from dmcore.run.cluster.shard_work import Bench
-from dmcore.run.cluster.shards import Cut, Shard
+from dmcore.run.cluster.held import Hold, remove_unheld
+from dmcore.run.cluster.joined import CODE_FILES, added, packed_targets, tree_sum
+from dmcore.run.cluster.node_cache import node_cache, sweep_caches
+from dmcore.run.cluster.shard_work import Bench, stage_of
+from dmcore.run.cluster.shards import SHARD, Cut, Shard, shard_spec
+from dmcore.run.cluster.work import Work
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
 from dmcore.specs import load_study
 from dmcore.store.fingerprint import content_key, files_fingerprint
-from dmcore.store.store import Store
+from dmcore.store.mirror import MirroredStore
+from dmcore.store.store import Entry, Store
 from tests.builders import D_MODEL, LENGTH, N_CONTEXTS, build_study
 
 CUT = Cut(least_tokens=6 * LENGTH, contexts_per_run=8, per_moment=0.1)
@@ -155,6 +163,52 @@ def test_shards_are_gone_when_an_sae_is_finished(both: tuple[Store, Bench]) -> N
     assert stages.count("activations") == 1
 
 
+def test_shards_of_a_process_that_was_killed_when_it_had_joined_them_are_deleted(
+    both: tuple[Store, Bench], tmp_path: Path
+) -> None:
+    _, done = both
+    hook = done.plan.saes[0].sae.hook
+    captured = CUT.for_model(N_CONTEXTS, LENGTH)
+
+    def leave() -> None:
+        for name in (LOSS, hook):
+            of = content_key(done.plan.sites[name])
+            done.store.get_or_make(stage_of(name), shard_spec(of, captured[1]), lambda folder: (folder / "f").touch())
+
+    def left() -> list[str]:
+        return [e.key for e in done.store.entries() if isinstance(e, Entry) and e.manifest.spec.get("stage") == SHARD]
+
+    leave()
+    assert len(left()) == 2
+    for name in (LOSS, hook):
+        done.join_site(name, captured)
+    assert left() == []
+    leave()
+    work = Work.__new__(Work)
+    work.plan, work.store, work.cut = done.plan, done.store, CUT
+    assert work.captured(list(done.plan.saes[:1]), {}) == [done.plan.saes[0]]
+    assert left() == []
+
+
+def test_the_shards_of_an_sae_are_deleted_without_fetching_them(both: tuple[Store, Bench], tmp_path: Path) -> None:
+    _, done = both
+    sae, shard = done.plan.saes[0], Shard(0, 8)
+    shutil.copytree(done.store.root, tmp_path / "mine")
+    mine = MirroredStore(tmp_path / "mine", f"file://{tmp_path}/shared")
+    spec = shard_spec(content_key(sae.targets), shard)
+    MirroredStore(tmp_path / "another", mine.url).get_or_make(SHARD, spec, lambda folder: (folder / "f").touch())
+    fetched: list[Any] = []
+    fetch = mine._fs.get_file
+    mine._fs.get_file = lambda *names: (fetched.append(names), fetch(*names))
+    try:
+        bench = Bench(done.plan, mine, done.device, Reporter(), {})
+        bench.finish_sae(sae, [shard], None, lambda: None, scale=False)
+    finally:
+        del mine._fs.get_file
+    assert fetched == []
+    assert not any((tmp_path / "shared" / SHARD).glob("*"))
+
+
 def test_the_local_engine_goes_on_with_what_shards_left(study_path: Path, both: tuple[Store, Bench]) -> None:
     _, bench = both
     outcome = Pipeline(bench.store).sweep(load_study(study_path), only=lambda index: index < 2, scale=True)
@@ -172,6 +226,22 @@ def test_a_shard_that_is_finished_is_not_encoded_again(
     after = bench.encode_shard(sae, shard, lambda: None)
     np.testing.assert_array_equal(before["cross"], after["cross"])
     assert before["cross"].shape[1] == D_MODEL + 1
+
+
+def test_a_shard_that_was_made_beside_codes_is_made_anew_when_these_are_deleted(
+    both: tuple[Store, Bench], tmp_path: Path
+) -> None:
+    _, done = both
+    shutil.copytree(done.store.root, tmp_path / "copy")
+    store, sae, shard = Store(tmp_path / "copy"), done.plan.saes[0], Shard(0, 8)
+    bench = Bench(done.plan, store, done.device, Reporter(), {})
+    before = bench.encode_shard(sae, shard, lambda: None)
+    store.drop("codes", content_key(sae.codes))
+    after = bench.encode_shard(sae, shard, lambda: None)
+    np.testing.assert_allclose(before["cross"], after["cross"], rtol=1e-6, atol=1e-6)
+    made = store.find(SHARD, content_key(shard_spec(content_key(sae.targets), shard)))
+    assert made is not None
+    assert {f"{name}.npy" for name in (*CODE_FILES, "contexts")} <= set(made.manifest.files)
 
 
 # Weights on a node
@@ -196,7 +266,7 @@ def test_weights_are_fetched_once_by_all_processes_of_a_node(study_path: Path, n
         fetches.append(to)
         weights.copy_files(folder, to)
 
-    together = [threading.Thread(target=weights.fetched, args=(fingerprint, fetch)) for _ in range(8)]
+    together = [threading.Thread(target=weights.fetched, args=(fingerprint, fetch, [])) for _ in range(8)]
     for thread in together:
         thread.start()
     for thread in together:
@@ -214,7 +284,7 @@ def test_weights_that_changed_on_the_way_are_refused_and_not_kept(study_path: Pa
         (to / "sae_weights.safetensors").write_bytes(b"other")
 
     with pytest.raises(SpecError, match="changed since the sweep began: run it again"):
-        weights.fetched(fingerprint, fetch)
+        weights.fetched(fingerprint, fetch, [])
     assert not (node / "weights" / fingerprint).exists()
 
 
@@ -222,10 +292,119 @@ def test_weights_that_a_node_does_not_see_are_sent(study_path: Path, node: Path,
     study = load_study(study_path)
     folder, fingerprint = sae_folder(study_path)
     away = study.saes[0].__class__(**{**vars(study.saes[0]), "path": str(tmp_path / "nowhere")})
-    found = weights.local_sae(study, away, fingerprint, lambda: weights.read_files(folder))
+    found = weights.local_sae(study, away, fingerprint, lambda: weights.read_files(folder), [])
     assert Path(found.path) == node / "weights" / fingerprint
     with pytest.raises(SpecError, match="does not see the folder of the SAE .*: put it where all nodes see it"):
-        weights.local_sae(study, away, "0" * 32, lambda: None)
+        weights.local_sae(study, away, "0" * 32, lambda: None, [])
+
+
+def test_weights_give_way_on_a_full_disk_but_not_while_they_are_read(
+    study_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, fingerprint = sae_folder(study_path)
+    holds: list[Hold] = []
+    copy = weights.fetched(fingerprint, lambda to: weights.copy_files(folder, to), holds)
+    (copy.parent / "another").mkdir()
+    (copy.parent / "half.partial").mkdir()
+    monkeypatch.setattr(weights, "STALE_SECONDS", -1.0)
+    monkeypatch.setattr(weights, "LEAST_FREE", 2.0)  # never enough
+    weights.make_room(copy.parent)
+    assert [path for path in copy.parent.iterdir() if path.is_dir()] == [copy]
+    for hold in holds:
+        hold.release()
+    weights.make_room(copy.parent)
+    assert not copy.exists()
+
+
+def test_a_process_keeps_the_weights_that_it_reads_and_no_others(
+    study_path: Path, node: Path, both: tuple[Store, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, bench = both
+    elsewhere = Bench(bench.plan, bench.store, bench.device, Reporter(), {})
+    folders = {sae.sae.name: elsewhere.plan.study.resolve(sae.sae.path) for sae in bench.plan.saes[:2]}
+    seen: list[Path] = []
+
+    def local(study: Any, sae: Any, fingerprint: str, sent: Any, holds: list[Hold]) -> Any:
+        seen.append(weights.fetched(fingerprint, lambda to: weights.copy_files(folders[sae.name], to), holds))
+        return sae
+
+    monkeypatch.setattr("dmcore.run.cluster.shard_work.local_sae", local)
+    loaded: list[weakref.ref[Any]] = []
+    for sae in bench.plan.saes[:2]:
+        loaded.append(weakref.ref(elsewhere.dictionary(sae, D_MODEL, lambda: None)._sae))
+    assert [remove_unheld(path) for path in seen] == [True, False]
+    assert loaded[0]() is None
+    assert loaded[1]() is not None
+
+
+def test_nothing_that_was_loaded_before_is_in_memory_beside_what_is_loaded_next(
+    study_path: Path, both: tuple[Store, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, done = both
+    monkeypatch.setattr("dmcore.run.device_room.LARGE", 1)
+    bench = Bench(done.plan, done.store, done.device, Reporter(), {})
+    there: list[weakref.ref[Any]] = []
+    seen: list[int] = []
+
+    def watched(load: Any) -> Any:
+        def loading(*arguments: Any, **more: Any) -> Any:
+            seen.append(sum(one() is not None for one in there))
+            found = load(*arguments, **more)
+            one = getattr(found, "_sae", found)
+            one.itself = [one]  # as those do whose methods are put into them
+            there.append(weakref.ref(one))
+            return found
+
+        return loading
+
+    for name in ("load_dictionary", "load_model"):
+        monkeypatch.setattr(f"dmcore.run.cluster.shard_work.{name}", watched(getattr(shard_work, name)))
+    first, second = bench.plan.saes[:2]
+    bench.dictionary(first, D_MODEL, lambda: None)
+    bench.dictionary(second, D_MODEL, lambda: None)
+    bench.model()
+    bench.dictionary(first, D_MODEL, lambda: None)
+    assert seen == [0, 0, 0, 0]
+    bench.scale_site(first.sae.hook)
+    assert [one() for one in there] == [None] * 4
+
+
+HOLDER = """
+import sys
+from dmcore.run.cluster.node_cache import node_cache
+folder, hold = node_cache(sys.argv[1])
+(folder / "codes").mkdir(exist_ok=True)
+print(folder, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_cache_of_a_sweep_on_a_node_stays_while_one_of_its_processes_lives(node: Path) -> None:
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDER, "one"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    folders = {Path(holder.stdout.readline().strip()) for holder in holders if holder.stdout}
+    assert folders == {node / "cache-one"}
+    try:
+        other, hold = node_cache("two")
+        assert {path.name for path in node.iterdir() if path.is_dir()} == {"cache-one", "cache-two"}
+        holders[0].kill()
+        holders[0].wait()
+        assert sweep_caches() == []
+        holders[1].kill()
+        holders[1].wait()
+        assert sweep_caches() == [node / "cache-one"]
+        assert {path.name for path in node.iterdir()} == {"cache-two", "cache-two.use"}
+        hold.release()
+        assert sweep_caches() == [other]
+        assert list(node.iterdir()) == []
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.communicate()
 
 
 # The board, without its actor

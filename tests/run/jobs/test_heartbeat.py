@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from dmcore.errors import DarkMatterError
+from dmcore.errors import DarkMatterError, StoreError
 from dmcore.places import HOME
 from dmcore.run.cli import main
 from dmcore.run.jobs import heartbeat, process, takeover
+from dmcore.run.jobs import worker as worker_module
 from dmcore.run.jobs.files import worker_alive
 from dmcore.run.jobs.heartbeat import Heart, beat_path, first_beat, read_beat, read_beats
+from dmcore.run.jobs.job import Job
 from dmcore.run.jobs.liveness import HangPolicy, Signs, work_of
 from dmcore.run.jobs.process import Lane, run_in_child
 from dmcore.run.jobs.queue import Queue
@@ -321,3 +323,29 @@ def test_systemd_is_told_that_the_worker_is_ready_and_lives(tmp_path: Path, monk
     assert b"READY=1" in said
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     assert not heartbeat.notify("READY=1")
+
+
+def test_a_queue_that_cannot_be_written_for_a_moment_ends_no_worker_and_loses_no_job(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, said, ran = StoreError("The disk is full: free space and run again."), list[str](), list[int]()
+    own = replace(lane_of_queue(queue, HangPolicy()), say=said.append)
+    recover = queue.recover
+
+    def cannot(lane: str) -> list[object]:
+        monkeypatch.setattr(queue, "recover", recover)
+        raise full
+
+    def run(own: Lane, job: Job) -> None:
+        ran.append(job.attempt)
+        if len(ran) == 1:
+            raise full  # its process has ended, and that could not be written
+        queue.finish(job, "done")
+
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(queue, "recover", cannot)
+    monkeypatch.setattr(worker_module, "run_in_child", run)
+    worker_module._work(own, 0.0)
+    assert ran == [1, 2]
+    assert said.count(str(full)) == 2
+    assert queue.jobs()[0].state == "done"

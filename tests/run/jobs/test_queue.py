@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import subprocess
 import sys
@@ -364,3 +365,16 @@ while job := queue.take("cpu"):
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     taken = [line for process in processes for line in process.communicate(timeout=60)[0].split()]
     assert sorted(taken) == sorted(job.id for job in queue.jobs())
+
+
+def test_a_damaged_queue_that_another_process_is_mending_for_long_is_one_sentence(
+    queue: Queue, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.submit("sweep", study, "cpu")
+    queue.file.write_bytes(b"no database" * 1000)
+    monkeypatch.setattr("dmcore.run.jobs.queue_file.BUSY_SECONDS", 0.05)
+    with (queue.folder / "mend.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="is damaged and cannot be moved aside"):
+            queue.jobs()
+    assert queue.jobs() == []
