@@ -1,4 +1,4 @@
-"""Whether an SAE has room on the GPU, said before the work begins; and what to say when the memory was too little after all."""
+"""Whether an SAE has room on the GPU, said before the work begins."""
 
 from __future__ import annotations
 
@@ -53,11 +53,3 @@ def check_room(plan: Plan, sae: SaePlan, d_model: int, device: torch.device) -> 
             f"The SAE {sae.sae.name} takes about {needed.words()} on {device}, where {free / GIB:.1f} GiB are free: end what "
             f"else uses it, set {MEMORY_VARIABLE} lower so that the SAE is read in slices, or take --device cpu."
         )
-
-
-def too_little(sae: SaePlan, device: torch.device) -> str:
-    """What to say when memory ran out though work was halved down to single tokens, or where nothing could be halved."""
-    return (
-        f"The memory of {device} ran out on {sae.sae.name}, in smaller blocks too: end what else uses it, set "
-        f"{MEMORY_VARIABLE} to a few GiB so that the SAE is read in slices, or take --device cpu. Finished work is kept."
-    )

@@ -21,11 +21,12 @@ from dmcore.analysis.activations import Activations
 from dmcore.analysis.capture import LOSS, CaptureRequest, capture
 from dmcore.analysis.encode import load_inputs, save_inputs, site_moments
 from dmcore.errors import DarkMatterError, StoreError
-from dmcore.memory import free_unused, is_out_of_memory
+from dmcore.memory import free_unused
 from dmcore.progress import Reporter
 from dmcore.results import LEARNED, read_record
 from dmcore.results.parts import PART
-from dmcore.run.device_room import check_room, is_large, too_little
+from dmcore.run.device_room import check_room, is_large
+from dmcore.run.failures import why_failed
 from dmcore.run.learned import learned_of, make_learned
 from dmcore.run.parts import PartPlan, as_sae, base_plan, find_measured, measure_parts, part_plans, untrained
 from dmcore.run.plan import Plan, SaePlan, make_plan
@@ -280,14 +281,8 @@ class Pipeline:
                 if i + 1 < len(able):
                     self._prefetch.start(plan.study, able[i + 1].sae)
                 stages.make(sae, dictionary, scale=scale)
-            except DarkMatterError as error:
-                log.error("%s: %s", sae.sae.name, error)
-                failures[sae.sae.name] = str(error)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                failures[sae.sae.name] = too_little(sae, self.device)
-                log.error("%s", failures[sae.sae.name])
+            except Exception as error:  # also what nobody thought of, such as an object of Python that fails
+                failures[sae.sae.name] = why_failed(sae, error, self.device)
 
 
 def finished_records(plan: Plan, store: Store) -> list[dict[str, Any]]:

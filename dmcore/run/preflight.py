@@ -16,6 +16,7 @@ from dmcore.analysis.activations import Activations, Chunk
 from dmcore.analysis.sanity import CONTEXTS_CHECKED, check_belongs
 from dmcore.errors import DarkMatterError
 from dmcore.progress import Reporter
+from dmcore.run.failures import why_failed
 from dmcore.run.plan import Plan, SaePlan
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.sources.models import LanguageModel
@@ -62,6 +63,8 @@ def _reason(plan: Plan, p: SaePlan, acts: Tensor, custom: Mapping[str, CustomSae
         check_belongs(p.sae.name, p.sae.hook, acts, plan.study.settings.skip_positions, sae)
     except DarkMatterError as error:
         return str(error)
+    except Exception as error:  # what nobody thought of, such as an object of Python that fails
+        return why_failed(p, error, acts.device)
     return ""
 
 

@@ -95,6 +95,38 @@ def test_an_sae_worse_than_the_mean_stops_before_the_capture_with_the_reason(stu
     assert (again.computed, list(again.failures)) == (0, ["bad"])
 
 
+class Fails(Halves):
+    """An object whose code fails after some calls."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__(0.9)
+        self.left = calls
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise IndexError("index 7 is out of bounds\nand more")
+        return super().encode(x)
+
+
+@pytest.mark.parametrize("calls", [1, 3])  # the first is to learn its width: then in the trial, or in the sweep
+def test_an_object_whose_code_fails_has_no_result_and_the_others_have(
+    study_path: Path, tmp_path: Path, calls: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = load_study(study_path)
+    specs = (SaeSpec(HOOKS[0], custom="bad"), SaeSpec(HOOKS[0], custom="good"))
+    custom = {
+        "good": dmcore.CustomSae(Halves(0.9), version="1"),
+        "bad": dmcore.CustomSae(Fails(calls), version="1"),
+    }
+    outcome = Pipeline(Store(tmp_path), custom=custom).sweep(dataclasses.replace(study, saes=specs))
+    assert [record["sae"] for record in outcome.records] == ["good"]
+    assert outcome.failures == {
+        "bad": "The object bad failed (IndexError: index 7 is out of bounds): see the log for the place; the others go on."
+    }
+    assert any(record.exc_info and record.exc_info[0] is IndexError for record in caplog.records)
+
+
 def test_an_sae_is_tried_at_an_old_site_too(study_path: Path, tmp_path: Path) -> None:
     study = load_study(study_path)
     one = dataclasses.replace(study, saes=(SaeSpec(HOOKS[0], custom="good"),))
