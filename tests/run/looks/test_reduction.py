@@ -268,8 +268,12 @@ def test_pursuit_codes_at_the_l0_that_is_asked_for_and_takes_what_a_reduction_fo
     pursued = next(name for name in FEW if name != "nnls_on_support")
     assert wider["one"][pursued]["l0"] == 1.0
     assert wider["one"][pursued]["fvu"] > usual[pursued]["fvu"] > wider["seven"][pursued]["fvu"]
-    timed = {"seconds_per_1000": 0.0}
-    assert wider["seven"]["encoder"] | timed == usual["encoder"] | timed
+    # Made twice: float32 products may add in another order, which |error|^2 shows in its eighth digit.
+    for column, value in (
+        usual["encoder"] | {"seconds_per_1000": wider["seven"]["encoder"]["seconds_per_1000"]}
+    ).items():
+        is_float = isinstance(value, float)
+        assert wider["seven"]["encoder"][column] == (pytest.approx(value, rel=1e-6) if is_float else value), column
     # The same numbers as of the whole comparison, which is not made again once it is there.
     assert main(["reduce", str(study_path), NAME, "--methods", ",".join(FEW), "--json"]) == 0
     whole = {row["method"]: row for row in json.loads(capsys.readouterr().out)}
