@@ -2,7 +2,7 @@
 
 An SAE's threshold rejects all but a few latents in a thousand, so most of the float32 product is made to be thrown away.
 
-1. *Screen*: multiply in bfloat16 (five to ten times faster where the processor has matrix units), with a margin that no
+1. *Screen*: multiply in bfloat16 (four to ten times faster where the processor is made for it), with a margin that no
    rounding can exceed, so that no active latent is missed. With `x'` and
    `w'` the rounded ones, `|x w - x' w'| <= |x| |w - w'| + |x - x'| |w'|` (Cauchy-Schwarz), which is about 3/1000 of
    `|x| |w|`. The margin, bias and threshold are extra rows of the weights: the sign of the product is the test. Centring
@@ -24,6 +24,8 @@ from torch import Tensor
 
 from dmcore.math.sparse_codes import SparseCodes, ThresholdEncoder, join_codes, where_true
 
+FAST_BFLOAT16 = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+"""What torch says of processors that multiply bfloat16 much faster than float32: matrix units, or products of pairs."""
 LATENTS_PER_BLOCK = 1024
 TOKENS_PER_BLOCK = 2048
 MAX_CANDIDATES = 0.04
@@ -38,8 +40,7 @@ EXTRA = 5
 
 def screening_pays(device: torch.device) -> bool:
     """Whether this processor multiplies bfloat16 much faster than float32, and torch can sample a product here."""
-    has_matrix_units = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    if device.type != "cpu" or not has_matrix_units():
+    if device.type != "cpu" or not any(getattr(torch.cpu, name, lambda: False)() for name in FAST_BFLOAT16):
         return False
     try:
         sampled_product(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0, 1]), torch.tensor([0]))

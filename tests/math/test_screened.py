@@ -78,8 +78,16 @@ def test_a_screen_that_lets_everything_through_is_given_up() -> None:
     assert int(codes.l0.sum()) == int((x @ w + b > 0).sum())
 
 
-def test_devices_without_matrix_units_do_not_screen() -> None:
+def test_other_devices_do_not_screen() -> None:
     assert not screening_pays(torch.device("meta"))
+
+
+@needs_sampling
+@pytest.mark.parametrize(("amx", "pairs"), [(True, False), (False, True), (False, False)])
+def test_processors_that_are_made_for_bfloat16_screen(amx: bool, pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: pairs)
+    assert screening_pays(torch.device("cpu")) == (amx or pairs)
 
 
 @needs_sampling
