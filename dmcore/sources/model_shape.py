@@ -1,8 +1,8 @@
 """A model's shape from its configuration alone: parameters, floating-point operations, widths of its sites; without torch.
 
 The configuration is that of a local folder, or of the local Hugging Face cache, or one of `architectures/`: the public numbers
-of well-known models. Parameter counts equal those of the model that transformers builds (a test builds each on torch's meta
-device).
+of well-known models. Of a model of text and pictures it is the language model's alone. Parameter counts equal those of the model
+that transformers builds (a test builds each on torch's meta device).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAME_SHAPE = {
     "google/gemma-2-9b-it": "google/gemma-2-9b",
     "google/gemma-2-27b-it": "google/gemma-2-27b",
     "google/gemma-3-270m-it": "google/gemma-3-270m",
-    "google/gemma-3-1b-it": "google/gemma-3-1b-pt",
+    **{f"google/gemma-3-{size}-it": f"google/gemma-3-{size}-pt" for size in ("1b", "4b", "12b", "27b")},
     "meta-llama/Llama-2-7b-chat-hf": "meta-llama/Llama-2-7b-hf",
     "meta-llama/Llama-2-13b-chat-hf": "meta-llama/Llama-2-13b-hf",
     "meta-llama/Llama-2-70b-chat-hf": "meta-llama/Llama-2-70b-hf",
