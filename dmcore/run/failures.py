@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from dmcore.errors import DarkMatterError
+from dmcore.errors import Cancelled, DarkMatterError
 from dmcore.memory import is_out_of_memory
 from dmcore.run.plan import SaePlan
 from dmcore.sources.saes import MEMORY_VARIABLE
@@ -18,9 +18,14 @@ def why_failed(sae: SaePlan, error: Exception, device: torch.device) -> str:
     """What to say of an SAE whose work an error has ended; it is logged, with its place in the code where nobody thought of it.
 
     Raises:
-        OSError: the error is one: it is of the disk or the network, not of this SAE.
+        Cancelled: the error is one: the user has asked to stop.
+        OSError: the error is one: it is of the disk or the network, not of this SAE (but what an object of Python does not find).
+        torch.AcceleratorError: the error is one: nothing works on this GPU in this process any more.
     """
-    if isinstance(error, OSError):
+    own = bool(sae.sae.custom) and isinstance(error, FileNotFoundError | PermissionError)
+    if isinstance(error, Cancelled) or (isinstance(error, OSError) and not own):
+        raise error
+    if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
         raise error
     if isinstance(error, DarkMatterError):
         said = str(error)

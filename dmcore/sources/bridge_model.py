@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dmcore.errors import SpecError
+from dmcore.memory import is_out_of_memory
 from dmcore.sources.hooked import LanguageModel, Site
 from dmcore.specs import SITES
 
@@ -40,8 +41,13 @@ def read_bridge(name: str, hf: Any, processing: Sequence[str] = ()) -> LanguageM
     device = hf.get_input_embeddings().weight.device
     n_vocabulary = hf.config.get_text_config().vocab_size
     probe = torch.randint(n_vocabulary, PROBE, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.no_grad():
-        expected = hf(input_ids=probe, attention_mask=torch.ones_like(probe), use_cache=False).logits.float()
+    try:
+        with torch.no_grad():
+            expected = hf(input_ids=probe, attention_mask=torch.ones_like(probe), use_cache=False).logits.float()
+    except (RuntimeError, ValueError) as error:  # of a model that is spread over devices in a way that it cannot run
+        if is_out_of_memory(error):
+            raise
+        raise SpecError(f"The model {name} cannot be run ({_first_line(error)}): choose another device_map.") from error
     # Not `boot_transformers`: it asks the hub for tokenizers by name alone, and for a model of text and pictures it loads what
     # prepares pictures, and installs packages with pip where that fails.
     try:

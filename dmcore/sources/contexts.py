@@ -15,7 +15,7 @@ import numpy as np
 
 from dmcore.errors import SpecError
 from dmcore.progress import Reporter
-from dmcore.sources.hub import cached_file, resolve_commit
+from dmcore.sources.hub import file_of_commit, resolve_commit
 from dmcore.sources.model_files import most_positions, read_model_config, vocabulary_size
 from dmcore.sources.texts import read_documents
 from dmcore.sources.texts_contexts import DOMAINS, SIDECAR, TOKENS, TooFewTextsError, make_contexts
@@ -226,7 +226,7 @@ def _tokenizer_sha256(study: Study) -> str | None:
         path = study.resolve(spec.path) / "tokenizer.json"
     else:
         commit = resolve_commit(spec.id, spec.revision)
-        path = cached_file(spec.id, "tokenizer.json", commit) if commit else None
+        path = file_of_commit(spec.id, "tokenizer.json", commit) if commit else None
     return file_sha256(path) if path and path.is_file() else None
 
 

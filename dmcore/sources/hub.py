@@ -9,19 +9,22 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dmcore.errors import SpecError
 
+T = TypeVar("T")
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SECONDS_FOR_AN_ANSWER = 5.0
 """After so long without an answer the hub counts as out of reach."""
-SECONDS_KNOWN = 60.0
+SECONDS_KNOWN = {"answers": 60.0, "busy": 5.0, "silent": 5.0}
 """For so long it is not asked again whether it answers."""
+BUSY = (429, 502, 503, 504)
+"""Answers of a hub that may give what is asked for later; a mirror may have others at its root, and give all the same."""
 _OUT_OF_REACH = {
     "LocalEntryNotFoundError",
     "OfflineModeIsEnabled",
@@ -35,9 +38,9 @@ _OUT_OF_REACH = {
 _BROKEN_OFF = {"RemoteProtocolError", "IncompleteRead", "ChunkedEncodingError", "ClientPayloadError"}
 _turn = threading.Lock()
 _known: dict[str, float] = {}
-"""`answers` and `silent`: when that was last seen."""
-_waived = [0]
-"""How many uses of `without_waiting` hold the hub's libraries offline."""
+"""What the hub was last seen to do, and when."""
+_asking, _silenced = [0], [0]
+"""How many downloads are under way; whether the hub's libraries are held offline."""
 
 
 def token() -> str | bool:
@@ -45,7 +48,7 @@ def token() -> str | bool:
     return next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), False)
 
 
-def cached_file(repository: str, name: str, revision: str) -> Path | None:
+def file_of_commit(repository: str, name: str, revision: str) -> Path | None:
     """A model's file in the local cache of the hub; never asks the hub."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -67,7 +70,7 @@ def resolve_commit(repository: str, revision: str) -> str | None:
     """
     if COMMIT.fullmatch(revision):
         return revision
-    cached = cached_file(repository, "config.json", revision)
+    cached = file_of_commit(repository, "config.json", revision)
     if cached is not None:
         return cached.parent.name
     from huggingface_hub import HfApi, hf_hub_download
@@ -87,46 +90,73 @@ def loading_options(repository: str, revision: str) -> dict[str, Any]:
     return {"revision": resolve_commit(repository, revision) or revision, "token": token()}
 
 
-@contextmanager
-def without_waiting() -> Iterator[None]:
-    """While the hub does not answer, or is too busy to, its libraries read their cache without asking, for as long as this lasts.
+def without_waiting(load: Callable[[], T]) -> T:
+    """What a library of the hub loads; where the hub does not answer, from its cache, without asking.
 
     Without it each file that is asked for, also those that a model need not have, is tried for 23 s, and what is whole in the
-    cache counts as out of reach.
+    cache counts as out of reach. A hub that is only too busy is asked after all for what is not there.
     """
-    from huggingface_hub import constants
+    state = "answers" if _silenced[0] else _state()
+    if state == "answers":
+        return load()
+    try:
+        with _offline():
+            return load()
+    except Exception as error:
+        if state == "silent" or not _kinds(error) & _OUT_OF_REACH:
+            raise
+    return load()
 
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """For as long as this lasts, nobody takes the hub for silent: something is being downloaded."""
     with _turn:
-        waive = bool(_waived[0]) or (not constants.is_offline_mode() and not _answers())
-        if waive:
-            _waived[0] += 1
-            constants.HF_HUB_OFFLINE = True
+        _asking[0] += 1
     try:
         yield
     finally:
-        if waive:
+        with _turn:
+            _asking[0] -= 1
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The hub's libraries do not ask it, unless a download is under way, or they are told so by the environment."""
+    from huggingface_hub import constants
+
+    with _turn:
+        mine = not _asking[0] and not constants.is_offline_mode()
+        if mine:
+            constants.HF_HUB_OFFLINE = True
+            _silenced[0] += 1
+    try:
+        yield
+    finally:
+        if mine:
             with _turn:
-                _waived[0] -= 1
-                if not _waived[0]:
-                    constants.HF_HUB_OFFLINE = False
+                _silenced[0] -= 1
+                constants.HF_HUB_OFFLINE = False
 
 
-def _answers() -> bool:
-    """Whether the hub answers, and is not too busy to; what was seen less than `SECONDS_KNOWN` ago holds."""
+def _state() -> str:
+    """Whether the hub `answers`, is `busy` or `silent`; what was seen a moment ago holds for `SECONDS_KNOWN`."""
     from huggingface_hub import constants, get_session
 
     now = time.monotonic()
-    for said in ("answers", "silent"):
-        if said in _known and now - _known[said] < SECONDS_KNOWN:
-            return said == "answers"
+    for state, seen in _known.items():
+        if now - seen < SECONDS_KNOWN[state]:
+            return state
+    if constants.is_offline_mode():
+        return "answers"  # it is not asked anyway
     _known.clear()
     try:
         status = get_session().head(constants.ENDPOINT, timeout=SECONDS_FOR_AN_ANSWER).status_code
-        said = "silent" if status == 429 or status >= 500 else "answers"
+        state = "busy" if status in BUSY else "answers"
     except Exception:  # of the network, its library, or the address: it cannot be asked for anything
-        said = "silent"
-    _known[said] = time.monotonic()
-    return said == "answers"
+        state = "silent"
+    _known[state] = time.monotonic()
+    return state
 
 
 def explain(error: BaseException, kind: str, name: str) -> str:

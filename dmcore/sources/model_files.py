@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcore.errors import SpecError
-from dmcore.sources.hub import cached_file, resolve_commit
+from dmcore.sources.hub import file_of_commit, resolve_commit
 from dmcore.specs import Study, parse_hook, sites_of, stack_of
 from dmcore.store.fingerprint import content_key, files_fingerprint
 
@@ -52,7 +52,7 @@ def read_model_config(study: Study) -> dict[str, Any] | None:
     spec = study.model
     if spec.id:
         commit = resolve_commit(spec.id, spec.revision)
-        path = cached_file(spec.id, "config.json", commit) if commit else None
+        path = file_of_commit(spec.id, "config.json", commit) if commit else None
         if path is None:
             return None
     else:

@@ -50,15 +50,17 @@ def load_model(study: Study, device: torch.device | str) -> LanguageModel:
     where, options = _where(study)
     _, kind, loader = _kind(study)
     try:
-        with without_waiting(), quiet_transformers():
-            hf: Any = loader.from_pretrained(
-                where,
-                dtype=getattr(torch, spec.dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-                attn_implementation="eager",
-                **({"device_map": spec.device_map} if spec.device_map else {}),
-                **options,
+        with quiet_transformers():
+            hf: Any = without_waiting(
+                lambda: loader.from_pretrained(
+                    where,
+                    dtype=getattr(torch, spec.dtype),
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    attn_implementation="eager",
+                    **({"device_map": spec.device_map} if spec.device_map else {}),
+                    **options,
+                )
             )
         hf = hf.eval() if spec.device_map else hf.to(device).eval()
     except Exception as error:
@@ -105,8 +107,7 @@ def _kind(study: Study) -> tuple[Any, str, Any]:
     spec = study.model
     where, options = _where(study)
     try:
-        with without_waiting():
-            config = AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        config = without_waiting(lambda: AutoConfig.from_pretrained(where, trust_remote_code=False, **options))
     except Exception as error:
         raise SpecError(explain(error, "model", where)) from error
     kind = model_kind(config.to_dict())
@@ -136,8 +137,7 @@ def load_tokenizer(study: Study) -> Any:
 
     where, options = _where(study)
     try:
-        with without_waiting():
-            return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+        return without_waiting(lambda: AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options))
     except Exception as error:
         raise SpecError(explain(error, "model", where)) from error
 

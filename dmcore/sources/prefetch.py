@@ -1,8 +1,8 @@
 """The next SAE's file, read while one computes: on real data the disk is the floor of a sweep.
 
-A thread reads the file's bytes and drops them, so that the system has them in its cache when the SAE is loaded; an SAE
-of Gemma Scope that is not on disk yet is downloaded. Nothing here can fail a sweep: what goes wrong shows when the SAE is
-loaded.
+A thread reads the file's bytes and drops them, so that the system has them in its cache when the SAE is loaded; an SAE of a
+release that is read here (Gemma Scope, Gemma Scope 2, Llama Scope) and not on disk yet is downloaded. Nothing here can fail a
+sweep: what goes wrong shows when the SAE is loaded.
 """
 
 from __future__ import annotations

@@ -97,7 +97,10 @@ def shape_of(tensors: dict[str, DiskTensor], name: str, path: Path) -> tuple[int
         SpecError: there is none of that name.
     """
     if name not in tensors or len(tensors[name].shape) != 2:
-        raise SpecError(f"{path} lacks the matrix {name}: copy or download it again.")
+        raise SpecError(
+            f"{path} lacks the matrix {name}, or holds it in a type that is not read (float64, 32, 16 and bfloat16 are): copy, "
+            "download or convert it again."
+        )
     first, second = tensors[name].shape
     return first, second
 

@@ -21,9 +21,18 @@ from dmcore.memory import available_memory
 from dmcore.sources.catalogue import check_release, find_saes, nearest_ids, read_catalogue, why_unusable
 from dmcore.sources.custom_saes import CustomSae, custom_sae
 from dmcore.sources.dictionary import Dictionary, check_numbers
-from dmcore.sources.hub import explain, token, without_waiting
-from dmcore.sources.hub_cache import cached_file
-from dmcore.sources.sae_layouts import LAYOUTS, layout_files, layout_of, open_weights, read_sae_config
+from dmcore.sources.disk_tensor import safetensors_header
+from dmcore.sources.hub import asking, explain, token, without_waiting
+from dmcore.sources.hub_cache import snapshots
+from dmcore.sources.sae_layouts import (
+    LAYOUTS,
+    WEIGHTS,
+    layout_files,
+    layout_of,
+    open_weights,
+    processing_of,
+    read_sae_config,
+)
 from dmcore.sources.sae_weights import SaeConfig
 from dmcore.sources.sliced_dictionary import SLICEABLE, SlicedDictionary
 from dmcore.specs import PROCESSING, SaeSpec, Study
@@ -89,7 +98,9 @@ def read_config(study: Study, sae: SaeSpec) -> SaeConfig | None:
 
 
 def _listed_config(row: dict[str, Any]) -> SaeConfig:
-    steps = tuple(step for step in str(row["processing"] or "").split(",") if step in PROCESSING)
+    steps = tuple(step for step in str(row["processing"] or "").split(",") if step in PROCESSING) or None
+    if row["conversion_func"] != "sae_lens":  # those say so in their own files, where the registry does not
+        steps = steps or ()
     return SaeConfig(
         row["architecture"] or "", row["d_in"] or 0, row["d_sae"] or 0, row["hook"] or "", row["model"] or "", steps
     )
@@ -181,9 +192,7 @@ def load_dictionary(
         try:
             folder = release_folder(sae) if sae.release else study.resolve(sae.path)
             unsliced = folder is None
-            found = (
-                _from_release(sae, device, precision) if unsliced else _from_folder(folder, device, memory, precision)
-            )
+            found = _from_release(study, sae, device) if unsliced else _from_folder(folder, device, memory, precision)
         except SpecError:
             raise
         except Exception as error:  # SAELens raises many kinds; each means that this SAE cannot be read
@@ -214,7 +223,8 @@ def _from_folder(
         return SlicedDictionary(open_weights(folder), device, precision=precision)
     if layout_of(folder) == "SAELens":
         # In float32 whatever its configuration says, as in slices and from a release.
-        return _resident(SAE.load_from_disk(folder, device="cpu", dtype="float32"), device, precision)
+        loaded = SAE.load_from_disk(folder, device="cpu", dtype="float32", converter=_weights_alone)
+        return _resident(loaded, device, precision)
     from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 
     weights = open_weights(folder)
@@ -222,6 +232,15 @@ def _from_folder(
     loaded.load_state_dict(weights.state_dict(), assign=True)
     loaded.cfg.device = str(device)
     return _resident(loaded, device, precision)
+
+
+def _weights_alone(path: str | Path, device: str = "cpu", cfg_overrides: dict[str, Any] | None = None) -> Any:
+    """SAELens's reader of a folder, without counters and masks that its file holds besides."""
+    from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader
+
+    config, tensors = sae_lens_disk_loader(path, device, cfg_overrides)
+    weights = safetensors_header(Path(path) / WEIGHTS)  # what it gives is cast already
+    return config, {name: tensor for name, tensor in tensors.items() if name in weights}
 
 
 def _resident(loaded: Any, device: torch.device, precision: str) -> Dictionary:
@@ -232,17 +251,18 @@ def _resident(loaded: Any, device: torch.device, precision: str) -> Dictionary:
     return Dictionary(loaded.eval(), precision=precision, device=device, owned=True)
 
 
-def _from_release(sae: SaeSpec, device: torch.device, precision: str) -> Dictionary:
+def _from_release(study: Study, sae: SaeSpec, device: torch.device) -> Dictionary:
     from sae_lens import SAE
 
     if os.environ.get(UNSAFE_VARIABLE):
         # Some releases are files of torch.save; SAELens leaves it to torch that nothing but tensors is read from them.
         raise SpecError(f"{UNSAFE_VARIABLE} is set, so that a downloaded file could run code: unset it.")
-    with without_waiting():
-        loaded = SAE.from_pretrained(sae.release, sae.id, device="cpu", dtype="float32")
+    loaded: Any = without_waiting(lambda: SAE.from_pretrained(sae.release, sae.id, device="cpu"))
     if "transcoder" in type(loaded).__name__.lower():
         raise SpecError(f"{sae.name} is a transcoder: it predicts another site, so it has no error to split here.")
-    return _resident(loaded, device, precision)
+    asked = processing_of({name: loaded.cfg.metadata.get(name) for name in ("model_from_pretrained_kwargs",)})
+    check_origin(study, sae, SaeConfig("", 0, 0, processing=asked))
+    return _resident(loaded, device, study.settings.precision)
 
 
 def release_folder(sae: SaeSpec) -> Path | None:
@@ -256,22 +276,22 @@ def release_folder(sae: SaeSpec) -> Path | None:
     row = release_row(sae)
     if row["conversion_func"] not in OWN_READERS or "embedding" in row["path"]:
         return None
+    names = [f"{row['path']}/{name}" for name in LAYOUTS[OWN_READERS[row["conversion_func"]]]]
+    for snapshot in snapshots(row["repo_id"]):
+        if all((snapshot / name).is_file() for name in names):
+            return snapshot / row["path"]
     from huggingface_hub import hf_hub_download
 
-    folder = Path()
+    revision = "main"
     try:
-        for name in reversed(LAYOUTS[OWN_READERS[row["conversion_func"]]]):
-            inside = f"{row['path']}/{name}"
-            found = cached_file(row["repo_id"], inside)
-            if found is None:
-                with without_waiting():
-                    found = Path(hf_hub_download(row["repo_id"], filename=inside, token=token()))
-            folder = found.parents[name.count("/")]
-    except SpecError:
-        raise
+        with asking():
+            for name in names:  # all of one commit
+                found = Path(hf_hub_download(row["repo_id"], filename=name, revision=revision, token=token()))
+                snapshot = found.parents[name.count("/")]
+                revision = snapshot.name
     except Exception as error:
         raise SpecError(explain(error, "SAE", sae.name)) from error
-    return folder
+    return snapshot / row["path"]
 
 
 @lru_cache(maxsize=1)

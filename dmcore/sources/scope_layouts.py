@@ -120,7 +120,7 @@ def open_llama(folder: Path) -> SaeWeights:
     if decoder.shape != (d_in, d_sae) or not mean_norm > 0:
         raise SpecError(f"{folder} is not a Llama Scope SAE: its decoder has shape {decoder.shape}.")
     scale = d_in**0.5 / mean_norm
-    norms = _column_norms(decoder) if about.get("sparsity_include_decoder_norm") else torch.ones(d_sae)
+    norms = _column_norms(decoder) if about.get("sparsity_include_decoder_norm", True) else torch.ones(d_sae)
     # In the model's own units: the encoder takes x * scale, and what it gives is divided by scale again. The publishers set the
     # threshold on pre-activations that are so divided, so that on the encoder's own it is larger by scale.
     vectors = {

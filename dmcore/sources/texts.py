@@ -116,8 +116,8 @@ def _read_dataset(texts: TextsSpec) -> Iterator[Document]:
     import datasets
 
     try:
-        with without_waiting():
-            stream = datasets.load_dataset(
+        stream: Any = without_waiting(
+            lambda: datasets.load_dataset(
                 texts.dataset,
                 name=texts.config or None,
                 split=texts.split,
@@ -125,6 +125,7 @@ def _read_dataset(texts: TextsSpec) -> Iterator[Document]:
                 streaming=True,
                 token=token(),
             )
+        )
         if texts.shuffle_buffer > 1:
             stream = stream.shuffle(seed=texts.seed, buffer_size=texts.shuffle_buffer)
         for row in stream:

@@ -74,6 +74,13 @@ def texts_fingerprint(path: Path, memory: Path | None = None) -> str:
         SpecError: there are none, or one cannot be read.
     """
     folder, names = list_files(path)
+    fingerprint = _fingerprint(folder, names, memory)
+    if any(_ending(Path(name)) in COMPRESSIONS for name in names):  # which were passed over once, as binary files
+        return content_key({"texts": fingerprint, "compressed": 1})
+    return fingerprint
+
+
+def _fingerprint(folder: Path, names: list[str], memory: Path | None) -> str:
     stats = [(folder / name).stat() for name in names]
     if memory is None or sum(stat.st_size for stat in stats) < REMEMBERED_FROM:
         return files_fingerprint(folder, names, memory)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dmcore.errors import SpecError
 from dmcore.sources.disk_tensor import DiskTensor, safetensors_header
-from dmcore.sources.hub import cached_file, resolve_commit
+from dmcore.sources.hub import file_of_commit, resolve_commit
 from dmcore.sources.model_files import model_kind, read_model_config
 from dmcore.specs import Study, parse_hook
 
@@ -37,9 +37,9 @@ FINAL_NORMS = (
 )
 ONE_PLUS = (
     "gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma", "vaultgemma", "qwen3_next", "qwen3_5", "qwen3_5_text",
-    "qwen3_5_moe", "qwen3_5_moe_text", "minimax_m3_vl", "minimax_m3_vl_text", "step3p5", "step3p7",
+    "qwen3_5_moe", "qwen3_5_moe_text", "nemotron", "minimax_m3_vl", "minimax_m3_vl_text", "step3p5", "step3p7",
 )  # fmt: skip
-"""Model types whose RMS norms scale by one plus their weight."""
+"""Model types whose norms scale by one plus their weight."""
 CENTRED = ("cohere", "cohere2", "olmo")
 """Model types whose LayerNorms have no bias by which they could be told from RMS norms."""
 WITHOUT_WEIGHT = ("olmo",)
@@ -126,7 +126,7 @@ def _tensors(study: Study) -> dict[str, DiskTensor]:
     def find(name: str) -> Path | None:
         if folder is not None:
             return folder / name if (folder / name).is_file() else None
-        return cached_file(spec.id, name, commit) if commit else None
+        return file_of_commit(spec.id, name, commit) if commit else None
 
     index = find(INDEX)
     if index is not None:

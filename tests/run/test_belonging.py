@@ -13,9 +13,10 @@ import torch
 import dmcore
 from dmcore.analysis.activations import Activations
 from dmcore.analysis.sanity import check_belongs, reconstruction_fvu
-from dmcore.errors import DataError, SpecError
+from dmcore.errors import Cancelled, DataError, SpecError
 from dmcore.math.sparse_codes import codes_from_dense
 from dmcore.progress import Reporter
+from dmcore.run.failures import why_failed
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
 from dmcore.sources.prefetch import Prefetch
@@ -125,6 +126,24 @@ def test_an_object_whose_code_fails_has_no_result_and_the_others_have(
         "bad": "The object bad failed (IndexError: index 7 is out of bounds): see the log for the place; the others go on."
     }
     assert any(record.exc_info and record.exc_info[0] is IndexError for record in caplog.records)
+
+
+@pytest.mark.parametrize("word", ["try", "run the model", "encode", "split"])
+def test_a_cancel_ends_the_sweep_wherever_it_comes(study_path: Path, tmp_path: Path, word: str) -> None:
+    seen: list[str] = []
+    reporter = Reporter(lambda progress: seen.append(progress.stage), lambda: any(word in stage for stage in seen))
+    study = dataclasses.replace(load_study(study_path), saes=(SaeSpec(HOOKS[0], custom="good"),))
+    custom = {"good": dmcore.CustomSae(Halves(0.9))}
+    with pytest.raises(Cancelled):
+        Pipeline(Store(tmp_path), reporter=reporter, custom=custom).sweep(study)
+    assert any(word in stage for stage in seen)
+
+
+@pytest.mark.parametrize("error", [Cancelled("stop"), OSError(5, "the disk"), torch.AcceleratorError("a dead GPU")])
+def test_what_is_not_of_one_sae_ends_the_sweep(error: Exception, study_path: Path, tmp_path: Path) -> None:
+    sae = make_plan(load_study(study_path), Store(tmp_path)).saes[0]
+    with pytest.raises(type(error)):
+        why_failed(sae, error, torch.device("cpu"))
 
 
 def test_an_sae_is_tried_at_an_old_site_too(study_path: Path, tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def steps(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[
         f'release = "gemma-2-2b-res-matryoshka-dc"\nid = "{HOOK}"',
     ]
     study = write_study(home / "ids.toml", f'id = "{MODEL}"', f'dataset = "{TEXTS}"\nshuffle_buffer = 0', saes)
-    kept = {k: v for k, v in os.environ.items() if k not in {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"}}
+    # Nothing of the real hub's: its cache is not to hold what is downloaded here.
+    others = ("HF_", "HUGGING", "TRANSFORMERS_", "DMCORE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     environment = {
         **kept,
         "HF_ENDPOINT": hub.url,

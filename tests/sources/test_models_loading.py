@@ -54,6 +54,35 @@ def blocks_run(model: LanguageModel, tokens: torch.Tensor, hooks: list[str], *, 
     return entered
 
 
+@pytest.mark.parametrize(("state", "expected"), [("answers", [False]), ("silent", [True]), ("busy", [True, False])])
+def test_a_busy_hub_is_asked_for_what_its_cache_lacks_and_a_silent_one_is_not(
+    state: str, expected: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_state", lambda: state)
+    seen: list[bool] = []
+
+    def load() -> str:
+        seen.append(constants.is_offline_mode())
+        if seen[-1]:
+            raise OfflineModeIsEnabled
+        return "loaded"
+
+    if state == "silent":
+        with pytest.raises(OfflineModeIsEnabled):
+            hub.without_waiting(load)
+    else:
+        assert hub.without_waiting(load) == "loaded"
+    assert seen == expected and not constants.is_offline_mode()
+    with hub.asking():  # a download that is under way is not cut off
+        seen.clear()
+        assert hub.without_waiting(load) == "loaded"
+        assert seen == [False]
+
+
 def test_loading_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bridge's own way to load a model of text and pictures installs packages with pip."""
     folder = save_model("gemma3-with-pictures", tmp_path / "gemma3")

@@ -227,7 +227,7 @@ def test_a_llama_scope_folder_equals_the_loader_of_saelens(
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
     name = "Llama3_1-8B-Base-L1R-8x"
-    folder = llama_folder(tmp_path / name)
+    folder = llama_folder(tmp_path / name, sparsity_include_decoder_norm=False)
     monkeypatch.setattr(
         loaders, "hf_hub_download", lambda repo_id, filename, subfolder="", **_: str(tmp_path / subfolder / filename)
     )
@@ -243,7 +243,7 @@ def test_llama_scopes_threshold_is_on_what_a_latent_adds(
     study_path: Path, tmp_path: Path, memory: int | None, small_slices: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layouts_module, "ROWS_BYTES", 8 * WIDTH * 3)  # norms from groups of three rows
-    folder = llama_folder(tmp_path / "sae", sparsity_include_decoder_norm=True)
+    folder = llama_folder(tmp_path / "sae")  # as the publishers' configuration is where it does not say
     t = {k: v.double() for k, v in load_file(folder / "checkpoints" / "final.safetensors").items()}
     scale = D_MODEL**0.5 / 3.7
     # As the publishers run it: the biases in the model's units, gated by pre-activation times decoder norm.
@@ -287,14 +287,19 @@ def test_an_sae_that_lacks_its_scale_is_refused(study_path: Path, tmp_path: Path
         read_config(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")))
 
 
-def test_tensors_that_are_no_weights_are_passed_over(study_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", [None, 0])
+def test_tensors_that_are_no_weights_are_passed_over(study_path: Path, tmp_path: Path, memory: int | None) -> None:
     sae = build_sae("topk", HOOK)
     sae.save_model(tmp_path / "sae")
     path = tmp_path / "sae" / "sae_weights.safetensors"
     save_file({**load_file(path), "n_steps": torch.tensor([3]), "dead": torch.zeros(WIDTH, dtype=torch.bool)}, path)
     assert set(safetensors_header(path)) == set(sae.state_dict())
-    loaded = load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu", memory=0)
-    equal_forward(sae, loaded)
+    spec = SaeSpec(HOOK, str(tmp_path / "sae"))
+    equal_forward(sae, load_dictionary(load_study(study_path), spec, D_MODEL, "cpu", memory=memory))
+    packed = {"W_enc": torch.zeros(D_MODEL, WIDTH, dtype=torch.int8)}
+    save_file({**load_file(path), **packed}, path)
+    with pytest.raises(SpecError, match="holds it in a type that is not read"):
+        open_weights(tmp_path / "sae")
 
 
 def test_an_sae_of_the_past_of_a_token_is_refused(study_path: Path) -> None:
@@ -312,6 +317,25 @@ def test_nothing_is_unpickled_where_torch_is_told_to_run_code(
     row = read_catalogue().filter(pl.col("conversion_func") == "qwen_scope").row(0, named=True)
     with pytest.raises(SpecError, match="could run code: unset it"):
         load_dictionary(load_study(study_path), SaeSpec(row["hook"], release=row["release"], id=row["id"]), 16, "cpu")
+
+
+def test_what_a_release_says_of_its_model_when_it_is_read_counts(
+    study_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sae_lens
+
+    rows = read_catalogue().filter(pl.col("conversion_func") == "sae_lens", pl.col("processing") == "")
+    row = rows.row(0, named=True)
+    loaded = build_sae("topk", row["hook"])
+    loaded.cfg.metadata.model_from_pretrained_kwargs = {"center_writing_weights": True}
+    monkeypatch.setattr(sae_lens.SAE, "from_pretrained", lambda *_, **__: loaded)
+    sae = SaeSpec(row["hook"], release=row["release"], id=row["id"])
+    study = dataclasses.replace(load_study(study_path), model=ModelSpec(id=row["model"]))
+    with pytest.raises(SpecError, match=r"write processing = \['center_writing_weights'\]"):
+        load_dictionary(study, sae, D_MODEL, "cpu")
+    asked = dataclasses.replace(study, model=ModelSpec(id=row["model"], processing=("center_writing_weights",)))
+    assert read_config(asked, sae).processing is None, "the registry does not say"
+    equal_forward(loaded, load_dictionary(asked, sae, D_MODEL, "cpu"))
 
 
 def test_mistral_is_one_model_under_both_names(study_path: Path) -> None:
@@ -486,6 +510,21 @@ def test_an_sae_of_a_llama_scope_release_is_read_as_a_folder(
     assert sae_fingerprint(load_study(study_path), sae) == key
     names = {"hyperparams.json", "checkpoints/final.safetensors"}
     assert set(asked) == {("fnlp/Llama3_1-8B-Base-LXR-8x", f"{folder.name}/{name}") for name in names}
+    # Files of two commits are no SAE: both are asked for again, of one commit.
+    asked.clear()
+    for commit, name in zip("ab", sorted(names), strict=True):
+        part = (
+            tmp_path
+            / "hub"
+            / "models--fnlp--Llama3_1-8B-Base-LXR-8x"
+            / "snapshots"
+            / (commit * 40)
+            / folder.name
+            / name
+        )
+        part.parent.mkdir(parents=True)
+        part.write_bytes((folder / name).read_bytes())
+    assert release_folder(sae) == folder and len(asked) == 2
 
 
 def test_a_study_of_releases_is_swept(tmp_path: Path, study_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ from dmcore.errors import Cancelled, SpecError
 from dmcore.progress import Reporter
 from dmcore.sources.contexts import TooFewTextsError, contexts_spec, find_contexts, load_contexts
 from dmcore.sources.texts import Document, shuffled
+from dmcore.sources.texts_files import texts_fingerprint
 from dmcore.specs import ModelSpec, SaeSpec, Settings, Study, TextsSpec
-from dmcore.store.fingerprint import content_key
+from dmcore.store.fingerprint import content_key, files_fingerprint
 from dmcore.store.store import Store
 from tests.model_builders import BOS, CLS, EOS, UNKNOWN, VOCABULARY, save_tokenizer
 
@@ -336,6 +337,14 @@ def test_too_few_documents_says_how_many_there_are(tmp_path: Path, store: Store)
     with pytest.raises(SpecError, match="lower n_contexts to 17.$"):
         load_contexts(build(tmp_path, n_contexts=90, short_documents="pack"), store)
     assert list(store.entries()) == []
+
+
+def test_compressed_tables_which_were_once_passed_over_change_the_key(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    write_jsonl(folder / "a.jsonl", [{"text": "a"}])
+    assert texts_fingerprint(folder) == files_fingerprint(folder, ["a.jsonl"])
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "b"}\n'))
+    assert texts_fingerprint(folder) != files_fingerprint(folder, ["a.jsonl", "b.jsonl.gz"])
 
 
 def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, store: Store) -> None:

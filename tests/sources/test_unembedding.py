@@ -52,7 +52,7 @@ def test_biases_of_norms_and_outputs_are_left_out(tmp_path: Path) -> None:
     check_logits(tmp_path, "phi")
 
 
-@pytest.mark.parametrize("kind", ["vaultgemma", "qwen3_5_text"])
+@pytest.mark.parametrize("kind", ["vaultgemma", "qwen3_5_text", "nemotron"])
 def test_norms_of_one_plus_their_weight_are_known(kind: str, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
