@@ -56,13 +56,8 @@ def read_sae_config(folder: Path) -> SaeConfig:
     Raises:
         SpecError: a file or a key is missing.
     """
-    readers: dict[str, Callable[[Path], SaeConfig]] = {
-        "SAELens": _saelens_config,
-        "Gemma Scope": scope_layouts.gemma_config,
-        "Gemma Scope 2": scope_layouts.gemma_2_config,
-        "Llama Scope": scope_layouts.llama_config,
-    }
-    return readers[layout_of(folder)](folder)
+    read_config, _ = _READERS[layout_of(folder)]
+    return read_config(folder)
 
 
 def _saelens_config(folder: Path) -> SaeConfig:
@@ -109,13 +104,8 @@ def open_weights(folder: Path) -> SaeWeights:
     Raises:
         SpecError: a file or a tensor is missing or not as it should be.
     """
-    openers: dict[str, Callable[[Path], SaeWeights]] = {
-        "SAELens": _open_saelens,
-        "Gemma Scope": scope_layouts.open_gemma,
-        "Gemma Scope 2": scope_layouts.open_gemma_2,
-        "Llama Scope": scope_layouts.open_llama,
-    }
-    return openers[layout_of(folder)](folder)
+    _, read_weights = _READERS[layout_of(folder)]
+    return read_weights(folder)
 
 
 def _open_saelens(folder: Path) -> SaeWeights:
@@ -123,3 +113,12 @@ def _open_saelens(folder: Path) -> SaeWeights:
     for name in ("W_enc", "W_dec"):
         shape_of(tensors, name, folder / WEIGHTS)
     return weights_of(config, tensors, LatentMatrix(tensors["W_enc"], False), LatentMatrix(tensors["W_dec"], True), {})
+
+
+_READERS: dict[str, tuple[Callable[[Path], SaeConfig], Callable[[Path], SaeWeights]]] = {
+    "SAELens": (_saelens_config, _open_saelens),
+    "Gemma Scope": (scope_layouts.gemma_config, scope_layouts.open_gemma),
+    "Gemma Scope 2": (scope_layouts.gemma_2_config, scope_layouts.open_gemma_2),
+    "Llama Scope": (scope_layouts.llama_config, scope_layouts.open_llama),
+}
+"""What reads the configuration and the tensors of each layout."""
