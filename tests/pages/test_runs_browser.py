@@ -45,10 +45,8 @@ def test_a_job_outlives_the_browser_and_two_browsers_share_it(served: tuple[str,
         page.get_by_text("A tiny study").first.wait_for()
         # What is drawn while the script still runs may be drawn again: a click on it is lost.
         page.locator("[data-test-script-state=notRunning]").wait_for()
-    # The study is the first of the list. Both are pressed before either is redrawn: then the first would be another study's.
-    starts = [page.get_by_role("button", name="Start", exact=True).first.element_handle() for page in pages]
-    for start in starts:
-        start.evaluate("button => button.click()")
+    # The study is the first of the list. (That asking twice makes one job is tested where no page redraws itself.)
+    pages[0].get_by_role("button", name="Start", exact=True).first.click()
     for page in pages:
         # One job on both. While a browser redraws, what was drawn before may stand beside it for a moment.
         expect(page.get_by_role("button", name="Cancel")).to_have_count(1, timeout=TIMEOUT)
