@@ -39,6 +39,8 @@ from dmcore.words.names import ago_text, plain, short
 
 EVERY = "1s"
 """How often active jobs are drawn again."""
+EVERY_AT_REST = "5s"
+"""How often a page on which nothing is active looks whether another browser, or a command, has started something."""
 ENDED_SHOWN = 12
 OPENED = "job"
 """Link parameter: the job whose log is open."""
@@ -55,12 +57,12 @@ LOOKS = {
 
 def draw_jobs() -> None:
     """Draw all jobs, from one look: a job that changes its state meanwhile is on one list, and on no second one. The active ones
-    are redrawn by themselves until the last has ended."""
+    are redrawn by themselves, and a page at rest sees what others start."""
     queue = Queue()
     found = _look(queue)
     jobs = found[1]
     st.session_state[_SEEN] = [job.id for job in active_jobs(jobs)]
-    st.fragment(_active, run_every=EVERY if st.session_state[_SEEN] else None)([found])
+    st.fragment(_active, run_every=EVERY if st.session_state[_SEEN] else EVERY_AT_REST)([found])
     _ended([job for job in jobs if not job.active])
     for path in queue.damaged():
         st.caption(
@@ -79,7 +81,7 @@ def _look(queue: Queue) -> tuple[str, list[Job]]:
 
 
 def _active(first: list[tuple[str, list[Job]]]) -> None:
-    """The fragment: everything in it is drawn anew each second; `first` holds the look of the page around it, once."""
+    """The fragment: everything in it is drawn anew by the clock; `first` holds the look of the page around it, once."""
     if not admitted():  # it runs without the app around it
         st.rerun()
     queue = Queue()
@@ -90,7 +92,7 @@ def _active(first: list[tuple[str, list[Job]]]) -> None:
         st.rerun()  # the page says what is the matter
     jobs = active_jobs(found)
     if [job.id for job in jobs] != st.session_state.get(_SEEN):
-        # One has come or ended: the lists below must know, and the clock may have to stop.
+        # One has come or ended: the lists below must know, and the clock may have to change.
         st.session_state[_SEEN] = [job.id for job in jobs]
         st.rerun()
     said = st.container()  # always there, so that what is said moves nothing below it
