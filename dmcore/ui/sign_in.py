@@ -23,6 +23,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from dmcore.places import HOME
 from dmcore.run.host.access import RUNNER, Access, AccessError, name_of, read_access
 from dmcore.ui.hosts import LOOPBACK, request_allowed
+from dmcore.ui.wanted import keep_link
 from dmcore.words.names import plain
 
 DISCOVERY = "/.well-known/openid-configuration"
@@ -233,6 +234,7 @@ def _sign_in() -> None:
 
     try:
         access = read_access(HOME)
+        keep_link()
         st.login(access.provider or None) if access is not None else None
     except (AccessError, StreamlitAuthError) as error:
         missing = "Authlib" in str(error)

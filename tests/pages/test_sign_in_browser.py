@@ -137,6 +137,23 @@ def test_a_runner_may_start_and_the_job_says_who_asked(host: Host, page: Any) ->
     Queue(host.root).cancel(job.id)
 
 
+def test_after_signing_in_one_is_where_the_link_led(host: Host, page: Any, browser: Any) -> None:
+    host.told_by.person = {"email": "grace@lab.example", "email_verified": True}
+    page.goto(f"{host.url}/runs?show=New+study")
+    page.get_by_role("button", name="Sign in").wait_for()
+    elsewhere = browser.new_context()
+    other = elsewhere.new_page()
+    other.set_default_timeout(TIMEOUT)
+    sign_in(other, host, "grace@lab.example")  # another browser's link is not theirs
+    other.get_by_role("heading", name=SHOWN).wait_for()
+    elsewhere.close()
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="What should be studied?").wait_for()
+    assert page.url == f"{host.url}/runs?show=New+study"
+    page.goto(host.url)  # once
+    page.get_by_role("heading", name=SHOWN).wait_for()
+
+
 def test_strangers_and_unverified_addresses_see_nothing(host: Host, page: Any) -> None:
     sign_in(page, host, "eve@evil-lab.example")
     page.get_by_role("heading", name="No access").wait_for()
