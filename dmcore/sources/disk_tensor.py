@@ -25,7 +25,9 @@ from torch import Tensor
 from dmcore.errors import SpecError
 
 SAFETENSORS_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Types of weights; tensors of other types (counters, masks, packed numbers) are passed over."""
+"""Types of weights that are read."""
+WHOLE_NUMBERS = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
+"""Types of tensors that are no weights (counters, masks, packed numbers): they are passed over."""
 LARGEST_HEADER = 100_000_000
 
 
@@ -83,11 +85,44 @@ class DiskTensor:
             done += got
 
 
-def safetensors_header(path: Path) -> dict[str, DiskTensor]:
-    """The tensors of a safetensors file, by name.
+def safetensors_header(path: Path, *, others: bool = False) -> dict[str, DiskTensor]:
+    """The weights of a safetensors file, by name.
+
+    Args:
+        path: of the file.
+        others: whether tensors of floating types that are not read here are passed over, too, instead of refused.
 
     Raises:
-        SpecError: the file is missing, is no safetensors file, or is cut short.
+        SpecError: the file is missing, is no safetensors file, is cut short, or holds weights of a type that is not read.
+    """
+    start, header = _header(path)
+    passed = WHOLE_NUMBERS if not others else {about["dtype"] for about in header.values()} - set(SAFETENSORS_TYPES)
+    found: dict[str, DiskTensor] = {}
+    for name, about in header.items():
+        if about["dtype"] in passed:
+            continue
+        if about["dtype"] not in SAFETENSORS_TYPES:
+            raise SpecError(
+                f"{path} holds {name} as {about['dtype']}, which is not read: save it as float32, float16 or bfloat16."
+            )
+        found[name] = _safetensor(path, start, about)
+    size = path.stat().st_size
+    for tensor in found.values():
+        if tensor.start + tensor.nbytes > size:
+            raise SpecError(f"{path} is cut short: copy or download it again.")
+    return found
+
+
+def whole_numbers(path: Path) -> set[str]:
+    """Names of the tensors of a safetensors file that are no weights."""
+    return {name for name, about in _header(path)[1].items() if about["dtype"] in WHOLE_NUMBERS}
+
+
+def _header(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Byte at which the tensors begin; what the header says of each: dtype, shape, data_offsets.
+
+    Raises:
+        SpecError: the file is missing, or is no safetensors file.
     """
     try:
         size = path.stat().st_size
@@ -97,25 +132,25 @@ def safetensors_header(path: Path) -> dict[str, DiskTensor]:
                 raise ValueError("its header has an impossible length")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        known = {name: about for name, about in header.items() if about["dtype"] in SAFETENSORS_TYPES}
-        found = {name: _safetensor(path, 8 + length, about) for name, about in known.items()}
+        for about in header.values():
+            first, last = (int(offset) for offset in about["data_offsets"])
+            shape = [int(n) for n in about["shape"]]
+            if not isinstance(about["dtype"], str):
+                raise TypeError("the type of a tensor is no name")
+            kind = SAFETENSORS_TYPES.get(about["dtype"])
+            agree = kind is None or math.prod(shape) * kind.itemsize == last - first
+            if first < 0 or min(shape, default=0) < 0 or not agree:
+                raise ValueError("the place and the shape of a tensor do not agree")
     except OSError as error:
         raise SpecError(f"Cannot read {path} ({error.strerror}): check the path.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SpecError(f"{path} is not a safetensors file of weights ({error}): copy or download it again.") from error
-    for tensor in found.values():
-        if tensor.start + tensor.nbytes > size:
-            raise SpecError(f"{path} is cut short: copy or download it again.")
-    return found
+    return 8 + length, header
 
 
 def _safetensor(path: Path, data: int, about: dict[str, Any]) -> DiskTensor:
-    first, last = (int(offset) for offset in about["data_offsets"])
-    dtype, shape = SAFETENSORS_TYPES[about["dtype"]], tuple(int(size) for size in about["shape"])
-    found = DiskTensor(path, data + first, dtype, shape)
-    if first < 0 or min(found.shape, default=0) < 0 or found.nbytes != last - first:
-        raise ValueError("the place and the shape of a tensor do not agree")
-    return found
+    shape = tuple(int(size) for size in about["shape"])
+    return DiskTensor(path, data + int(about["data_offsets"][0]), SAFETENSORS_TYPES[about["dtype"]], shape)
 
 
 def npz_arrays(path: Path) -> dict[str, DiskTensor]:

@@ -90,13 +90,15 @@ def loading_options(repository: str, revision: str) -> dict[str, Any]:
     return {"revision": resolve_commit(repository, revision) or revision, "token": token()}
 
 
-def without_waiting(load: Callable[[], T]) -> T:
+def without_waiting(load: Callable[[], T], *, local: bool = False) -> T:
     """What a library of the hub loads; where the hub does not answer, from its cache, without asking.
+
+    `local`: it reads a folder of this machine and asks the hub for nothing, so neither does this.
 
     Without it each file that is asked for, also those that a model need not have, is tried for 23 s, and what is whole in the
     cache counts as out of reach. A hub that is only too busy is asked after all for what is not there.
     """
-    state = "answers" if _silenced[0] else _state()
+    state = "answers" if local or _silenced[0] else _state()
     if state == "answers":
         return load()
     try:

@@ -60,7 +60,8 @@ def load_model(study: Study, device: torch.device | str) -> LanguageModel:
                     attn_implementation="eager",
                     **({"device_map": spec.device_map} if spec.device_map else {}),
                     **options,
-                )
+                ),
+                local=bool(spec.path),
             )
         hf = hf.eval() if spec.device_map else hf.to(device).eval()
     except Exception as error:
@@ -107,7 +108,9 @@ def _kind(study: Study) -> tuple[Any, str, Any]:
     spec = study.model
     where, options = _where(study)
     try:
-        config = without_waiting(lambda: AutoConfig.from_pretrained(where, trust_remote_code=False, **options))
+        config = without_waiting(
+            lambda: AutoConfig.from_pretrained(where, trust_remote_code=False, **options), local=bool(spec.path)
+        )
     except Exception as error:
         raise SpecError(explain(error, "model", where)) from error
     kind = model_kind(config.to_dict())
@@ -137,7 +140,10 @@ def load_tokenizer(study: Study) -> Any:
 
     where, options = _where(study)
     try:
-        return without_waiting(lambda: AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options))
+        return without_waiting(
+            lambda: AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options),
+            local=bool(study.model.path),
+        )
     except Exception as error:
         raise SpecError(explain(error, "model", where)) from error
 

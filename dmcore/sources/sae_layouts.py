@@ -12,7 +12,16 @@ from typing import Any
 from dmcore.errors import SpecError
 from dmcore.sources import scope_layouts
 from dmcore.sources.disk_tensor import safetensors_header
-from dmcore.sources.sae_weights import LatentMatrix, SaeConfig, SaeWeights, read_json, shape_of, weights_of
+from dmcore.sources.sae_weights import (
+    LatentMatrix,
+    SaeConfig,
+    SaeWeights,
+    check_scaling,
+    read_json,
+    shape_of,
+    weights_of,
+)
+from dmcore.store.fingerprint import content_key, files_fingerprint
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 STEPS = ("fold_ln", "center_writing_weights")
@@ -24,6 +33,9 @@ LAYOUTS = {
     "Gemma Scope 2": (scope_layouts.GEMMA_2_PARAMS,),
 }
 """The files of each layout; the first tells which it is."""
+
+CHANGED = {"Llama Scope": {"reader": 2}}
+"""What goes into the key of an SAE of a layout whose numbers have changed with how it is read here."""
 
 
 def layout_of(folder: Path) -> str:
@@ -48,6 +60,16 @@ def layout_of(folder: Path) -> str:
 def layout_files(folder: Path) -> tuple[str, ...]:
     """The files of an SAE's folder that determine what it computes."""
     return LAYOUTS[layout_of(folder)]
+
+
+def folder_fingerprint(folder: Path, memory: Path | None = None) -> str:
+    """Hash of an SAE's folder: of its files, and of how they are read; `memory` as `files_fingerprint` has it.
+
+    Raises:
+        SpecError: it is no SAE's, or a file is missing.
+    """
+    files, changed = files_fingerprint(folder, list(layout_files(folder)), memory), CHANGED.get(layout_of(folder))
+    return content_key({"files": files, **changed}) if changed else files
 
 
 def read_sae_config(folder: Path) -> SaeConfig:
@@ -110,8 +132,10 @@ def open_weights(folder: Path) -> SaeWeights:
 
 def _open_saelens(folder: Path) -> SaeWeights:
     config, tensors = read_json(folder / CONFIG), safetensors_header(folder / WEIGHTS)
-    for name in ("W_enc", "W_dec"):
-        shape_of(tensors, name, folder / WEIGHTS)
+    d_in, d_sae = shape_of(tensors, "W_enc", folder / WEIGHTS)
+    if shape_of(tensors, "W_dec", folder / WEIGHTS) != (d_sae, d_in):
+        raise SpecError(f"{folder / WEIGHTS} has W_dec of shape {tensors['W_dec'].shape}: ({d_sae}, {d_in}) is needed.")
+    check_scaling(folder / WEIGHTS, tensors)
     return weights_of(config, tensors, LatentMatrix(tensors["W_enc"], False), LatentMatrix(tensors["W_dec"], True), {})
 
 

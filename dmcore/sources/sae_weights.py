@@ -12,6 +12,14 @@ from torch import Tensor
 from dmcore.errors import SpecError
 from dmcore.sources.disk_tensor import DiskTensor
 
+VECTORS = {
+    "standard": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "topk": ("b_enc",),
+    "gated": ("b_gate", "r_mag", "b_mag"),
+}
+"""Tensors with an entry a latent that an SAE cannot do without, by its architecture."""
+
 
 @dataclass(frozen=True)
 class LatentMatrix:
@@ -83,11 +91,38 @@ def weights_of(
     W_dec: LatentMatrix,
     vectors: dict[str, Tensor],
 ) -> SaeWeights:
-    """An SAE of its matrices and of those of its tensors that have one axis; `vectors`: read already."""
+    """An SAE of its matrices and of those of its tensors that have one axis; `vectors`: read already.
+
+    Raises:
+        SpecError: one that its architecture needs is lacking, or is not as long as the matrices say.
+    """
     read = {name: tensor.read() for name, tensor in tensors.items() if len(tensor.shape) == 1}
     if "log_threshold" in read:  # JumpReLU as older versions of SAELens saved it
         read["threshold"] = read.pop("log_threshold").exp()
-    return SaeWeights(config, W_enc, W_dec, {**read, **vectors})
+    found = SaeWeights(config, W_enc, W_dec, {**read, **vectors})
+    path, architecture = W_enc.tensor.path, str(config.get("architecture", "standard"))
+    for name in ("b_dec", *VECTORS.get(architecture, ())):
+        length = W_enc.d_in if name == "b_dec" else W_enc.d_sae
+        if name not in found.vectors:
+            raise SpecError(
+                f"{path} lacks {name}, which an SAE of the kind {architecture} has: copy or download it again."
+            )
+        if found.vectors[name].shape != (length,):
+            raise SpecError(
+                f"{path} has {name} of length {len(found.vectors[name])}, not {length}: copy or download it again."
+            )
+    return found
+
+
+def check_scaling(path: Path, tensors: dict[str, DiskTensor]) -> None:
+    """Refuse an SAE whose latents are scaled after they were encoded, unless by 1.
+
+    Raises:
+        SpecError: it has such a factor.
+    """
+    scaling = tensors.get("scaling_factor")
+    if scaling is not None and not bool((scaling.read() == 1).all()):
+        raise SpecError(f"{path} has a scaling_factor that is not 1, which is not read: fold it into W_dec.")
 
 
 def shape_of(tensors: dict[str, DiskTensor], name: str, path: Path) -> tuple[int, int]:

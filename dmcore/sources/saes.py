@@ -21,22 +21,23 @@ from dmcore.memory import available_memory
 from dmcore.sources.catalogue import check_release, find_saes, nearest_ids, read_catalogue, why_unusable
 from dmcore.sources.custom_saes import CustomSae, custom_sae
 from dmcore.sources.dictionary import Dictionary, check_numbers
-from dmcore.sources.disk_tensor import safetensors_header
+from dmcore.sources.disk_tensor import safetensors_header, whole_numbers
 from dmcore.sources.hub import asking, explain, token, without_waiting
 from dmcore.sources.hub_cache import snapshots
 from dmcore.sources.sae_layouts import (
+    CHANGED,
     LAYOUTS,
     WEIGHTS,
-    layout_files,
+    folder_fingerprint,
     layout_of,
     open_weights,
     processing_of,
     read_sae_config,
 )
-from dmcore.sources.sae_weights import SaeConfig
+from dmcore.sources.sae_weights import SaeConfig, check_scaling
 from dmcore.sources.sliced_dictionary import SLICEABLE, SlicedDictionary
 from dmcore.specs import PROCESSING, SaeSpec, Study
-from dmcore.store.fingerprint import content_key, files_fingerprint
+from dmcore.store.fingerprint import content_key
 
 MEMORY_VARIABLE = "DMCORE_SAE_MEMORY_GIB"
 """Environment variable: memory that an SAE may take before it is read in slices."""
@@ -55,8 +56,6 @@ SITE_ALIASES = {
 MODEL_ALIASES = {"gpt2-small": "gpt2", "meta-llama-3.1-8b": "llama-3.1-8b", "mistral-7b": "mistral-7b-v0.1"}
 OWN_READERS = {"gemma_2": "Gemma Scope", "gemma_3": "Gemma Scope 2", "llama_scope": "Llama Scope"}
 """Layouts of releases that are read here, by SAELens's name of their loader; the others are read by SAELens."""
-READERS = {"Llama Scope": {"reader": 2}}
-"""What goes into the key of an SAE of a layout whose numbers have changed with how it is read here."""
 
 
 def sae_fingerprint(
@@ -67,11 +66,10 @@ def sae_fingerprint(
         return custom_sae(custom or {}, sae.custom).fingerprint()
     if sae.release:
         layout = OWN_READERS.get(release_row(sae)["conversion_func"], "")
-        return content_key({"release": sae.release, "id": sae.id, **READERS.get(layout, {})})
+        return content_key({"release": sae.release, "id": sae.id, **CHANGED.get(layout, {})})
     folder = study.resolve(sae.path)
     _check_trained(study, sae, folder)
-    files, changed = files_fingerprint(folder, list(layout_files(folder)), memory), READERS.get(layout_of(folder))
-    return content_key({"files": files, **changed}) if changed else files
+    return folder_fingerprint(folder, memory)
 
 
 def read_config(study: Study, sae: SaeSpec) -> SaeConfig | None:
@@ -235,12 +233,18 @@ def _from_folder(
 
 
 def _weights_alone(path: str | Path, device: str = "cpu", cfg_overrides: dict[str, Any] | None = None) -> Any:
-    """SAELens's reader of a folder, without counters and masks that its file holds besides."""
+    """SAELens's reader of a folder, without counters and masks that its file holds besides.
+
+    Raises:
+        SpecError: its latents are scaled after they were encoded.
+    """
     from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader
 
+    file = Path(path) / WEIGHTS
+    check_scaling(file, safetensors_header(file, others=True))
     config, tensors = sae_lens_disk_loader(path, device, cfg_overrides)
-    weights = safetensors_header(Path(path) / WEIGHTS)  # what it gives is cast already
-    return config, {name: tensor for name, tensor in tensors.items() if name in weights}
+    passed = whole_numbers(file)  # by the file: what the reader gives is cast already
+    return config, {name: tensor for name, tensor in tensors.items() if name not in passed}
 
 
 def _resident(loaded: Any, device: torch.device, precision: str) -> Dictionary:

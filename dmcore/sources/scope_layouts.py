@@ -19,7 +19,15 @@ from torch import Tensor
 
 from dmcore.errors import SpecError
 from dmcore.sources.disk_tensor import DiskTensor, npz_arrays, safetensors_header
-from dmcore.sources.sae_weights import LatentMatrix, SaeConfig, SaeWeights, read_json, shape_of, weights_of
+from dmcore.sources.sae_weights import (
+    LatentMatrix,
+    SaeConfig,
+    SaeWeights,
+    check_scaling,
+    read_json,
+    shape_of,
+    weights_of,
+)
 
 GEMMA_PARAMS, GEMMA_2_PARAMS, GEMMA_2_CONFIG = "params.npz", "params.safetensors", "config.json"
 LLAMA_CONFIG, LLAMA_WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
@@ -82,9 +90,7 @@ def open_gemma(folder: Path) -> SaeWeights:
     """The tensors of an SAE of Gemma Scope."""
     path = folder / GEMMA_PARAMS
     arrays = _gemma_arrays(path)
-    scaling = arrays.get("scaling_factor")
-    if scaling is not None and not bool((scaling.read() == 1).all()):
-        raise SpecError(f"{path} has a scaling_factor that is not 1, which is not read: fold it into W_dec.")
+    check_scaling(path, arrays)
     return _gemma_weights(path, arrays)
 
 

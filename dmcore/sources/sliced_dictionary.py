@@ -82,7 +82,7 @@ class SlicedDictionary:
         if self.architecture == "topk":
             scale = self._decoder_norms[first:last] if self._rescales else None
             return TopKEncoder(W_enc, own["b_enc"], int(self._sae.cfg.k), scale, self._arithmetic)
-        threshold = own.get("threshold", torch.zeros_like(own["b_enc"]))
+        threshold = own["threshold"] if self.architecture == "jumprelu" else torch.zeros_like(own["b_enc"])
         return thresholded(W_enc, own["b_enc"], threshold, self._arithmetic, self._device)
 
     def decoder(self, first: int, last: int) -> Tensor:

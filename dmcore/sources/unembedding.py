@@ -141,5 +141,5 @@ def _tensors(study: Study) -> dict[str, DiskTensor]:
     for name in names:
         path = find(name)
         if path is not None:
-            found |= safetensors_header(path)
+            found |= safetensors_header(path, others=True)  # layers may be of a type that is not read here
     return found

@@ -29,7 +29,7 @@ from dmcore.errors import Cancelled, StoreError
 from dmcore.store.disk import full_words, is_full
 from dmcore.store.leftovers import PULLED
 from dmcore.store.manifest import MANIFEST, damage, read_manifest
-from dmcore.store.store import NO_STAGES, Entry, Store
+from dmcore.store.store import NAME, NO_STAGES, Entry, Store
 
 log = logging.getLogger(__name__)
 
@@ -84,20 +84,35 @@ class MirroredStore(Store):
 
     def remove(self, entry: Entry) -> None:
         """Delete an entry here and there."""
+        self._forget_there(entry.manifest.stage, entry.key)  # first: if it fails, what is here leads there again
         super().remove(entry)
-        self._forget_there(entry.manifest.stage, entry.key)
 
     def drop(self, stage: str, key: str) -> None:
         """Delete the entry of this name here and there, without fetching it."""
-        super().drop(stage, key)
         self._forget_there(stage, key)
+        super().drop(stage, key)
+
+    def names_there(self) -> set[tuple[str, str]]:
+        """Stage and key of every entry that is there, whether it is here or not."""
+        self._fs.invalidate_cache()
+        with self._reaching():
+            try:
+                self._fs.ls(self._base)  # a search leaves out what cannot be looked into, be it all
+            except FileNotFoundError:
+                return set()
+            found = self._fs.glob(f"{self._base}/*/*/{MANIFEST}")
+        names = (tuple(PurePosixPath(str(path)).parts[-3:-1]) for path in found)
+        return {(stage, key) for stage, key in names if NAME.fullmatch(stage) and NAME.fullmatch(key)}
 
     def trim(self, stages: Collection[str]) -> None:
         """Delete copies here, of these stages, of what this process has made or fetched and others have since deleted there."""
         for stage, key in sorted(name for name in self._known if name[0] in stages):
-            if not self._is_there(stage, key):
-                super().drop(stage, key)
-                self._known.discard((stage, key))
+            if self._is_there(stage, key):
+                continue
+            with self._locked_now(stage, key) as mine:  # another process of this machine may be pushing or fetching it
+                if mine and not self._is_there(stage, key):
+                    super().drop(stage, key)
+                    self._known.discard((stage, key))
 
     def _forget_there(self, stage: str, key: str) -> None:
         self._known.discard((stage, key))
@@ -117,7 +132,11 @@ class MirroredStore(Store):
 
     def _exists(self, there: str) -> bool:
         self._fs.invalidate_cache()  # of listings, which some libraries keep: another machine may have pushed since
-        return bool(self._fs.exists(there))
+        try:
+            self._fs.info(there)
+        except FileNotFoundError:
+            return False
+        return True  # not by its `exists`, for which a storage that fails is one that is empty
 
     def _pushed(self, entry: Entry, *, locked: bool) -> bool:
         """See that an entry that is here is there too; False if it was deleted in the meantime."""

@@ -58,6 +58,11 @@ def test_workers_share_a_sweep(
     assert "3 of 3 SAEs" in capfd.readouterr().out
 
 
+def shared_digits(keys: list[str]) -> set[str]:
+    """First digits that several keys have."""
+    return {key[0] for key in keys if sum(other.startswith(key[0]) for other in keys) > 1}
+
+
 def test_cache_ls_verify_and_rm(
     swept: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +80,11 @@ def test_cache_ls_verify_and_rm(
     assert main(["cache", "verify", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [d["key"] for d in found["damaged"]] == [entry.key]
+    before = len(list(Store().entries()))
+    for unclear in ("", next(iter(shared_digits([e["key"] for e in listed])))):
+        assert main(["cache", "rm", unclear]) == 1
+    assert len(list(Store().entries())) == before
+    capsys.readouterr()
     assert main(["cache", "rm", "activations", entry.key[:8], "damaged"]) == 1  # the damaged one is gone already
     assert main(["cache", "rm", "activations", "damaged"]) == 0
     assert not [e for e in Store().entries() if isinstance(e, Entry) and e.manifest.stage == "activations"]

@@ -15,8 +15,9 @@ import torch
 from dmcore.errors import SpecError
 from dmcore.sources import hub, models
 from dmcore.sources.model_files import read_model_config
-from dmcore.sources.models import LanguageModel, check_layers, load_model, model_fingerprint
-from dmcore.specs import ModelSpec, SaeSpec, Settings, Study, TextsSpec
+from dmcore.sources.models import LanguageModel, check_layers, load_model, load_tokenizer, model_fingerprint
+from dmcore.specs import ModelSpec, SaeSpec, Settings, Study, TextsSpec, load_study
+from tests.builders import build_study
 from tests.model_builders import D_MODEL, VOCABULARY, save_model
 
 POST = "blocks.1.hook_resid_post"
@@ -81,6 +82,13 @@ def test_a_busy_hub_is_asked_for_what_its_cache_lacks_and_a_silent_one_is_not(
         seen.clear()
         assert hub.without_waiting(load) == "loaded"
         assert seen == [False]
+
+
+def test_a_model_in_a_folder_asks_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = load_study(build_study(tmp_path, architectures=("topk",)))
+    monkeypatch.setattr(hub, "_state", lambda: pytest.fail("it was asked"))
+    assert load_model(study, "cpu") is not None
+    assert load_tokenizer(study) is not None
 
 
 def test_loading_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

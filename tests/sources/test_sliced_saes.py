@@ -302,6 +302,70 @@ def test_tensors_that_are_no_weights_are_passed_over(study_path: Path, tmp_path:
         open_weights(tmp_path / "sae")
 
 
+VECTORS = {
+    "standard": ["b_enc"],
+    "jumprelu": ["b_enc", "threshold"],
+    "topk": ["b_enc"],
+    "gated": ["b_gate", "r_mag", "b_mag"],
+}
+
+
+@pytest.mark.parametrize("architecture", VECTORS)
+def test_a_vector_that_is_lacking_too_short_or_of_another_type_is_a_sentence(
+    architecture: str, study_path: Path, tmp_path: Path
+) -> None:
+    build_sae(architecture, HOOK).save_model(tmp_path / "sae")
+    path, study = tmp_path / "sae" / "sae_weights.safetensors", load_study(study_path)
+    whole, spec = load_file(path), SaeSpec(HOOK, str(tmp_path / "sae"))
+    for name in ["b_dec", *VECTORS[architecture]]:
+        for vector, said in (
+            (None, f"lacks {name}, which an SAE of the kind {architecture} has"),
+            (whole[name][:-1].clone(), f"has {name} of length"),
+            (whole[name].to(torch.float8_e4m3fn), f"holds {name} as F8_E4M3, which is not read: save it as float32"),
+        ):
+            save_file({k: v for k, v in {**whole, name: vector}.items() if v is not None}, path)
+            with pytest.raises(SpecError, match=said):
+                load_dictionary(study, spec, D_MODEL, "cpu", memory=0)
+    save_file({**whole, "W_dec": whole["W_dec"][:-1].clone()}, path)
+    with pytest.raises(SpecError, match="has W_dec of shape"):
+        load_dictionary(study, spec, D_MODEL, "cpu", memory=0)
+
+
+def test_weights_in_a_small_type_are_read_whole_as_saelens_reads_them(study_path: Path, tmp_path: Path) -> None:
+    sae = build_sae("jumprelu", HOOK)
+    sae.threshold.data = sae.threshold.data.to(torch.float8_e4m3fn).float()
+    sae.save_model(tmp_path / "sae")
+    path = tmp_path / "sae" / "sae_weights.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "threshold": weights["threshold"].to(torch.float8_e4m3fn)}, path)
+    equal_forward(sae, load_dictionary(load_study(study_path), SaeSpec(HOOK, str(tmp_path / "sae")), D_MODEL, "cpu"))
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+@pytest.mark.parametrize("flag", [True, False])
+def test_latents_that_are_scaled_afterwards_are_refused_unless_by_one(
+    study_path: Path, tmp_path: Path, memory: int | None, flag: bool
+) -> None:
+    sae = build_sae("standard", HOOK)
+    sae.save_model(tmp_path / "sae")
+    path, about = tmp_path / "sae" / "sae_weights.safetensors", tmp_path / "sae" / "cfg.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "finetuning_scaling_factor": flag}))
+    weights, spec = load_file(path), SaeSpec(HOOK, str(tmp_path / "sae"))
+    save_file({**weights, "scaling_factor": torch.ones(WIDTH)}, path)
+    equal_forward(sae, load_dictionary(load_study(study_path), spec, D_MODEL, "cpu", memory=memory))
+    save_file({**weights, "scaling_factor": torch.full((WIDTH,), 2.0)}, path)
+    with pytest.raises(SpecError, match="has a scaling_factor that is not 1, which is not read: fold it into W_dec"):
+        load_dictionary(load_study(study_path), spec, D_MODEL, "cpu", memory=memory)
+
+
+def test_a_models_tensors_of_other_types_are_passed_over_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"head": torch.ones(2, 3), "layer": torch.ones(2).to(torch.float8_e5m2)}, path)
+    assert set(safetensors_header(path, others=True)) == {"head"}
+    with pytest.raises(SpecError, match="holds layer as F8_E5M2"):
+        safetensors_header(path)
+
+
 def test_an_sae_of_the_past_of_a_token_is_refused(study_path: Path) -> None:
     rows = read_catalogue().filter(pl.col("architecture") == "temporal")
     row = rows.row(0, named=True)
@@ -418,7 +482,8 @@ def test_weights_in_bfloat16_are_scaled_in_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "offsets"), [([4], [-16, 0]), ([-1, -4], [0, 16]), ([2], [0, 16]), (["x"], [0, 4]), ([2], [0])]
+    ("shape", "offsets"),
+    [([4], [-16, 0]), ([-1, -4], [0, 16]), ([2], [0, 16]), (["x"], [0, 4]), ([2], [0]), ([float("inf")], [0, 4])],
 )
 def test_a_header_that_contradicts_itself_is_a_sentence(
     shape: list[object], offsets: list[int], tmp_path: Path

@@ -209,6 +209,34 @@ def test_copies_of_what_others_have_deleted_go_when_they_are_trimmed(url: str, t
     assert (tmp_path / "one" / "codes" / KEY).is_dir(), "of a stage that was not named"
 
 
+def test_a_storage_that_fails_is_not_one_that_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"file://{tmp_path}/shared"
+    one = MirroredStore(tmp_path / "one", url)
+    entry = one.get_or_make("shard", SPEC, fill)
+
+    def stale(*_: object, **__: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(one._fs), "info", stale)
+        for ask in (lambda: one.trim(["shard"]), lambda: one.has("shard", KEY), lambda: one.remove(entry)):
+            with pytest.raises(StoreError, match="cannot be used .*Stale file handle.*: mend it, then run again"):
+                ask()
+    assert (entry.path / "numbers.npy").read_bytes() == b"numbers", "nothing was deleted"
+    assert MirroredStore(tmp_path / "other", url).find("shard", KEY) is not None
+
+
+def test_what_another_process_holds_is_not_trimmed(url: str, tmp_path: Path) -> None:
+    one, other = (MirroredStore(tmp_path / name, url) for name in ("one", "other"))
+    entry = one.get_or_make("shard", SPEC, fill)
+    other.drop("shard", KEY)
+    with Store(tmp_path / "one")._lock("shard", KEY):
+        one.trim(["shard"])
+        assert entry.path.is_dir()
+    one.trim(["shard"])
+    assert not entry.path.exists()
+
+
 def test_removing_removes_it_everywhere_but_where_it_was_fetched(url: str, tmp_path: Path) -> None:
     one = MirroredStore(tmp_path / "one", url)
     one.remove(one.get_or_make("codes", SPEC, fill))
@@ -260,6 +288,24 @@ def test_deleting_on_the_command_line_says_what_the_storage_keeps_or_deletes_the
     assert main(["cache", "rm", KEY, "--storage", url]) == 0
     assert "keeps its copies" not in capsys.readouterr().out
     assert MirroredStore(tmp_path / "other", url).find("codes", KEY) is None
+
+
+@pytest.mark.parametrize("what", ["codes", KEY, KEY[:6]])
+def test_what_only_the_storage_has_can_be_deleted_there(
+    what: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, root = MirroredStore(tmp_path / "one", url), tmp_path / "empty"
+    one.get_or_make("codes", SPEC, fill)
+    one.get_or_make("shard", {**SPEC, "of": "another"}, fill)
+    monkeypatch.setenv("DMCORE_CACHE", str(root))
+    assert main(["cache", "rm", what]) == 1, "not without being told where"
+    capsys.readouterr()
+    assert main(["cache", "rm", what, "--storage", url, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["removed"], said["only_in_storage"], said["bytes"]) == (1, 1, 0)
+    assert one.names_there() == {("shard", content_key({**SPEC, "of": "another"}))}
+    assert main(["cache", "rm", what, "--storage", url]) == 1
+    assert MirroredStore(root, f"{url}/none").names_there() == set()
 
 
 def test_a_job_counts_what_it_finds_and_can_be_cancelled_with_a_shared_storage_too(url: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dmcore.errors import Cancelled, StoreError
+from dmcore.errors import Cancelled, DarkMatterError, StoreError
 from dmcore.progress import Reporter, Stage
 from dmcore.run.cluster.board import Note, told_text
 from dmcore.run.cluster.tasks import Answer
@@ -113,7 +113,12 @@ class Crew:
         """Give a piece to Ray; what to answer where that cannot be done."""
         try:
             refs = piece.launch()
-        except OSError as error:  # the files that it needs cannot be read here
+        except StoreError:
+            raise
+        except DarkMatterError as error:  # the files that it needs are not there any more, or are others
+            log.error("%s cannot be given out: %s", piece.name, error)
+            return Answer(failure=str(error))
+        except OSError as error:  # they cannot be read here
             log.error("%s cannot be given out: %s", piece.name, error)
             reason = error.strerror or str(error)
             return Answer(

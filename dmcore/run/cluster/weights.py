@@ -21,9 +21,8 @@ from filelock import FileLock
 
 from dmcore.errors import SpecError, StoreError
 from dmcore.run.cluster.held import Hold, remove_unheld
-from dmcore.sources.sae_layouts import layout_files
+from dmcore.sources.sae_layouts import folder_fingerprint, layout_files
 from dmcore.specs import SaeSpec, Study
-from dmcore.store.fingerprint import files_fingerprint
 
 ROOT_VARIABLE = "DMCORE_NODE_CACHE"
 """Environment variable of a node: the folder on its own disk for what it fetches."""
@@ -68,7 +67,7 @@ def local_sae(
         return sae
     folder = study.resolve(sae.path)
     seen = folder.is_dir()
-    if seen and folder.stat().st_dev == node_folder().stat().st_dev:
+    if seen and _same_disk(folder, node_folder()):
         return sae
     target = fetched(
         fingerprint,
@@ -76,6 +75,10 @@ def local_sae(
         holds,
     )
     return replace(sae, path=str(target))
+
+
+def _same_disk(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
 
 
 def fetched(fingerprint: str, fetch: Callable[[Path], None], holds: list[Hold]) -> Path:
@@ -96,7 +99,7 @@ def fetched(fingerprint: str, fetch: Callable[[Path], None], holds: list[Hold]) 
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir()
                 fetch(draft)
-                if files_fingerprint(draft, list(layout_files(draft))) != fingerprint:
+                if folder_fingerprint(draft) != fingerprint:
                     shutil.rmtree(draft)
                     raise SpecError("The files of an SAE have changed since the sweep began: run it again.")
                 draft.replace(target)

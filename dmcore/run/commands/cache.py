@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import shutil
-from pathlib import Path
+from collections.abc import Set
 from typing import Any
 
 from dmcore.errors import StoreError
@@ -77,33 +77,48 @@ def _cache_verify(arguments: argparse.Namespace) -> int:
 
 
 def _cache_rm(arguments: argparse.Namespace) -> int:
-    store = Store()
-    if arguments.storage:
-        from dmcore.store.mirror import MirroredStore
+    from dmcore.store.mirror import MirroredStore
 
-        store = MirroredStore(store.root, arguments.storage)
-    entries = [entry for entry in store.entries() if isinstance(entry, Entry)]
-    chosen: dict[Path, Entry] = {}
+    store = MirroredStore(Store().root, arguments.storage) if arguments.storage else Store()
+    here = {(e.manifest.stage, e.key): e for e in store.entries() if isinstance(e, Entry)}
+    names = here.keys() | (store.names_there() if isinstance(store, MirroredStore) else set())
+    chosen: set[tuple[str, str]] = set()
     for what in arguments.what:
-        found = [e for e in entries if e.manifest.stage == what or e.key.startswith(what)]
-        if not found and what != "damaged":
-            raise StoreError(
-                f"No entry has the stage or key {what!r}, so nothing was deleted: `python -m dmcore cache ls` lists them."
-            )
-        chosen |= {entry.path: entry for entry in found}
-    shipped = sum(is_shipped(store, entry) for entry in chosen.values())
-    for entry in chosen.values():
-        store.remove(entry)
+        chosen |= _named(what, names)
+    entries = [here[name] for name in sorted(chosen & here.keys())]
+    shipped = sum(is_shipped(store, entry) for entry in entries)
+    for stage, key in sorted(chosen):
+        store.drop(stage, key)
     if "damaged" in arguments.what:
         shutil.rmtree(store.root / "damaged", ignore_errors=True)
-    freed = sum(entry.manifest.size for entry in chosen.values())
+    freed, away = sum(entry.manifest.size for entry in entries), len(chosen) - len(entries)
     if arguments.json:
-        say(json.dumps({"removed": len(chosen), "shipped": shipped, "bytes": freed}))
+        say(json.dumps({"removed": len(chosen), "only_in_storage": away, "shipped": shipped, "bytes": freed}))
     else:
         kept = os.environ.get(STORAGE_VARIABLE, "") if chosen and not arguments.storage else ""
         there = (
             " The storage that nodes share keeps its copies: give --storage to delete them there too." if kept else ""
         )
         back = f" {shipped} of them came with the program: `git checkout cache` brings them back." if shipped else ""
-        say(f"{len(chosen)} entries removed, {freed / 2**20:.1f} MiB freed.{back}{there}")
+        only = f" {away} of them were in the storage alone." if away else ""
+        say(f"{len(chosen)} entries removed, {freed / 2**20:.1f} MiB freed here.{only}{back}{there}")
     return 0
+
+
+def _named(what: str, names: Set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Stage and key of the entries that somebody means.
+
+    Raises:
+        StoreError: there is none, or the first digits of a key are those of several.
+    """
+    found = {name for name in names if name[0] == what}
+    if found or what == "damaged":
+        return found
+    found = {name for name in names if what and name[1].startswith(what)}
+    if not found:
+        raise StoreError(
+            f"No entry has the stage or key {what!r}, so nothing was deleted: `python -m dmcore cache ls` lists them."
+        )
+    if len({key for _, key in found}) > 1:
+        raise StoreError(f"{len(found)} keys begin with {what!r}, so nothing was deleted: give more of the digits.")
+    return found

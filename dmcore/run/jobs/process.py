@@ -88,7 +88,12 @@ def run_in_child(own: Lane, job: Job) -> None:
     except (KeyboardInterrupt, SystemExit):
         child.kill()
         stopped = f"Attempt {job.attempt} was interrupted: its worker was stopped. The next worker goes on from what is finished."
-        queue.interrupt(job, stopped, job.hangs)
+        try:
+            queue.interrupt(job, stopped, job.hangs)
+        except (
+            StoreError
+        ) as error:  # whoever asked the worker to stop is not to wait for a disk: the next one finds it out
+            own.say(str(error))
         raise
     finally:
         if child.poll() is None:

@@ -33,7 +33,9 @@ from dmcore.run.cluster.shards import SHARD, Cut, Shard, shard_spec
 from dmcore.run.cluster.work import Work
 from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
-from dmcore.specs import load_study
+from dmcore.sources.sae_layouts import LAYOUTS
+from dmcore.sources.saes import sae_fingerprint
+from dmcore.specs import SaeSpec, load_study
 from dmcore.store.fingerprint import content_key, files_fingerprint
 from dmcore.store.mirror import MirroredStore
 from dmcore.store.store import Entry, Store
@@ -296,6 +298,29 @@ def test_weights_that_a_node_does_not_see_are_sent(study_path: Path, node: Path,
     assert Path(found.path) == node / "weights" / fingerprint
     with pytest.raises(SpecError, match="does not see the folder of the SAE .*: put it where all nodes see it"):
         weights.local_sae(study, away, "0" * 32, lambda: None, [])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_reaches_a_node_under_the_key_that_the_sweep_has(
+    layout: str, study_path: Path, node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sae"
+    for name in LAYOUTS[layout]:  # what is in them is not looked at
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{layout} {name}")
+    study, sae = load_study(study_path), SaeSpec("blocks.1.hook_resid_post", str(folder))
+    fingerprint = sae_fingerprint(study, sae)
+    content = weights.read_files(folder)
+    away = SaeSpec(sae.hook, str(tmp_path / "nowhere"))
+    sent = Path(weights.local_sae(study, away, fingerprint, lambda: content, []).path)
+    assert {str(path.relative_to(sent)) for path in sent.rglob("*") if path.is_file()} == set(LAYOUTS[layout])
+    monkeypatch.setenv(weights.ROOT_VARIABLE, str(tmp_path / "other"))
+    monkeypatch.setattr(weights, "_same_disk", lambda *_: False)
+    copied = Path(weights.local_sae(study, sae, fingerprint, lambda: None, []).path)
+    assert (
+        copied.is_relative_to(tmp_path / "other")
+        and sae_fingerprint(study, SaeSpec(sae.hook, str(copied))) == fingerprint
+    )
 
 
 def test_weights_give_way_on_a_full_disk_but_not_while_they_are_read(

@@ -62,12 +62,15 @@ def test_a_piece_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None
     wanted = pieces(
         good=Answer(1), broken=task_error(ValueError("no such thing\nmore")), hungry=hungry, after=task_error(hungry)
     )
-    said = {piece.name: answer for piece, answer in crew_of(monkeypatch).run([*wanted, unreadable], "work", "tasks")}
+    gone = Piece("gone", lambda: [weights.read_files(Path("/nowhere/sae"))])
+    wanted += [unreadable, gone]
+    said = {piece.name: answer for piece, answer in crew_of(monkeypatch).run(wanted, "work", "tasks")}
     assert said["good"] == Answer(1)
     assert said["broken"].failure.startswith("ValueError on a node, in broken: no such thing (see the log")
     assert "Memory ran out on a node again and again in hungry" in said["hungry"].failure
     assert "Memory ran out on a node again and again in after" in said["after"].failure
     assert "unreadable needs cannot be read (No such file): see that its files are there" in said["unreadable"].failure
+    assert said["gone"].failure.startswith("There is no SAE at /nowhere/sae (no such folder)")
     assert all("\n" not in answer.failure for answer in said.values())
 
 
@@ -80,6 +83,9 @@ def test_a_piece_that_is_lost_again_and_again_fails_alone(monkeypatch: pytest.Mo
 
 
 def test_a_storage_that_is_gone_still_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Piece("bad", lambda: (_ for _ in ()).throw(StoreError("the disk is gone")))
+    with pytest.raises(StoreError, match="the disk is gone"):
+        list(crew_of(monkeypatch).run([refused], "work", "tasks"))
     with pytest.raises(StoreError, match="the disk is gone"):
         list(crew_of(monkeypatch).run(pieces(bad=Answer(broken="the disk is gone")), "work", "tasks"))
 

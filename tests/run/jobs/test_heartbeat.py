@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -323,6 +324,28 @@ def test_systemd_is_told_that_the_worker_is_ready_and_lives(tmp_path: Path, monk
     assert b"READY=1" in said
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     assert not heartbeat.notify("READY=1")
+
+
+@pytest.mark.parametrize("asked", [SystemExit, KeyboardInterrupt])
+def test_a_worker_that_is_asked_to_stop_stops_though_the_queue_cannot_be_written(
+    queue: Queue, asked: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, said, children = StoreError("The disk is full: free space and run again."), list[str](), list[Any]()
+    own = replace(lane_of_queue(queue, HangPolicy()), say=said.append)
+
+    def refuse(*_: object) -> None:
+        raise full
+
+    def stop(own: Lane, job: Job, child: Any, path: Path) -> str:
+        children.append(child)
+        raise asked
+
+    monkeypatch.setattr(process, "command_of", lambda job: [sys.executable, "-c", SLEEPING])
+    monkeypatch.setattr(process, "_watch", stop)
+    monkeypatch.setattr(queue, "interrupt", refuse)
+    with pytest.raises(asked):
+        worker_module._work(own, 0.0)
+    assert str(full) in said and children[0].poll() is not None
 
 
 def test_a_queue_that_cannot_be_written_for_a_moment_ends_no_worker_and_loses_no_job(
