@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,6 +11,7 @@ os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 # As the command line does: threads that spin while they wait make small products many times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -27,3 +29,11 @@ def pytest_runtest_makereport():
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without beartype: what users see of wrong types; and thousands of fits, which it would make longer."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

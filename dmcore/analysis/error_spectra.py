@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dmcore.math.moments import InputMoments, MomentAccumulator
-from dmcore.math.norm_prediction import ROUNDING, NormMoments
+from dmcore.math.norm_prediction import NormMoments
 from dmcore.math.spectrum import (
     directions_for,
     effective_rank,
@@ -30,7 +30,7 @@ from dmcore.math.spectrum import (
     scatter_of,
     shares,
 )
-from dmcore.math.split import FoldedFit
+from dmcore.math.split import ROUNDING, FoldedFit
 from dmcore.math.subspaces import dimensions, halvings, overlaps, variance_along, variance_within
 from dmcore.results.structure import SPECTRUM_PARTS, structure_table
 from dmcore.sources.dictionary import Dictionary

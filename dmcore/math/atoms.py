@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -147,8 +148,12 @@ def checked_activations(
     """Activations less the decoder's bias, in float32 or, if that is what they are, float64.
 
     Raises:
-        DataError: NaN or infinity.
+        DataError: NaN or infinity, or shapes that do not agree.
     """
+    if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point():
+        raise DataError("Activations are a (n_tokens, d_model) tensor of floating point numbers: give them as such.")
+    if bias is not None and bias.shape not in {torch.Size([]), torch.Size([x.shape[1]])}:
+        raise DataError(f"The bias has shape {tuple(bias.shape)}, but ({x.shape[1]},) is needed: give the decoder's.")
     x = x.detach()
     x = x if x.dtype == torch.float64 else x.float()
     x = x if bias is None else x - bias.detach().to(x)
@@ -163,8 +168,14 @@ def checked_targets(targets: Int[Tensor, " n_targets"] | int, n_tokens: int, d_s
     Raises:
         DataError: not one a token, below 0, or above the number of latents.
     """
-    if isinstance(targets, int):
-        targets = torch.full((n_tokens,), targets)
+    if isinstance(targets, int | np.integer):
+        targets = torch.full((n_tokens,), int(targets))
+    try:
+        targets = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError("Targets are whole numbers: give one for all tokens, or one a token.") from error
+    if targets.ndim != 1 or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise DataError("Targets are whole numbers: give one for all tokens, or one a token.")
     if targets.shape[0] != n_tokens:
         raise DataError(f"There are {targets.shape[0]} targets for {n_tokens} tokens: give one a token.")
     if n_tokens and (int(targets.min()) < 0 or int(targets.max()) > d_sae):

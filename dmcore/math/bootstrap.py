@@ -40,7 +40,10 @@ def poisson_weights(n_units: int, seed: int, n_replicates: int = N_REPLICATES) -
     """
     weights = np.empty((n_replicates, n_units))
     for unit in range(n_units):
-        raw = np.random.Philox(key=[seed & (2**64 - 1), unit]).random_raw(n_replicates)
+        key = np.array(
+            [int(seed) & (2**64 - 1), unit], dtype=np.uint64
+        )  # as such: a list of large numbers becomes floats
+        raw = np.random.Philox(key=key).random_raw(n_replicates)
         uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
         weights[:, unit] = np.searchsorted(_POISSON_CDF, uniform, side="right")
     return weights

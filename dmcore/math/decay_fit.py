@@ -18,9 +18,9 @@ Array = np.ndarray
 
 N_RATES = 24
 """Starts of the rate."""
-N_TRIED = 6
+N_TRIED = 12
 """Starts that are followed."""
-MAX_STEPS = 60
+MAX_STEPS = 300
 """Most Gauss-Newton steps."""
 
 

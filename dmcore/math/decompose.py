@@ -36,9 +36,10 @@ from dmcore.math.split import (
 
 CHUNK = 8192
 """Tokens worked on at once."""
+DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 LARGEST = 1e70
 """Of an activation: the squares of squared norms are added up in float64."""
-LARGEST = 1e150
+LARGEST_RIDGE = 1e150
 """What is larger than this has no square in float64."""
 
 
@@ -97,7 +98,8 @@ def decompose(
         acts: (n_tokens, d_model) activations; float torch tensor or array, any device.
         recon: (n_tokens, d_model) what the SAE made of them.
         groups: (n_tokens,) context id of each token. Folds never cut a context and intervals draw whole contexts. None
-            treats tokens as independent: right for independent rows; too sure for tokens of running text.
+            treats tokens as independent: right for independent rows; too sure for tokens of running text. Intervals of fewer
+            than 60 contexts that differ much are too short: of 20 they may hold the truth in 80 %, of 5 in half.
         n_folds: folds of contexts.
         ridge: penalty on the squared weights, as `sklearn.linear_model.Ridge(alpha=ridge)` on each training set.
         fit_bias: whether the map has a bias, which is never penalised.
@@ -113,7 +115,7 @@ def decompose(
     Source: Engels et al. 2024, Decomposing The Dark Matter of Sparse Autoencoders, with folds of contexts.
     """
     acts_t, recon_t = _as_tensor(acts, "acts"), _as_tensor(recon, "recon")
-    _check_settings(n_folds, ridge, fit_bias, seed)
+    n_folds, seed = _check_settings(n_folds, ridge, fit_bias, seed)
     contexts, n_contexts = _check(acts_t, recon_t, groups)
     sizes = torch.bincount(contexts, minlength=n_contexts)
     context_folds = assign_folds(sizes.cpu().numpy(), n_folds, seed)
@@ -132,7 +134,7 @@ def decompose(
     units = torch.from_numpy(bootstrap_units(n_contexts)).to(acts_t.device)[contexts]
     pulls = fit_pulls(inputs, targets, [[f] for f in cells], fit, ridge=ridge, fit_bias=fit_bias)
     linear, nonlinear = _parts(acts_t, recon_t, folds, units, fit, pulls, sums)
-    numbers = estimates(sums, seed).values
+    numbers = estimates(sums, seed, exact=_kept(acts_t.dtype) == torch.float64).values
     convert = _converter(acts)
     return Split(
         **numbers,
@@ -156,6 +158,12 @@ def _as_tensor(values: Any, name: str) -> Tensor:
             raise DataError(
                 f"{name} is no array of numbers ({_first_line(error)}): give a tensor or an array."
             ) from error
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise DataError(
+            f"{name} is a {tensor.layout} tensor on {tensor.device}: give a dense one that holds its numbers."
+        )
+    if tensor.is_floating_point() and tensor.dtype not in DTYPES:
+        raise DataError(f"{name} holds {tensor.dtype}: convert it with .float().")
     if not tensor.is_floating_point():
         raise DataError(f"{name} holds {tensor.dtype}, not floating point numbers: convert it with .float().")
     if tensor.ndim != 2:
@@ -169,19 +177,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def _check_settings(n_folds: Any, ridge: Any, fit_bias: Any, seed: Any) -> None:
-    """Raise on what is no number of its kind."""
+def _check_settings(n_folds: Any, ridge: Any, fit_bias: Any, seed: Any) -> tuple[int, int]:
+    """Raise on what is no number of its kind; return folds and seed as Python's own."""
     for name, value in (("n_folds", n_folds), ("seed", seed)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
             raise DataError(f"{name} is {value!r}: give a whole number, 0 or above.")
-    if isinstance(ridge, bool) or not isinstance(ridge, int | float | np.number) or not 0 <= ridge < LARGEST:
+    if isinstance(ridge, bool) or not isinstance(ridge, int | float | np.number) or not 0 <= ridge < LARGEST_RIDGE:
         raise DataError(f"ridge is {ridge!r}, but a penalty is a finite number, 0 or above.")
     if not isinstance(fit_bias, bool | np.bool_):
         raise DataError(f"fit_bias is {fit_bias!r}: give True or False.")
+    return int(n_folds), int(seed)
 
 
 def _check(acts: Tensor, recon: Tensor, groups: Any) -> tuple[Tensor, int]:
     """Raise on what cannot be decomposed; return each token's context as 0, 1, ... and the number of contexts."""
+    if not len(acts):
+        raise DataError("There are no tokens: give those of at least 2 contexts.")
     if acts.shape != recon.shape:
         raise DataError(
             f"acts has shape {tuple(acts.shape)} and recon {tuple(recon.shape)}: give the reconstruction of these tokens."

@@ -61,12 +61,15 @@ def solve_scaled(matrix: Tensor, rhs: Tensor, ridge: float) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(scaled)
     if not bool(failed) and float(factor.diagonal().min()) ** 2 > RANK_TOLERANCE:
         solution = torch.cholesky_solve(target, factor)
-    else:
-        values, vectors = torch.linalg.eigh(scaled)
-        keep = values > values[-1] * RANK_TOLERANCE
-        inverse = torch.where(keep, 1.0 / values.clamp_min(1e-300), torch.zeros_like(values))
-        solution = vectors @ (inverse[:, None] * (vectors.T @ target))
-    return solution * inverse_scale[:, None]
+        return solution * inverse_scale[:, None]
+    values, vectors = torch.linalg.eigh(scaled[alive][:, alive])
+    keep = values > values[-1] * RANK_TOLERANCE
+    found = (vectors[:, keep] / values[keep]) @ (vectors[:, keep].T @ target[alive]) * inverse_scale[alive, None]
+    # Of all solutions the shortest in the units of x, as lstsq has it, not in those of the scaled matrix.
+    rows, _ = torch.linalg.qr(vectors[:, keep] * scale[alive, None])
+    solution = torch.zeros_like(rhs)
+    solution[alive] = rows @ (rows.T @ found)
+    return solution
 
 
 def centred(gram: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +94,8 @@ def fit_map(gram: Tensor, cross: Tensor, shift: Tensor, *, ridge: float = 0.0, f
         fit_bias: whether there is a bias; without one the map goes through `x = 0`.
 
     Equivalent to `sklearn.linear_model.Ridge(alpha=ridge, fit_intercept=fit_bias)`, and at ridge 0 to
-    `torch.linalg.lstsq`.
+    `torch.linalg.lstsq`, but for directions that are less than about 1e-6 as wide as others once each dimension has been
+    scaled to a width of 1: moments do not hold them, so they are left out. A large mean makes all others so without a bias.
     """
     n_tokens, sums = gram[-1, -1], gram[-1, :-1]
     if fit_bias:

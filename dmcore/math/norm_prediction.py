@@ -27,7 +27,7 @@ from dmcore.estimate import Estimate
 from dmcore.math.bootstrap import interval, poisson_weights, ratio
 from dmcore.math.linear_map import AffineMap
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments
-from dmcore.math.split import FoldedFit, fit_folds, row_norm_sq
+from dmcore.math.split import ROUNDING, FoldedFit, fit_folds, row_norm_sq
 from dmcore.results.scaling import QUANTITIES
 
 COEFFICIENTS = {
@@ -41,8 +41,6 @@ COEFFICIENTS = {
 """Each quantity as a sum of x, error and linear error."""
 PROBE = "probe"
 """|Sae(x) - b_dec|^2, predicted from Sae(x): one norm more, after those of `QUANTITIES`, for SAEs that have a b_dec."""
-ROUNDING = 1e-6
-"""A norm that varies by less than this share of rms |v| times rms |x| is rounding of x: it has no R2."""
 
 
 def vectors_of(x: Tensor, error: Tensor, linear: Tensor) -> dict[str, Tensor]:

@@ -31,6 +31,8 @@ MAX_EXPONENT = 4.0
 """Upper bound of m: past it a doubling of the width would divide what is above the floor by more than 16."""
 SPACES = ("log", "linear")
 MIN_REPLICATES = 20
+LARGEST = 1e100
+"""Of a value or a width: squares of products of a few of them are added up in float64."""
 """Fewer give no covariance."""
 
 
@@ -196,13 +198,18 @@ def as_draws(replicates: Any, n: int) -> Array:
     Raises:
         DataError: they are no numbers, or not a row a draw and a column an SAE.
     """
-    try:
-        found = np.asarray(replicates, dtype=float)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError("replicates holds what is no number: give an array of numbers.") from error
+    found = _as_floats(replicates, "replicates")
     if found.ndim != 2 or found.shape[1] != n:
         raise DataError(f"replicates has shape {found.shape}: give a row a draw and a column an SAE, (n_draws, {n}).")
     return found
+
+
+def _as_floats(numbers: Any, name: str) -> Array:
+    try:
+        numbers = numbers.detach().cpu() if hasattr(numbers, "detach") else numbers  # a tensor of torch
+        return np.asarray(numbers, dtype=float)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise DataError(f"{name} holds what is no number: give an array of numbers.") from error
 
 
 def as_row(numbers: Any, name: str) -> Array:
@@ -211,10 +218,7 @@ def as_row(numbers: Any, name: str) -> Array:
     Raises:
         DataError: they are no numbers, or not in one row.
     """
-    try:
-        found = np.asarray(numbers, dtype=float)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{name} holds what is no number: give an array of numbers.") from error
+    found = _as_floats(numbers, name)
     if found.ndim != 1:
         raise DataError(f"{name} has shape {found.shape}: give one number per SAE, in one row.")
     return found
@@ -231,8 +235,10 @@ def check_values(widths: Array, values: Array, space: str, n_params: int) -> tup
         raise DataError(f"space is {space!r}: use log or linear.")
     if len(np.unique(widths)) < n_params or len(widths) != len(values):
         raise DataError(f"{len(np.unique(widths))} widths cannot hold {n_params} parameters: give more widths.")
-    if not (np.isfinite(values).all() and (widths > 0).all()):
+    if not (np.isfinite(values).all() and np.isfinite(widths).all() and (widths > 0).all()):
         raise DataError("Values that are not finite, or widths that are not positive, have no law: leave them out.")
+    if (np.abs(values) > LARGEST).any() or (widths > LARGEST).any():
+        raise DataError(f"Values and widths above {LARGEST:.0e} have no squares to add up: divide them by one number.")
     if (values <= 0).any() and (space == "log" or values.mean() <= 0):
         raise DataError("Values of 0 or less have no logarithm: leave them out, or fit in linear space.")
     return widths, values
@@ -288,7 +294,9 @@ def fit_power_law(
 
     Equivalent to `scipy.optimize.least_squares` with bounds, from many starts.
     """
-    widths, values = check_values(widths, values, space, 2 + floor)
+    if not isinstance(floor, bool | np.bool_):
+        raise DataError(f"floor is {floor!r}: give True or False.")
+    widths, values = check_values(widths, values, space, 2 + int(floor))
     axis = log_axis(widths)
-    law = Decay(axis(widths), MAX_EXPONENT * axis.unit, floor)
+    law = Decay(axis(widths), MAX_EXPONENT * axis.unit, bool(floor))
     return fit_on_axis("power" if floor else "power_zero", axis, law, widths, values, replicates, space)

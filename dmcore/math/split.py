@@ -28,6 +28,8 @@ from dmcore.math.bootstrap import interval, poisson_weights, ratio
 from dmcore.math.linear_map import AffineMap, fit_map
 from dmcore.math.moments import InputMoments, TargetMoments
 
+ROUNDING, ROUNDING_EXACT = 1e-6, 1e-12
+"""A norm that varies by less than this share of rms |v| times rms |x| is rounding of x (float32, float64): it has no R2."""
 SMALLEST_SCATTER = 1e-280
 """Sum of squares below which squares have lost their digits, or shares of it overflow."""
 
@@ -201,6 +203,14 @@ class SplitSums:
         """(d_model,) held-out R2 of each dimension of the error; nan where the error is constant."""
         return _r2(self.nonlinear_dims.sum(0), self._scatter_of_varying_dims(self.error_scatter_dims.sum(0)))
 
+    def norm_varies(self, exact: bool) -> bool:
+        """Whether |e|^2 varies by more than rounding, which is in proportion to |e| |x|."""
+        n, scatter, error, act = (
+            float(self.scalar(name).sum()) for name in ("n_tokens", "norm_scatter", "error_sq", "act_scatter")
+        )
+        act_sq = act + n * float(self.centres.act.double().square().sum())
+        return scatter * n > (ROUNDING_EXACT if exact else ROUNDING) ** 2 * error * act_sq
+
     def _scatter_of_varying_dims(self, scatter: np.ndarray) -> np.ndarray:
         n_tokens = self.scalar("n_tokens").sum()
         rounding = 1e-12 * n_tokens * self.centres.error.double().cpu().numpy() ** 2
@@ -222,8 +232,11 @@ class SplitEstimates:
     """(n_replicates,) each; replicate r has the same context weights for every SAE on the same contexts and seed."""
 
 
-def estimates(sums: SplitSums, seed: int) -> SplitEstimates:
-    """The numbers of a split with 95 % intervals: Poisson bootstrap over contexts, percentile, and the fit's influence."""
+def estimates(sums: SplitSums, seed: int, *, exact: bool = False) -> SplitEstimates:
+    """The numbers of a split with 95 % intervals: Poisson bootstrap over contexts, percentile, and the fit's influence.
+
+    `exact`: activations and reconstructions are float64; else a variation of |e|^2 that float32 alone makes counts as none.
+    """
     n_units = sums.scalars.shape[1]
     weights = np.concatenate([np.ones((1, n_units)), poisson_weights(n_units, seed)])
     alive = np.isfinite(sums.r2_dims())
@@ -243,7 +256,7 @@ def estimates(sums: SplitSums, seed: int) -> SplitEstimates:
             "fvu_nonlinear": nonlinear / act_scatter,
             "r2_error": 1.0 - nonlinear_dims.sum(1) / scatter_dims.sum(1),
             "r2_error_mean_dims": r2_dims.mean(1) if alive.any() else np.full(len(weights), np.nan),
-            "r2_error_norm_sq": 1.0 - norm_residual / norm_scatter,
+            "r2_error_norm_sq": 1.0 - norm_residual / (norm_scatter if sums.norm_varies(exact) else np.nan),
         }
     return SplitEstimates(
         {name: interval(float(column[0]), column[1:]) for name, column in values.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from dmcore.errors import DataError
 from dmcore.math.linear_map import fit_map
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments
 
 CHUNK = 8192
+LARGEST_ALPHA = 1e150
+"""What is larger than this has no square in float64."""
 
 
 class StreamingRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -47,18 +51,29 @@ class StreamingRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return self._update(X, y, reset=not hasattr(self, "_inputs"))
 
     def _update(self, X: Any, y: Any, reset: bool) -> StreamingRidge:
+        if (
+            isinstance(self.alpha, bool)
+            or not isinstance(self.alpha, Real)
+            or not 0 <= float(self.alpha) < LARGEST_ALPHA
+        ):
+            raise DataError(f"alpha is {self.alpha!r}, but a penalty is a finite number, 0 or above.")
         X, y = validate_data(self, X, y, reset=reset, multi_output=True, y_numeric=True, dtype=np.float64)
         rows, targets = torch.tensor(X), torch.tensor(np.asarray(y, dtype=np.float64))
-        self._flat = targets.ndim == 1
+        flat = targets.ndim == 1
         targets = targets.reshape(len(rows), -1)
         if reset:
+            self._flat = flat
             self._inputs = InputMoments(1, rows.mean(0))
             self._targets = TargetMoments(1, rows.shape[1], targets.shape[1])
             self._target_shift = targets.mean(0)
             self.n_samples_seen_ = 0
         elif targets.shape[1] != self._targets.cross.shape[2]:
-            raise ValueError(
+            raise DataError(
                 f"y has {targets.shape[1]} targets, but {self._targets.cross.shape[2]} were seen before: call fit to start anew."
+            )
+        elif flat != self._flat:
+            raise DataError(
+                f"y has {1 if flat else 2} axes, but {1 if self._flat else 2} before: give it as before, or call fit."
             )
         accumulator = MomentAccumulator(self._inputs, self._targets, self._inputs.shift)
         for x, t in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True):

@@ -7,13 +7,14 @@ of `VARIANTS`, and the predictions at those positions are compared with the clea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import polars as pl
 
 from dmcore.errors import SpecError
+from dmcore.results.sae import METRICS
 from dmcore.results.scaling import TABLES as SCALING_TABLES
 from dmcore.results.table_folder import TableFolder
 
@@ -149,7 +150,12 @@ class Downstream(TableFolder):
     about: Mapping[str, Any]
     """sae (name), hook, d_sae, l0, n_tokens (scored), n_contexts (run), dose_contexts (run), context_numbers (of the table of
     tokens), skip_positions, n_folds, seed, exact_gap (largest change of a token's loss, in nats, by Sae(x) + the whole error;
-    null if it was not run), and the metrics of the SAE's own record (fvu, r2_error, ..., with _low and _high)."""
+    null if it was not run); and, from the SAE's own record as it is now, its metrics (fvu, ..., with _low and _high)."""
+
+    def with_metrics(self, record: Mapping[str, Any]) -> Downstream:
+        """The same, with the metrics of an SAE's record."""
+        ends = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
+        return replace(self, about={**self.about, **{name: record.get(name) for name in ends}})
 
     def variant(self, name: str) -> dict[str, Any]:
         """The row of one of `VARIANTS`."""

@@ -61,6 +61,7 @@ from dmcore.results.transfer import TRANSFER, Transfer, transfer_members, transf
 from dmcore.specs import NAME, Study
 from dmcore.store.fingerprint import content_key
 from dmcore.store.manifest import read_manifest
+from dmcore.store.own_metrics import read_downstream
 from dmcore.store.store import Entry, Store
 
 INDEX = "index"
@@ -167,7 +168,7 @@ class Published:
     def downstream(self, summary_key: str) -> Downstream | None:
         """What the parts of an SAE's error cost the model's own loss, on the most contexts; None if it has not been made."""
         entry = find_downstream(self.store, summary_key)
-        return None if entry is None else Downstream.read(entry.path)
+        return None if entry is None else read_downstream(entry, self.store.find(SUMMARY, summary_key))
 
     def controls(self, summary_key: str) -> Controls | None:
         """The controls of an SAE's numbers, on the most contexts; None if they have not been made."""
@@ -233,9 +234,8 @@ def find_downstream(store: Store, summary_key: str) -> Entry | None:
         spec = entry.manifest.spec
         return int(spec["contexts"]) or math.inf, int(spec["dose_contexts"]), entry.manifest.created
 
-    keys = [key for key, spec in _specs(store, DOWNSTREAM) if spec.get("summary") == summary_key]
-    found = [entry for key in keys if (entry := store.find(DOWNSTREAM, key)) is not None]
-    return max((e for e in found if e.manifest.spec["version"] == DOWNSTREAM_VERSION), key=size, default=None)
+    found = [store.find(DOWNSTREAM, k) for k, spec in _specs(store, DOWNSTREAM) if spec.get("summary") == summary_key]
+    return max((e for e in found if e and e.manifest.spec["version"] == DOWNSTREAM_VERSION), key=size, default=None)
 
 
 def find_controls(store: Store, summary_key: str) -> Entry | None:

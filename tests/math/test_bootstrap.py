@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -36,3 +38,11 @@ def test_more_contexts_than_units_are_bundled_evenly() -> None:
     assert np.bincount(units).max() - np.bincount(units).min() == 1
     assert units.max() == 1999
     np.testing.assert_array_equal(bootstrap_units(7), np.arange(7))
+
+
+def test_large_seeds_differ_and_small_ones_are_what_they_were() -> None:
+    assert not np.array_equal(poisson_weights(5, 2**63), poisson_weights(5, 2**63 + 1))
+    raw = np.random.Philox(key=[3, 2]).random_raw(1000)
+    cdf = np.cumsum([np.exp(-1.0) / math.factorial(k) for k in range(20)])
+    expected = np.searchsorted(cdf, (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53, side="right")
+    np.testing.assert_array_equal(poisson_weights(5, 3)[:, 2], expected)

@@ -223,3 +223,41 @@ def test_fewer_tokens_than_dimensions_are_allowed_with_a_ridge() -> None:
     x, recon, _, _ = planted()
     split = dmcore.decompose(x[:20], recon[:20], ridge=10.0)
     assert np.isfinite(split.fvu_nonlinear)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_norm_that_varies_by_rounding_alone_has_no_r2(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    h, groups = rng.normal(size=(2000, 16)) @ rng.normal(size=(16, 16)), np.arange(2000) // 20
+    x = ((h - h.mean(1, keepdims=True)) / h.std(1, keepdims=True)).astype(dtype)  # a normalised site
+    dead = dmcore.decompose(x, 0 * x, groups=groups)  # |e|^2 = 16 for every token
+    assert np.isnan(dead.r2_error_norm_sq) and np.isnan(dead.r2_error_norm_sq.low)
+    assert np.isnan(dmcore.decompose(x, x - dtype(0.5), groups=groups).r2_error_norm_sq)
+    # An error whose norm does vary keeps its number, be it small: it is in proportion to the error.
+    small = {np.float32: 1e-3, np.float64: 1e-9}[dtype]
+    error = (rng.normal(size=x.shape) * np.abs(x)).astype(dtype)
+    whole, scaled = (dmcore.decompose(x, x - dtype(size) * error, groups=groups) for size in (1.0, small))
+    assert np.isfinite(whole.r2_error_norm_sq)
+    np.testing.assert_allclose(scaled.r2_error_norm_sq, whole.r2_error_norm_sq, rtol=0, atol=2e-3)
+
+
+def test_whole_numbers_of_numpy_are_seeds_and_folds(unchecked: None) -> None:
+    rng = np.random.default_rng(0)
+    x, groups = rng.normal(size=(400, 6)), np.arange(400) // 20
+    recon = 0.8 * x + 0.1 * rng.normal(size=x.shape)
+    plain = dmcore.decompose(x, recon, groups=groups, seed=3, n_folds=4)
+    other = dmcore.decompose(x, recon, groups=groups, seed=np.int64(3), n_folds=np.int32(4))
+    assert (other.fvu, other.fvu.low, other.fvu.high) == (plain.fvu, plain.fvu.low, plain.fvu.high)
+
+
+def test_tensors_that_hold_no_numbers_of_their_own_are_sentences() -> None:
+    x = torch.randn(100, 4, dtype=torch.float64)
+    for wrong, said in (
+        (x.to_sparse(), "give a dense one"),
+        (x.to("meta"), "give a dense one that holds its numbers"),
+        (x.to(torch.float8_e4m3fn), r"convert it with .float\(\)"),
+        (x[:0], "There are no tokens"),
+        (x * 1e77, "has values above 1e\\+70"),
+    ):
+        with pytest.raises(DataError, match=said):
+            dmcore.decompose(wrong, wrong if wrong.is_meta or not len(wrong) else x)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import statsmodels.api as sm
+import torch
 from scipy import stats
 from scipy.optimize import least_squares
 
@@ -18,14 +18,6 @@ from dmcore.math.power_law import LawFit, fit_power_law
 from dmcore.math.rival_laws import N_PARAMS, fit_exponential, fit_law, predict_widest
 
 Law = tuple[float, float, float]
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Thousands of fits without beartype, which would take longer than the fits; the other tests have it."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 NARROW, WIDE = 2.0 ** np.arange(8, 13), 2.0 ** np.arange(14, 19)
@@ -283,3 +275,41 @@ def test_what_cannot_be_fitted_is_refused_with_a_remedy() -> None:
         fit_power_law(NARROW, np.array([0.3, 0.2, np.nan, 0.05, 0.01]))
     with pytest.raises(DataError, match="use log or linear"):
         fit_power_law(NARROW, np.array([0.3, 0.2, 0.1, 0.05, 0.04]), space="root")
+
+
+def test_the_least_squares_are_found_though_their_start_is_not_among_the_best() -> None:
+    widths = np.array([512, 2048, 32768, 131072, 262144, 524288], dtype=float)
+    values = np.array([0.052441041, 0.176434165, 0.032352913, 0.05981502, 0.068028815, 0.121840912])
+    x, best = np.log(widths / 512), np.inf
+    for seed in range(30):
+        r = np.random.default_rng(seed)
+        fitted = least_squares(
+            lambda p: np.log((p[0] + np.exp(p[1] - p[2] * x)) / values),
+            [0.03 * r.random(), np.log(0.1 + r.random()), 0.01 + r.random()],
+            bounds=([1e-9, -20, 1e-4], [0.2, 5, 4]),
+        )
+        best = min(best, 2 * fitted.cost)
+    law = fit_power_law(widths, values)
+    np.testing.assert_allclose(law.rss, best, rtol=1e-6)
+    assert law.c > 0.06 and law.at_bound == ()
+
+
+@pytest.mark.parametrize(
+    ("widths", "values", "more", "said"),
+    [
+        ([256, 512, 1024, np.inf], [0.3, 0.25, 0.22, 0.2], {}, "widths that are not positive"),
+        ([256, 512, 1024, 2048], [3e199, 2.5e199, 2.2e199, 2e199], {"space": "linear"}, "divide them by one number"),
+        ([256, 512, 1024, 2048], [0.3, 0.25, 0.22, 0.2], {"floor": "no"}, "floor is 'no': give True or False"),
+    ],
+)
+def test_what_has_no_law_is_a_sentence(
+    unchecked: None, widths: list[float], values: list[float], more: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        fit_power_law(np.array(widths), np.array(values), **more)
+
+
+def test_tensors_that_are_being_trained_are_numbers_too(unchecked: None) -> None:
+    values = [0.3, 0.25, 0.22, 0.2]
+    trained = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    assert fit_power_law([256, 512, 1024, 2048], trained).c == fit_power_law([256, 512, 1024, 2048], values).c

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -243,3 +244,20 @@ def test_the_scale_of_x_and_of_the_rows_does_not_matter(of_x: float, of_rows: fl
     usual, scaled = gradient_pursuit(x, rows, 7), gradient_pursuit(x * of_x, rows * of_rows, 7)
     assert torch.equal(scaled.latents, usual.latents) and torch.equal(scaled.offsets, usual.offsets)
     torch.testing.assert_close(scaled.values * of_rows / of_x, usual.values, rtol=1e-4, atol=1e-6)
+
+
+def test_targets_and_shapes_that_do_not_fit_are_sentences(unchecked: None) -> None:
+    x, decoder = torch.randn(5, 6), torch.randn(9, 6)
+    for targets in ([1, 2, 3, 4, 5], np.arange(1, 6)):
+        expected = gradient_pursuit(x, decoder, torch.arange(1, 6))
+        torch.testing.assert_close(gradient_pursuit(x, decoder, targets).latents, expected.latents)
+    for given, targets, bias, said in (
+        (x, 2.5, None, "Targets are whole numbers"),
+        (x, torch.ones(5, 1, dtype=torch.int64), None, "Targets are whole numbers"),
+        (x, torch.ones(5), None, "Targets are whole numbers"),
+        (x, "2", None, "Targets are whole numbers"),
+        (x[0], 2, None, r"a \(n_tokens, d_model\) tensor"),
+        (x, 2, torch.zeros(4), r"The bias has shape \(4,\), but \(6,\) is needed"),
+    ):
+        with pytest.raises(DataError, match=said):
+            gradient_pursuit(given, decoder, targets, bias=bias)  # type: ignore[arg-type]

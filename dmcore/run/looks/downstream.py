@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dmcore.analysis.downstream import DownstreamInputs, downstream
-from dmcore.results import DOWNSTREAM, METRICS, downstream_spec, read_record
+from dmcore.results import DOWNSTREAM, downstream_spec, read_record
 from dmcore.results.downstream import DownstreamSettings
 from dmcore.run.pipeline import finished_records
 from dmcore.run.plan import Plan, SaePlan
@@ -68,8 +68,7 @@ def make_downstream(
             )
             summary = store.find(SUMMARY, sae.summary_key)
             record = read_record(summary.path) if summary is not None else {}
-            ends = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
-            about = {name: record.get(name) for name in ("sae", "l0", *ends)}
+            about = {name: record.get(name) for name in ("sae", "l0")}
             downstream(given, found.path, stages.reporter, sae.sae.name, about)
             return found.commit()
     finally:

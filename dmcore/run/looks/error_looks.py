@@ -19,6 +19,7 @@ from dmcore.run.plan import Plan, SaePlan, make_plan
 from dmcore.run.sae_stages import AnyDictionary, SaeStages
 from dmcore.sources.models import LanguageModel, load_model
 from dmcore.specs import Study
+from dmcore.store.own_metrics import read_downstream
 from dmcore.store.published import SUMMARY
 
 
@@ -146,7 +147,7 @@ class ErrorLooks:
             stages = self.pipeline.stages(self.plan, sae)
             dictionary = self.pipeline.loader(self.plan, stages.site)(sae)
             found = make_downstream(stages, sae, dictionary, lambda: self._model, asked)
-        return Downstream.read(found.path)
+        return read_downstream(found, self.store.find(SUMMARY, sae.summary_key))
 
     def controls(self, name: str, asked: ControlSettings | None = None) -> Controls:
         """The controls of an SAE's numbers, run where that has not been done.

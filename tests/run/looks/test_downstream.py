@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from dmcore.run.pipeline import Pipeline
 from dmcore.run.plan import make_plan
 from dmcore.sources.custom_saes import CustomSae
 from dmcore.specs import Study, load_study
-from dmcore.store.published import open_published
+from dmcore.store.manifest import MANIFEST
+from dmcore.store.published import SUMMARY, open_published
 from dmcore.store.store import Store
 from tests.builders import D_MODEL, HOOKS, LENGTH, N_CONTEXTS, WIDTH, build_sae, build_study
 from tests.model_builders import save_model
@@ -169,6 +171,31 @@ def test_identities_hold(found: Downstream) -> None:
     assert one["position"].to_list() == list(range(SKIP, LENGTH - 1))
     assert {f"delta_{v}" for v in TOKEN_VARIANTS} < set(one.columns)
     assert set(one["target"]) <= set(found.texts)
+
+
+def test_the_metrics_beside_it_are_those_of_the_record_as_it_is_now(study: Study, store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.root, tmp_path / "cache")
+    own = Store(tmp_path / "cache")
+    inspector = Inspector(Pipeline(own), study)
+    inspector.downstream(RESIDUAL, SOME)
+    plan = inspector.sae(RESIDUAL)
+    summary = own.find(SUMMARY, plan.summary_key)
+    assert summary is not None
+
+    def made_anew(folder: Path) -> None:
+        shutil.copytree(summary.path, folder, dirs_exist_ok=True)
+        (folder / MANIFEST).unlink()
+        record = json.loads((folder / "record.json").read_text())
+        (folder / "record.json").write_text(json.dumps({**record, "r2_error_low": 0.125}))
+
+    before = shutil.copytree(summary.path, tmp_path / "summary")
+    spec, summary = summary.manifest.spec, replace(summary, path=before)
+    own.replace(SUMMARY, spec, made_anew)
+    published = open_published("tiny", own).downstream(plan.summary_key)
+    assert published is not None
+    for shown in (inspector.downstream(RESIDUAL, SOME), published):
+        assert shown.about["r2_error_low"] == 0.125
+        assert shown.about["r2_error"] == inspector.downstream(RESIDUAL, SOME).about["r2_error"]
 
 
 def test_it_is_made_once_and_found_by_its_summary(study: Study, store: Store, found: Downstream) -> None:
