@@ -14,7 +14,8 @@ from dmcore.charts.theme import ABSENT, ENCODER, LINEAR, NONLINEAR, TOTAL, as_pa
 
 _PLOT_WIDTH = 640
 """Pixels that a label may count on."""
-_INK = {ABSENT: "#1a1a1a", ENCODER: "#1a1a1a", LINEAR: "#ffffff", NONLINEAR: "#ffffff"}
+_DARK = "#1a1a1a"
+_INK = {ABSENT: _DARK, ENCODER: _DARK, LINEAR: "#ffffff", NONLINEAR: "#ffffff"}
 """Colour of the words on each area: the same on a light and on a dark page, as the areas are."""
 
 
@@ -43,6 +44,11 @@ def area_names(table: pl.DataFrame, top: float, height: float, ends: Sequence[fl
     if inside:
         text = alt.Chart(pl.DataFrame(inside)).mark_text(fontSize=14, fontWeight="bold")
         ink = alt.Color("ink:N", scale=None)
+        # Estimated areas are thin, and dark on a dark page: dark words have a light edge there.
+        dark = alt.Chart(pl.DataFrame(inside).filter(pl.col("ink") == _DARK)).mark_text(
+            fontSize=14, fontWeight="bold", stroke="#ffffff", strokeWidth=4, strokeOpacity=0.75, strokeJoin="round"
+        )
+        layers.append(dark.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("text:N"), color=ink))
         layers.append(text.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("text:N"), color=ink))
     return layers + _leaders(outside, pixel, octaves)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dmcore.errors import SpecError
+from dmcore.places import DEMO
 from dmcore.progress import Reporter
 from dmcore.sources.hub import file_of_commit, resolve_commit
 from dmcore.sources.model_files import most_positions, read_model_config, vocabulary_size
@@ -85,7 +86,7 @@ def load_contexts(
     texts = texts or study.texts
     if texts.path:
         return _load_folder(study, texts)
-    _check_length(study, texts, texts.context_length)
+    check_length(study, texts, texts.context_length)
     store = store or Store()
     spec = contexts_spec(study, store, texts)
 
@@ -115,7 +116,7 @@ def find_contexts(study: Study, store: Store, texts: TextsSpec | None = None) ->
     texts = texts or study.texts
     if texts.path:
         return load_contexts(study, store, texts=texts)
-    _check_length(study, texts, texts.context_length)
+    check_length(study, texts, texts.context_length)
     entry = store.find(STAGE, content_key(contexts_spec(study, store, texts)))
     return _read_entry(entry) if entry else None
 
@@ -154,7 +155,8 @@ def tokenizer_fingerprint(study: Study) -> str:
     return files_fingerprint(folder, names)
 
 
-def _check_length(study: Study, texts: TextsSpec, length: int) -> None:
+def check_length(study: Study, texts: TextsSpec, length: int) -> None:
+    """Raise a SpecError where contexts are longer than the model can read, or all of their positions are skipped."""
     config = read_model_config(study)
     most = most_positions(config) if config else None
     if most is not None and length > most:
@@ -168,9 +170,11 @@ def _check_length(study: Study, texts: TextsSpec, length: int) -> None:
 
 def _load_folder(study: Study, texts: TextsSpec) -> Contexts:
     folder = study.resolve(texts.path)
+    if not folder.is_dir() and folder.is_relative_to(DEMO.parent):
+        raise SpecError("The demo's texts for training do not come with it: `python -m dmcore.demo build` makes them.")
     names = [TOKENS, SIDECAR, *([DOMAINS] if (folder / DOMAINS).is_file() else [])]
     contexts = _read(folder, files_fingerprint(folder, names))
-    _check_length(study, texts, contexts.length)
+    check_length(study, texts, contexts.length)
     _check_tokenizer(study, folder)
     config = read_model_config(study)
     size = vocabulary_size(config) if config else None

@@ -196,7 +196,7 @@ def load_dictionary(
         except Exception as error:  # SAELens raises many kinds; each means that this SAE cannot be read
             if sae.release:
                 raise SpecError(explain(error, "SAE", sae.name)) from error
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            reason = _reason(error)
             raise SpecError(
                 f"Cannot load the SAE {sae.name} ({reason}): check its folder or id, or copy it again."
             ) from error
@@ -206,6 +206,15 @@ def load_dictionary(
             "give an SAE of this site and model."
         )
     return found
+
+
+def _reason(error: Exception) -> str:
+    """The first thing that an error says; not the headline alone, nor a bare name."""
+    if isinstance(error, KeyError):
+        return f"nothing is known of {error}"
+    said = str(error).strip() or type(error).__name__
+    headline, _, rest = said.partition(":\n")
+    return " ".join((rest or headline).strip().splitlines()[0].split())[:200].rstrip(". ")
 
 
 def _from_folder(

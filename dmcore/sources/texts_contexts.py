@@ -217,7 +217,10 @@ def _too_few(made: int, texts: TextsSpec, tally: Tally) -> str:
     after = f" after the first {texts.skip_contexts:,}" if texts.skip_contexts else ""
     short = f", {tally.n_skipped:,} of them shorter" if texts.short_documents == "skip" and tally.n_skipped else ""
     remedy = f"lower n_contexts to {made:,}" if made > 1 else "give more texts or a smaller context_length"
-    pack = ', or give short_documents = "pack"' if texts.short_documents == "skip" else ""
+    # A document gives one context, whatever its length; packed, all of it is read.
+    whole = "; then all of a long document is read, too" if made <= tally.n_documents else ""
+    pack = f', or give short_documents = "pack" (on the page under *More about the texts*){whole}'
+    pack = pack if texts.short_documents == "skip" else ""
     return (
         f"The texts give {_count(made, 'context')} of {texts.context_length:,} tokens{after}, not {texts.n_contexts:,} "
         f"({_count(tally.n_documents, 'document')}{short}): {remedy}{pack}."

@@ -9,11 +9,11 @@ import logging
 import os
 from pathlib import Path
 
-from dmcore.errors import StoreError
+from dmcore.errors import SpecError, StoreError
 from dmcore.run.jobs import worker
 from dmcore.run.jobs.job import Job
 from dmcore.run.jobs.queue import Queue
-from dmcore.specs import load_study
+from dmcore.specs import NAME, load_study
 from dmcore.ui.sign_in import require_runner
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,27 @@ def save_study(folder: Path, name: str, toml: str) -> Path:
         draft.unlink(missing_ok=True)
     _note(who, f"wrote the study {name}")
     return path
+
+
+def delete_study(folder: Path, name: str) -> None:
+    """Delete a study file that was written here.
+
+    Raises:
+        AccessError: who is looking may not.
+        SpecError: it is no name of a study.
+        StoreError: it cannot be deleted, or a job is at it.
+    """
+    who = require_runner()
+    if not NAME.fullmatch(name):
+        raise SpecError("That is not the name of a study: choose one of the list.")
+    path = folder / f"{name}.toml"
+    if any(job.active and job.path == str(path) for job in Queue().jobs()):
+        raise StoreError(f"A job is at work on {name}: cancel it first.")
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be deleted ({error.strerror}): delete it on the machine itself.") from error
+    _note(who, f"deleted the study {name}")
 
 
 def _note(name: str, what: str) -> None:

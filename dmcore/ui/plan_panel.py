@@ -23,9 +23,16 @@ MARGIN = 1.1
 GPUS = Path("/proc/driver/nvidia/gpus")
 
 
-def draw_plan(study: Study) -> None:
-    """What a study would take, beside what is free."""
+def draw_plan(study: Study) -> bool:
+    """What a study would take, beside what is free; or what would stop it as soon as it starts: then False."""
     from dmcore.run.estimates.estimate import describe, estimate_study
+    from dmcore.run.estimates.feasible import check_feasible
+
+    try:
+        check_feasible(study)
+    except DarkMatterError as error:
+        st.error(f"It cannot run as it is. {plain(str(error))}", icon=":material/error:")
+        return False
 
     try:
         estimate = estimate_study(study, machine=this_machine())
@@ -35,7 +42,7 @@ def draw_plan(study: Study) -> None:
             f"What it takes cannot be said beforehand: {plain(str(error))} It can be started all the same.",
             icon=":material/help:",
         )
-        return
+        return True
     st.markdown(_table([(label, value) for label, value in rows if not label.startswith(" ")]))
     if not estimate.fits:
         st.warning(
@@ -47,6 +54,7 @@ def draw_plan(study: Study) -> None:
     with st.expander("Details and assumptions", key=f"assumptions.{study.name}", type="compact"):
         st.markdown(_table(rows))
         st.markdown("\n".join(f"- {plain(sentence)}" for sentence in estimate.assumptions))
+    return True
 
 
 def this_machine() -> Machine:

@@ -12,6 +12,7 @@ from pathlib import Path
 import streamlit as st
 
 from dmcore.errors import DarkMatterError, SpecError, StoreError
+from dmcore.places import SHIPPED_STUDIES
 from dmcore.run.jobs.queue import Queue
 from dmcore.specs import NAME, ModelSpec, SaeSpec, Settings, Study, TextsSpec
 from dmcore.ui import actions, reads
@@ -93,13 +94,14 @@ def _finish(
     except DarkMatterError as error:
         st.error(plain(str(error)), icon=":material/error:")
         return
-    draw_plan(study)
+    can = draw_plan(study)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
             "Start",
             type="primary",
             icon=":material/play_arrow:",
             key="builder.start",
+            disabled=not can,
             on_click=_start,
             args=(name, toml),
         )
@@ -134,6 +136,8 @@ def compose(
 def check_name(name: str, toml: str) -> None:
     """Raise a `StoreError` if another study has this name."""
     path = studies_folder(Queue()) / f"{name}.toml"
+    if (SHIPPED_STUDIES / f"{name}.toml").exists():
+        raise StoreError(f"A study called {name} comes with the app: choose another name.")
     if path.exists():
         if path.read_text(encoding="utf-8") != toml:
             raise StoreError(f"There is another study called {name}: choose another name.")

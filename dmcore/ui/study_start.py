@@ -17,6 +17,7 @@ from dmcore.ui.sign_in import why_not
 from dmcore.words.names import plain, short
 
 CHECKED = "Sees that every result is there; nothing is computed twice."
+NO_TEXTS = "The texts that it trains on are not on this machine."
 UNTRAINED = "Its SAEs are not there yet: train them first."
 
 
@@ -74,10 +75,37 @@ def _choose_device() -> str:
     )
 
 
+def _no_texts_to_train(study: Study) -> bool:
+    """Whether the study names a folder of tokens to train on that is not on this machine."""
+    texts = [one.texts for one in (study.train, study.parts) if one is not None and one.texts is not None]
+    return any(one.path and not study.resolve(one.path).is_dir() for one in texts)
+
+
 def _untrained(study: Study) -> bool:
     """Whether SAEs that the study itself trains are not there yet: a sweep would only say so, some seconds later."""
     trained = study.train.saes() if study.train is not None else ()
     return any(not study.resolve(sae.path).is_dir() for sae in trained)
+
+
+def _lacking(study: Study, kind: str) -> str | None:
+    """What is not there that a job of this kind needs."""
+    if kind == "sweep":
+        return UNTRAINED if _untrained(study) else None
+    return NO_TEXTS if _no_texts_to_train(study) else None
+
+
+def _draw_delete(path: Path, busy: bool, grey: str | None) -> None:
+    """Take a study that was put together here off the list, after asking."""
+    with st.popover("Delete", icon=":material/delete:", type="tertiary", disabled=busy or grey is not None, help=grey):
+        st.caption("The study's file is deleted. Its results stay until they are deleted under *Disk*.")
+        st.button("Delete the study", key=f"delete.{path}", on_click=_delete, args=(path,))
+
+
+def _delete(path: Path) -> None:
+    try:
+        actions.delete_study(studies_folder(Queue()), path.stem)
+    except DarkMatterError as error:
+        st.session_state["jobs.error"] = str(error)
 
 
 def _row(study: Study, path: Path, active: set[tuple[str, str]], grey: str | None, device: str) -> None:
@@ -93,16 +121,18 @@ def _row(study: Study, path: Path, active: set[tuple[str, str]], grey: str | Non
     with buttons.container(horizontal=True, horizontal_alignment="right"):
         for kind, label in kinds:
             busy = (str(path), kind) in active
-            untrained = kind == "sweep" and _untrained(study)
+            lacking = _lacking(study, kind)
             st.button(
                 "In the queue" if busy else label,
                 icon=":material/hourglass:" if busy else ":material/play_arrow:",
                 key=f"start.{kind}.{path}",
-                disabled=busy or untrained or grey is not None,
-                help=grey or UNTRAINED if grey or untrained else CHECKED if n_have >= n_saes else None,
+                disabled=busy or lacking is not None or grey is not None,
+                help=grey or lacking or (CHECKED if kind == "sweep" and n_have >= n_saes else None),
                 on_click=start,
                 args=(path, kind, device if kind == "sweep" else "auto"),
             )
+        if path.parent == studies_folder(Queue()):
+            _draw_delete(path, any(where == str(path) for where, _ in active), grey)
     # Estimated only where somebody looks.
     plan = st.expander("What it takes", key=f"plan.{path}", type="compact", on_change="rerun")
     if plan.open:

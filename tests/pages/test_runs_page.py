@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dmcore.errors import SpecError
+from dmcore.places import DEMO
 from dmcore.progress import Progress
 from dmcore.run.cli import main
 from dmcore.run.jobs.disk import delete_holdings, holdings, in_use
@@ -17,7 +19,7 @@ from dmcore.run.jobs.job import Job
 from dmcore.run.jobs.queue import Queue
 from dmcore.specs import TextsSpec, load_study
 from dmcore.store.store import Store
-from dmcore.ui import reads
+from dmcore.ui import actions, reads
 from dmcore.ui.builder_saes import sae_folders
 from dmcore.ui.job_panel import numbers_of
 from dmcore.ui.study_start import study_files
@@ -369,6 +371,53 @@ def test_another_study_is_never_overwritten(cache: Path) -> None:
     checked(at.run())
     assert "results of another study called demo" in words(at)
     assert path.read_text() == before
+
+
+def test_a_study_that_comes_with_the_app_keeps_its_name(cache: Path) -> None:
+    at = choose_gemma_layer_12(open_runs("New study"))
+    checked(at.text_input(key="builder.name").set_value("gpt2-small").run())
+    assert "A study called gpt2-small comes with the app: choose another name." in words(at)
+    assert "builder.start" not in keys(at)
+
+
+def test_a_study_that_was_put_together_here_can_be_deleted_while_no_job_is_at_it(cache: Path) -> None:
+    path = write_study(cache / "studies", "tiny")
+    at = open_runs()
+    assert [key for key in keys(at) if key.startswith("delete.")] == [f"delete.{path}"], "those of the app cannot"
+    press(at, f"start.sweep.{path}")
+    press(at, f"delete.{path}")
+    assert "A job is at work on tiny: cancel it first." in words(at)
+    assert path.is_file()
+    job = Queue(cache).jobs()[0]
+    press(at, f"cancel.{job.id}")
+    press(at, f"delete.{path}")
+    assert not path.exists() and f"start.sweep.{path}" not in keys(at)
+    with pytest.raises(SpecError, match="not the name of a study"):
+        actions.delete_study(cache / "studies", "../outside")
+
+
+def test_the_demo_offers_no_training_whose_texts_are_not_there(cache: Path) -> None:
+    at = open_runs()
+    (button,) = [b for b in at.button if b.key == f"start.train-saes.{DEMO}"]
+    assert button.disabled and "texts that it trains on are not on this machine" in button.help
+    (sweep,) = [b for b in at.button if b.key == f"start.sweep.{DEMO}"]
+    assert not sweep.disabled
+
+
+def test_a_study_that_cannot_run_is_not_started_from_its_plan(cache: Path, tmp_path: Path) -> None:
+    artifacts, texts = ROOT / "dmcore" / "demo" / "artifacts", tmp_path / "corpus.txt"
+    texts.write_text("word " * 1_000)
+    at = open_runs("New study")
+    checked(at.segmented_control(key="builder.model-source").set_value("A folder on this machine").run())
+    checked(at.text_input(key="builder.model-folder").set_value(str(artifacts / "model")).run())
+    checked(at.segmented_control(key="builder.sae-source").set_value("Folders on this machine").run())
+    checked(at.text_input(key="builder.sae-folder").set_value(str(artifacts / "saes")).run())
+    checked(at.segmented_control(key="builder.texts-source").set_value("Files on this machine").run())
+    checked(at.text_input(key="builder.files").set_value(str(texts)).run())
+    checked(at.text_input(key="builder.name").set_value("local").run())
+    assert "corpus.txt holds 5,000 bytes, too few for 300 contexts of 1,024 tokens: lower n_contexts" in words(at)
+    assert "It cannot run as it is." in words(at)
+    assert at.button(key="builder.start").disabled
 
 
 def test_a_plan_that_needs_more_disk_than_is_free_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,6 +222,7 @@ def test_a_viewers_call_of_any_action_is_refused_whatever_the_buttons_say(as_vie
         "delete_entries": lambda: actions.delete_entries([("summary", entry.key)]),
         "delete_unfinished": actions.delete_unfinished,
         "save_study": lambda: actions.save_study(as_viewer / "studies", "mine", "schema = 1"),
+        "delete_study": lambda: actions.delete_study(demo.parent, "study"),
     }
     tree = ast.parse((ROOT / "dmcore" / "ui" / "actions.py").read_text())
     own = {n.name for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")}
@@ -231,7 +232,7 @@ def test_a_viewers_call_of_any_action_is_refused_whatever_the_buttons_say(as_vie
             act()
         assert Queue(as_viewer).jobs() == [job], name
     assert entry.key in [one.key for one in Store(as_viewer).entries()]
-    assert not (as_viewer / "studies").exists()
+    assert not (as_viewer / "studies").exists() and demo.is_file()
 
 
 def test_nobody_who_is_not_signed_in_may_act(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -366,6 +366,23 @@ def test_a_models_tensors_of_other_types_are_passed_over_where_it_is_asked_for(t
         safetensors_header(path)
 
 
+def test_an_sae_that_is_not_whole_says_what_is_wrong(study_path: Path, tmp_path: Path) -> None:
+    build_sae("topk", HOOK).save_model(tmp_path / "sae")
+    path, about = tmp_path / "sae" / "sae_weights.safetensors", tmp_path / "sae" / "cfg.json"
+    whole, spec, study = load_file(path), SaeSpec(HOOK, str(tmp_path / "sae")), load_study(study_path)
+    for tensors, said in (
+        ({k: v for k, v in whole.items() if k != "W_dec"}, r'Missing key\(s\) in state_dict: "W_dec"'),
+        ({**whole, "W_enc": whole["W_enc"][:, :-1].clone()}, r"size mismatch for W_enc: .*\d+\]"),
+    ):
+        save_file(tensors, path)
+        with pytest.raises(SpecError, match=rf"Cannot load the SAE .* \({said}.*\): check its folder"):
+            load_dictionary(study, spec, D_MODEL, "cpu")
+    save_file(whole, path)
+    about.write_text(json.dumps({**json.loads(about.read_text()), "architecture": "quux"}))
+    with pytest.raises(SpecError, match=r"\(nothing is known of 'quux'\): check its folder"):
+        load_dictionary(study, spec, D_MODEL, "cpu")
+
+
 def test_an_sae_of_the_past_of_a_token_is_refused(study_path: Path) -> None:
     rows = read_catalogue().filter(pl.col("architecture") == "temporal")
     row = rows.row(0, named=True)

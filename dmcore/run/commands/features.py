@@ -111,7 +111,10 @@ def card_of(found: Features, latent: int) -> dict[str, Any]:
 def card_lines(card: dict[str, Any]) -> list[str]:
     """A latent in a few lines: its numbers, then its largest activations in their contexts."""
     lines = [f"latent {card['latent']}: on {100 * (card['frequency'] or 0):.3g} % of tokens"]
-    lines += [f"  {name}: {card[name]}" for name in COLUMNS[2:] if card[name] is not None]
+    known = {name: card[name] for name in COLUMNS[2:] if card[name] is not None}
+    lines += [
+        f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}" for name, value in known.items()
+    ]
     for one in card["examples"][:12]:
         text = "".join(f"[[{t}]]" if k == one["at"] else t for k, t in enumerate(one["tokens"]))
         lines.append(f"  {one['activation']:.3g} at {one['context']}:{one['position']}  {text!r}")

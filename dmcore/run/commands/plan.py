@@ -30,6 +30,7 @@ def register(commands: Any) -> None:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from dmcore.run.estimates.estimate import Machine, describe, estimate_study
+    from dmcore.run.estimates.feasible import check_feasible
 
     if arguments.devices < 1:
         raise DarkMatterError(f"--devices is {arguments.devices}: give a whole number, 1 or above.")
@@ -38,6 +39,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         if value is not None and not 0 < value < 1e9:
             raise DarkMatterError(f"--{name.replace('_', '-')} is {value:g}: give a number above 0.")
     study = resolve_study(arguments.study)
+    check_feasible(study)
     machine = Machine(arguments.device, arguments.devices, arguments.device_memory, arguments.tflops)
     estimate = estimate_study(study, machine=machine)
     if arguments.json:

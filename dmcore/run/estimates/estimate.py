@@ -51,7 +51,7 @@ def estimate_study(study: Study, store: Store | None = None, machine: Machine | 
     machine = machine or Machine()
     shape = model_shape(study.model, study.folder)
     peak, device = machine.peak(shape.parameters), machine.named(shape.parameters)
-    n_contexts, length = _texts_size(study)
+    n_contexts, length = texts_size(study)
     saes = estimate_saes(study, shape, store.root if store else None)
     work = Work(study, shape, saes, n_contexts, length, machine, device)
     parts = PartsWork(work)
@@ -92,7 +92,7 @@ def estimate_study(study: Study, store: Store | None = None, machine: Machine | 
     )
 
 
-def _texts_size(study: Study) -> tuple[int, int]:
+def texts_size(study: Study) -> tuple[int, int]:
     """Contexts, and tokens in each."""
     texts = study.texts
     if not texts.path:
