@@ -46,7 +46,7 @@ def area_names(table: pl.DataFrame, top: float, height: float, ends: Sequence[fl
         ink = alt.Color("ink:N", scale=None)
         # Estimated areas are thin, and dark on a dark page: dark words have a light edge there.
         dark = alt.Chart(pl.DataFrame(inside).filter(pl.col("ink") == _DARK)).mark_text(
-            fontSize=14, fontWeight="bold", stroke="#ffffff", strokeWidth=4, strokeOpacity=0.75, strokeJoin="round"
+            fontSize=14, fontWeight="bold", stroke="#ffffff", strokeWidth=3, strokeOpacity=0.7, strokeJoin="round"
         )
         layers.append(dark.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("text:N"), color=ink))
         layers.append(text.encode(x=alt.X("d_sae:Q"), y=alt.Y("y:Q"), text=alt.Text("text:N"), color=ink))

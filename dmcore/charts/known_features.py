@@ -137,10 +137,7 @@ def agreement_chart(table: pl.DataFrame) -> alt.LayerChart:
     axis = alt.Axis(**at_ticks(list(range(len(keys)))), labelExpr=f"{json.dumps(labels)}[datum.value]", grid=False,
                     ticks=False, domain=False, labelLimit=320, labelFontSize=12, labelPadding=8)  # fmt: skip
     y = alt.Y("at:Q", title=None, axis=axis, scale=alt.Scale(domain=[len(keys) - 0.5, -1.4], nice=False, zero=False))
-    names = pl.DataFrame(
-        [{"part": PART_NAMES[part], "inside": left + (0.01 + 0.17 * k) * (1.02 - left), "at": -1.0}
-         for k, part in enumerate(SPLIT)]
-    )  # fmt: skip
+    names = [pl.DataFrame({"part": [PART_NAMES[part]], "inside": [left], "at": [-1.0]}) for part in SPLIT]
     tooltip = [alt.Tooltip("ingredient:N"), alt.Tooltip("level:N"), alt.Tooltip("part:N"),
                alt.Tooltip("shares:N", title="truth in the interval"),
                alt.Tooltip("ratios:N", title="estimate over truth, median"),
@@ -150,7 +147,10 @@ def agreement_chart(table: pl.DataFrame) -> alt.LayerChart:
     return alt.layer(
         meant.mark_rule(color=NEUTRAL, strokeDash=[5, 4], strokeWidth=1.5).encode(x=alt.X("inside:Q")),
         alt.Chart(drawn).mark_point(filled=True, size=90, opacity=0.9).encode(x=x, y=y, color=part_colour(), tooltip=tooltip),
-        alt.Chart(names).mark_text(align="left", fontSize=13, fontWeight="bold").encode(
-            x=alt.X("inside:Q"), y=alt.Y("at:Q"), text=alt.Text("part:N"), color=part_colour()
+        *(
+            alt.Chart(name).mark_text(align="left", fontSize=13, fontWeight="bold", dx=6 + 105 * k).encode(
+                x=alt.X("inside:Q"), y=alt.Y("at:Q"), text=alt.Text("part:N"), color=part_colour()
+            )
+            for k, name in enumerate(names)
         ),
     ).properties(height=max(21 * len(keys), 60), autosize=FIT_WIDTH)  # fmt: skip

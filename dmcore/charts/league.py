@@ -37,6 +37,8 @@ MEASURES = {"fvu": TOTAL, "fvu_nonlinear": NONLINEAR}
 """What is drawn, and whose colour it has."""
 HEADS = {TOTAL: "FVU", NONLINEAR: "nonlinear FVU"}
 """What the dashed lines are called."""
+COLUMN = 64
+"""Pixels of a column of numbers."""
 LABEL = 310
 """Room for the names of methods, in pixels."""
 
@@ -107,7 +109,7 @@ def league_chart(methods: pl.DataFrame) -> alt.LayerChart:
     places, labels, height = _places(table)
     near = table.filter(pl.col("value") <= FAR * (table.filter(pl.col("method") == OWN)["value"].max() or math.inf))
     low, high = linear_ends([*near["value"], *near["low"], *near["high"]])
-    end = high + 0.34 * (high - low)  # room for the numbers at the right
+    end = high + 0.5 * (high - low)  # room for the numbers at the right
     drawn = with_text(table, "value", "low", "high").with_columns(beyond=pl.col("value") > high)
     drawn = clipped(drawn, low, high, "value", "low", "high")
     drawn = drawn.join(places, on="method").with_columns(
@@ -132,7 +134,7 @@ def league_chart(methods: pl.DataFrame) -> alt.LayerChart:
         base.transform_filter("datum.beyond")
         .mark_point(shape="triangle-right", size=70, filled=True, opacity=1)
         .encode(x=alt.X("value:Q"), tooltip=tooltip),
-        *_removed(drawn, places, high, end),
+        *_removed(drawn, places, end),
     ).properties(height=round(ROW * height), autosize=FIT_WIDTH)
 
 
@@ -199,19 +201,23 @@ def _own(drawn: pl.DataFrame) -> list[alt.Chart]:
     return layers
 
 
-def _removed(drawn: pl.DataFrame, places: pl.DataFrame, high: float, end: float) -> list[alt.Chart]:
-    """At the right of each row the shares of the error and of the nonlinear error that are gone."""
-    columns = {TOTAL: high + 0.42 * (end - high), NONLINEAR: end}
-    rows = drawn.filter(pl.col("method") != OWN).drop("at").join(places, on="method")
-    rows = rows.with_columns(right=pl.col("part").replace_strict(columns, return_dtype=pl.Float64))
-    heads = pl.DataFrame({"right": list(columns.values()), "part": list(columns), "words": ["error", "nonlinear"]})
-    text = alt.Chart(rows).mark_text(align="right", fontSize=12)
-    head = alt.Chart(heads).mark_text(align="right", fontSize=12, fontWeight="bold")
+def _removed(drawn: pl.DataFrame, places: pl.DataFrame, end: float) -> list[alt.Chart]:
+    """At the right of each row the shares of the error and of the nonlinear error that are gone: columns of pixels."""
+    rows = drawn.filter(pl.col("method") != OWN).drop("at").join(places, on="method").with_columns(right=pl.lit(end))
+    layers = []
+    for part, word, dx in ((TOTAL, "error", -COLUMN), (NONLINEAR, "nonlinear", 0)):
+        text = alt.Chart(rows.filter(pl.col("part") == part)).mark_text(align="right", fontSize=12, dx=dx)
+        head = alt.Chart(pl.DataFrame({"right": [end], "part": [part], "words": [word]}))
+        layers += [
+            text.encode(x=alt.X("right:Q"), y=alt.Y("at:Q"), text=alt.Text("share:N"), color=part_colour()),
+            head.mark_text(align="right", fontSize=12, fontWeight="bold", dx=dx).encode(
+                x=alt.X("right:Q"), y=alt.value(-26), text=alt.Text("words:N"), color=part_colour()
+            ),
+        ]
     over = alt.Chart(pl.DataFrame({"right": [end], "words": ["removed of"]}))
     return [
-        text.encode(x=alt.X("right:Q"), y=alt.Y("at:Q"), text=alt.Text("share:N"), color=part_colour()),
-        head.encode(x=alt.X("right:Q"), y=alt.value(-10), text=alt.Text("words:N"), color=part_colour()),
+        *layers,
         over.mark_text(align="right", color=NEUTRAL, fontSize=12).encode(
-            x=alt.X("right:Q"), y=alt.value(-26), text=alt.Text("words:N")
+            x=alt.X("right:Q"), y=alt.value(-42), text=alt.Text("words:N")
         ),
     ]

@@ -7,7 +7,7 @@ import polars as pl
 
 from dmcore.charts.axes import FIT_WIDTH, finite, known, linear_ends, linear_y, with_text
 from dmcore.charts.numbers import number, point
-from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, part_colour
+from dmcore.charts.theme import LINEAR, NEUTRAL, NONLINEAR, TOTAL, as_part, part_colour
 from dmcore.results.agreement import with_agreement
 from dmcore.results.synthetic import SPLIT
 
@@ -169,11 +169,13 @@ def correlation_chart(correlations: pl.DataFrame) -> alt.LayerChart:
     base = alt.Chart(table).encode(x=x, y=y)
     return alt.layer(
         base.mark_rect(stroke=NEUTRAL, strokeWidth=1, color=NEUTRAL).encode(
-            opacity=alt.Opacity("size:Q", scale=alt.Scale(domain=[0, 1], range=[0.02, 0.45]), legend=None),
+            opacity=alt.Opacity("size:Q", scale=alt.Scale(domain=[0, 1], range=[0.02, 0.25]), legend=None),
             tooltip=tooltip,
         ),
         base.mark_text(fontSize=18, fontWeight="bold", dy=-6).encode(
             text=alt.Text("words:N"), color=part_colour("found")
         ),
-        base.mark_text(fontSize=11, dy=14, color=NEUTRAL).encode(text=alt.Text("ends:N")),
+        alt.Chart(as_part(table, TOTAL))
+        .mark_text(fontSize=11, dy=14)
+        .encode(x=x, y=y, text=alt.Text("ends:N"), color=part_colour()),
     ).properties(height=170, autosize=FIT_WIDTH)

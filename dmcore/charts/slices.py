@@ -89,16 +89,16 @@ def _labels(rows: pl.DataFrame) -> dict[str, str]:
 def _heads(panels: Panels) -> list[alt.Chart]:
     """What each panel shows, and the parts by name in their colours, above the rows."""
     spans = panels.spans()
-    titles = spans.with_columns(text=pl.col("name").replace_strict(_TITLES))
-    ratio, share = spans.row(0, named=True), spans.row(1, named=True)
-    step = (ratio["end"] - ratio["start"]) / 3
-    names = pl.DataFrame(
-        {"start": [ratio["start"], ratio["start"] + 0.85 * step, ratio["start"] + 1.7 * step, share["start"]],
-         "part": [TOTAL, LINEAR, NONLINEAR, NONLINEAR]}
-    )  # fmt: skip
-    words = alt.Chart(titles).mark_text(align="left", color=NEUTRAL, fontSize=12)
-    parts = alt.Chart(names).mark_text(align="left", fontWeight="bold", fontSize=12)
-    return [
-        words.encode(x=alt.X("start:Q"), y=alt.value(-28), text=alt.Text("text:N")),
-        parts.encode(x=alt.X("start:Q"), y=alt.value(-11), text=alt.Text("part:N"), color=part_colour()),
-    ]
+    ratio, share = (spans["start"][k] for k in (0, 1))
+    layers = []
+    # One above the other: side by side they run into each other where the panels are narrow.
+    for name, at, align, y in ((RATIO, ratio, "left", -45), (SHARE, spans["end"][1], "right", -28)):
+        title = alt.Chart(pl.DataFrame({"x": [at], "text": [_TITLES[name]]}))
+        words = title.mark_text(align=align, color=NEUTRAL, fontSize=12)  # type: ignore[arg-type]
+        layers.append(words.encode(x=alt.X("x:Q"), y=alt.value(y), text=alt.Text("text:N")))
+    # By pixels, for the same reason.
+    for start, part, dx in ((ratio, TOTAL, 0), (ratio, LINEAR, 40), (ratio, NONLINEAR, 80), (share, NONLINEAR, 0)):
+        name = pl.DataFrame({"start": [start], "part": [part], "words": [part.removesuffix(" error")]})
+        text = alt.Chart(name).mark_text(align="left", fontWeight="bold", fontSize=12, dx=dx)
+        layers.append(text.encode(x=alt.X("start:Q"), y=alt.value(-11), text=alt.Text("words:N"), color=part_colour()))
+    return layers

@@ -99,7 +99,7 @@ def decompose(
         recon: (n_tokens, d_model) what the SAE made of them.
         groups: (n_tokens,) context id of each token. Folds never cut a context and intervals draw whole contexts. None
             treats tokens as independent: right for independent rows; too sure for tokens of running text. Intervals of fewer
-            than 60 contexts that differ much are too short: of 20 they may hold the truth in 80 %, of 5 in half.
+            than about 60 contexts that differ much are too short.
         n_folds: folds of contexts.
         ridge: penalty on the squared weights, as `sklearn.linear_model.Ridge(alpha=ridge)` on each training set.
         fit_bias: whether the map has a bias, which is never penalised.

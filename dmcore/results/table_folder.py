@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import polars as pl
 
-from dmcore.errors import StoreError
+from dmcore.errors import DataError, StoreError
 
 ABOUT = "about.json"
 
@@ -36,7 +36,10 @@ class TableFolder:
 
         Raises:
             StoreError: it cannot be read.
+            DataError: there is no table of this name.
         """
+        if table not in self.SCHEMAS:
+            raise DataError(f"There is no table {table!r}: there are {', '.join(self.SCHEMAS)}.")
         if table not in self._tables:
             with self.readable():
                 found = pl.read_parquet(self.folder / f"{table}.parquet")

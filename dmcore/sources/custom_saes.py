@@ -54,7 +54,7 @@ def custom_sae(custom: Mapping[str, CustomSae], name: str) -> CustomSae:
     """The object of a name.
 
     Raises:
-        SpecError: none was given, or it has no `encode` and `decode`.
+        SpecError: none was given, or not as a `CustomSae`, or it has no `encode` and `decode`.
     """
     if name not in custom:
         raise SpecError(
@@ -62,6 +62,8 @@ def custom_sae(custom: Mapping[str, CustomSae], name: str) -> CustomSae:
             f"call dmcore.sweep(study, saes={{{name!r}: dmcore.CustomSae(sae)}})."
         )
     found = custom[name]
+    if not isinstance(found, CustomSae):
+        raise SpecError(f"The custom SAE {name!r} is given as it is: give dmcore.CustomSae(sae) around it.")
     lacking = [method for method in ("encode", "decode") if not callable(getattr(found.sae, method, None))]
     if lacking:
         raise SpecError(f"The custom SAE {name!r} has no method {lacking[0]}: give an object with encode and decode.")

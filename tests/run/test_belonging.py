@@ -68,6 +68,8 @@ def test_a_custom_sae_that_nobody_gives_or_that_cannot_be_one_is_a_sentence(stud
     study = dataclasses.replace(load_study(study_path), saes=(SaeSpec(HOOKS[0], custom="mine"),))
     with pytest.raises(SpecError, match="call dmcore.sweep"):
         dmcore.sweep(study, cache=tmp_path, progress=False)
+    with pytest.raises(SpecError, match=r"is given as it is: give dmcore.CustomSae\(sae\) around it"):
+        dmcore.sweep(study, saes={"mine": object()}, cache=tmp_path, progress=False)  # type: ignore[dict-item]
     with pytest.raises(SpecError, match="has no method encode"):
         dmcore.sweep(study, saes={"mine": dmcore.CustomSae(object())}, cache=tmp_path, progress=False)
 

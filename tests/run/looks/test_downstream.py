@@ -198,6 +198,11 @@ def test_the_metrics_beside_it_are_those_of_the_record_as_it_is_now(study: Study
         assert shown.about["r2_error"] == inspector.downstream(RESIDUAL, SOME).about["r2_error"]
 
 
+def test_a_table_that_there_is_not_is_named_as_such(found: Downstream) -> None:
+    with pytest.raises(DataError, match="There is no table 'foo': there are variants, "):
+        found["foo"]
+
+
 def test_it_is_made_once_and_found_by_its_summary(study: Study, store: Store, found: Downstream) -> None:
     inspector = Inspector(Pipeline(store), study)
     assert inspector.downstream(RESIDUAL).folder == found.folder
