@@ -250,7 +250,11 @@ def _weights_alone(path: str | Path, device: str = "cpu", cfg_overrides: dict[st
     from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader
 
     file = Path(path) / WEIGHTS
-    check_scaling(file, safetensors_header(file, others=True))
+    try:
+        weights = safetensors_header(file, others=True)
+    except SpecError:
+        weights = {}  # the reader says itself that it cannot be read
+    check_scaling(file, weights)
     config, tensors = sae_lens_disk_loader(path, device, cfg_overrides)
     passed = whole_numbers(file)  # by the file: what the reader gives is cast already
     return config, {name: tensor for name, tensor in tensors.items() if name not in passed}

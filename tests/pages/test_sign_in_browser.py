@@ -9,10 +9,12 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from dmcore.places import DEMO
 from dmcore.run.jobs.queue import Queue
@@ -99,8 +101,14 @@ def test_a_viewer_sees_everything_and_may_change_nothing(host: Host, page: Any) 
     buttons = page.locator("[class*=st-key-start] button")
     assert buttons.count() >= 1
     assert all(buttons.nth(i).is_disabled() for i in range(buttons.count()))
-    start.hover(force=True)
-    page.get_by_text("is for runners").first.wait_for()
+    page.locator("[data-test-script-state=notRunning]").wait_for()
+    for _ in range(20):  # the button moves away from under the mouse while what is above it is still being drawn
+        page.mouse.move(0, 0)
+        start.hover(force=True)
+        with suppress(PlaywrightTimeout):
+            page.get_by_text("is for runners").first.wait_for(timeout=2_000)
+            break
+    assert page.get_by_text("is for runners").first.is_visible()
     page.goto(f"{host.url}/runs?show=New+study")
     page.get_by_text("is for runners").first.wait_for()
     assert page.locator("[data-testid=stMain] input").count() == 0
