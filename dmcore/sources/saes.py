@@ -196,10 +196,8 @@ def load_dictionary(
         except Exception as error:  # SAELens raises many kinds; each means that this SAE cannot be read
             if sae.release:
                 raise SpecError(explain(error, "SAE", sae.name)) from error
-            reason = _reason(error)
-            raise SpecError(
-                f"Cannot load the SAE {sae.name} ({reason}): check its folder or id, or copy it again."
-            ) from error
+            said = f"Cannot load the SAE {sae.name} ({_reason(error)}): check its folder or id, or copy it again."
+            raise SpecError(said) from error
     if found.d_in != d_model:
         raise SpecError(
             f"The SAE {sae.name} reads {found.d_in} dimensions, but {sae.hook} has {d_model}: "
