@@ -21,7 +21,7 @@ from dmcore.estimate import Estimate
 from dmcore.math.bootstrap import bootstrap_units
 from dmcore.math.fit_noise import error_influence, fit_pulls
 from dmcore.math.folds import assign_folds
-from dmcore.math.linear_map import AffineMap
+from dmcore.math.linear_map import AffineMap, check_ridge
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments, error_targets, product_dtype
 from dmcore.math.split import (
     Centres,
@@ -39,8 +39,6 @@ CHUNK = 8192
 DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 LARGEST = 1e70
 """Of an activation: the squares of squared norms are added up in float64."""
-LARGEST_RIDGE = 1e150
-"""What is larger than this has no square in float64."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +180,7 @@ def _check_settings(n_folds: Any, ridge: Any, fit_bias: Any, seed: Any) -> tuple
     for name, value in (("n_folds", n_folds), ("seed", seed)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
             raise DataError(f"{name} is {value!r}: give a whole number, 0 or above.")
-    if isinstance(ridge, bool) or not isinstance(ridge, int | float | np.number) or not 0 <= ridge < LARGEST_RIDGE:
-        raise DataError(f"ridge is {ridge!r}, but a penalty is a finite number, 0 or above.")
+    check_ridge("ridge", ridge)
     if not isinstance(fit_bias, bool | np.bool_):
         raise DataError(f"fit_bias is {fit_bias!r}: give True or False.")
     return int(n_folds), int(seed)

@@ -9,13 +9,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from dmcore.errors import DataError
+
 RANK_TOLERANCE = 1e-12
 """Scaled eigenvalues below this share of the largest are treated as zero."""
+LARGEST_RIDGE = 1e150
+"""What is larger than this has no square in float64."""
+
+
+def check_ridge(name: str, ridge: Any) -> None:
+    """Raise a `DataError` for what is no penalty; `name`: of the argument."""
+    if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= float(ridge) < LARGEST_RIDGE:
+        raise DataError(f"{name} is {ridge!r}, but a penalty is a finite number, 0 or above.")
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ MAX_EXPONENT = 4.0
 """Upper bound of m: past it a doubling of the width would divide what is above the floor by more than 16."""
 SPACES = ("log", "linear")
 MIN_REPLICATES = 20
+"""Fewer give no covariance."""
 LARGEST = 1e100
 """Of a value or a width: squares of products of a few of them are added up in float64."""
-"""Fewer give no covariance."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dmcore.errors import DataError
-from dmcore.math.linear_map import fit_map
+from dmcore.math.linear_map import check_ridge, fit_map
 from dmcore.math.moments import InputMoments, MomentAccumulator, TargetMoments
 
 CHUNK = 8192
-LARGEST_ALPHA = 1e150
-"""What is larger than this has no square in float64."""
 
 
 class StreamingRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -51,12 +48,7 @@ class StreamingRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return self._update(X, y, reset=not hasattr(self, "_inputs"))
 
     def _update(self, X: Any, y: Any, reset: bool) -> StreamingRidge:
-        if (
-            isinstance(self.alpha, bool)
-            or not isinstance(self.alpha, Real)
-            or not 0 <= float(self.alpha) < LARGEST_ALPHA
-        ):
-            raise DataError(f"alpha is {self.alpha!r}, but a penalty is a finite number, 0 or above.")
+        check_ridge("alpha", self.alpha)
         X, y = validate_data(self, X, y, reset=reset, multi_output=True, y_numeric=True, dtype=np.float64)
         rows, targets = torch.tensor(X), torch.tensor(np.asarray(y, dtype=np.float64))
         flat = targets.ndim == 1

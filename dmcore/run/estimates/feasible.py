@@ -36,7 +36,10 @@ def check_feasible(study: Study) -> None:
 
 def _check_depth(study: Study) -> None:
     """By the shape that comes with the program: the hub is not asked."""
-    shape = model_shape(study.model, study.folder)
+    try:
+        shape = model_shape(study.model, study.folder)
+    except SpecError:  # nothing is known of it before it is downloaded: that stops no study
+        return
     for hook in study.hooks:
         if stack_of(hook) == "blocks" and parse_hook(hook)[0] >= shape.n_layers > 0:
             raise SpecError(f"The model has layers 0 to {shape.n_layers - 1}, so there is no {hook}: mend the hook.")

@@ -86,6 +86,7 @@ def test_a_model_of_the_hub_is_compared_by_its_shape_alone(study: Study, tmp_pat
     with pytest.raises(SpecError, match="The model has layers 0 to 11, so there is no blocks.12.hook_resid_post"):
         check_feasible(deep)
     check_feasible(replace(gpt2, saes=(SaeSpec("blocks.11.hook_resid_post", path="sae"),)))
+    check_feasible(replace(deep, model=ModelSpec(id="some-lab/a-model-that-nobody-knows")))
 
 
 @pytest.mark.parametrize("path", [DEMO, *sorted(SHIPPED_STUDIES.glob("*.toml"))], ids=lambda path: path.stem)
