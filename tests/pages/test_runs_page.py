@@ -88,7 +88,7 @@ def test_with_an_empty_cache_the_page_offers_studies_and_says_that_nothing_runs(
 
 
 def test_a_study_is_started_with_one_click_and_a_second_session_shares_the_job(cache: Path) -> None:
-    key = next(key for key in keys(open_runs()) if key.endswith("artifacts/study.toml"))
+    key = f"start.sweep.{DEMO}"
     sessions = [open_runs(), open_runs()]
     for at in sessions:
         press(at, key)
